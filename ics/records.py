@@ -1,0 +1,55 @@
+"""The two values that pass between the floors: `Layer`, which names what is measured, and `Block`, the rows measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A module with weights, together with the normalisation that directly follows it.
+
+    Attributes:
+        name: dotted name of the module with weights, as in `state_dict`, wrapper prefixes stripped.
+        index: position in the order of execution, from 0.
+        kind: class name of the module, e.g. `"Conv2d"`.
+        modules: dotted names of the modules that make up the layer, the one with the weight first.
+        weight: names of the parameters called *the weight* (the first module's `weight`, or all of its matrices).
+        parameters: names of all parameters of the layer, the normalisation's gamma and beta included.
+        shape: shape of the weight.
+        num_parameters: number of scalars in `parameters`.
+    """
+
+    name: str
+    index: int
+    kind: str
+    modules: tuple[str, ...]
+    weight: tuple[str, ...]
+    parameters: tuple[str, ...]
+    shape: tuple[int, ...]
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows of one table, their values still on the device.
+
+    Attributes:
+        table: name of the table in `ics.schema`.
+        columns: column name to one cell per row. A cell is a string, a number, None (null), or a tensor that has
+            not been copied to the host: 0-dimensional for a number, 1-dimensional for a list column.
+    """
+
+    table: str
+    columns: Mapping[str, Sequence[Any]]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(cells) for name, cells in self.columns.items()}
+        assert len(set(lengths.values())) <= 1, f"columns of {self.table} differ in length: {lengths}"
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values()), ()))
