@@ -1,0 +1,19 @@
+"""All that a user's loop touches: schedules, the recorder, and one-shot measurements."""
+
+from ics.recording.one_shot import activation_stats, gradient_line, gradient_shift
+from ics.recording.recorder import Recorder
+from ics.recording.schedule import Schedule, at, every, log_spaced, parse_schedule
+from ics.recording.step import Step
+
+__all__ = [
+    "Recorder",
+    "Schedule",
+    "Step",
+    "activation_stats",
+    "at",
+    "every",
+    "gradient_line",
+    "gradient_shift",
+    "log_spaced",
+    "parse_schedule",
+]

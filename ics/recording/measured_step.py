@@ -1,0 +1,225 @@
+"""One measured step: what is armed before the user's block and what is evaluated after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ics import stats
+from ics.landscape import Objective, RandomState, Transition, default_etas, gradient_line, gradient_shift, make_transition
+from ics.probes import Probes, find_layers, parameter_block, select_layers
+from ics.probes.hooks import before_optimizer_step
+from ics.records import Block, Layer
+from ics.recording.compiled import forced_eager
+from ics.recording.instruments import PROBES
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a recorder was told, unchanged from step to step."""
+
+    model: nn.Module
+    loss_fn: Callable[[nn.Module, Any], Tensor] | None
+    optimizer: torch.optim.Optimizer | None
+    selection: Any
+    grouping: str
+    options: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass
+class MeasuredStep:
+    """A step at which instruments are due.
+
+    `arm` before the block, `disarm` after it whatever happened, then `measure` each instrument. Parameters, buffers
+    and the random state are kept from before the block, so that every evaluation sees the step as training saw it.
+    """
+
+    setup: Setup
+    due: frozenset[str]
+    batch: Any
+    accumulate: bool
+    before: dict[str, Tensor] = field(init=False)
+    buffers: dict[str, Tensor] = field(init=False)
+    random_state: RandomState = field(init=False)
+    probes: Probes | None = None
+    used_gradients: dict[str, Tensor | None] | None = None
+    learning_rate: float | None = None
+    _armed: ExitStack = field(default_factory=ExitStack)
+    _objective: Objective | None = None
+    _transition: Transition | None = None
+
+    def arm(self) -> None:
+        """Keep W(t), buffers and random state, and attach what the due instruments need."""
+        try:
+            self._arm()
+        except BaseException:
+            self.disarm()
+            raise
+
+    def _arm(self) -> None:
+        model, optimizer = self.setup.model, self.setup.optimizer
+        self._armed.enter_context(forced_eager(model))
+        self.before = {name: value.detach().clone() for name, value in model.named_parameters()}
+        self.buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+        self.random_state = RandomState.capture(model)
+        self.learning_rate = learning_rate(optimizer)
+        if self.due & PROBES:
+            self.probes = self._armed.enter_context(self._make_probes())
+        if optimizer is not None:
+            handle = before_optimizer_step(optimizer, self._keep_gradients)
+            self._armed.callback(handle.remove)
+
+    def disarm(self) -> None:
+        """Detach everything; safe to call twice."""
+        self._armed.close()
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in execution order: from one replayed pass where there is a loss, else as the probes saw them."""
+        if self.setup.loss_fn is not None and self.batch is not None:
+            objective = self.objective()
+            return find_layers(self.setup.model, lambda: objective(self.before), grouping=self.setup.grouping)
+        return self.probes.layers() if self.probes else ()
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """The context of all evaluations: eager, and with the random state put back at its end."""
+        now = RandomState.capture(self.setup.model)
+        try:
+            with forced_eager(self.setup.model):
+                yield
+        finally:
+            now.restore()
+
+    def measurements(
+        self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None
+    ) -> Iterator[tuple[frozenset[str], Callable[[], list[Block]]]]:
+        """Yield what is due: the instruments a measurement serves, and the measurement.
+
+        `previous` is the batch before, and whether it is a list of micro-batches: the second batch of the floor.
+        """
+        if self.probes is not None:
+            yield self.due & PROBES, self.probes.blocks
+        if "gradients" in self.due:
+            yield frozenset({"gradients"}), lambda: [self.parameters(layers)]
+        if "gradient_shift" in self.due:
+            yield frozenset({"gradient_shift"}), lambda: [self.gradient_shift(layers, previous)]
+        if "gradient_line" in self.due:
+            yield frozenset({"gradient_line"}), lambda: [self.gradient_line(previous)]
+
+    def norms(self) -> dict[str, Tensor | None]:
+        """Gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
+        after = self._after()
+        gradients = [gradient for gradient in self.gradients().values() if gradient is not None]
+        return {
+            "gradient_norm": stats.norm(gradients) if gradients else None,
+            "update_norm": stats.distance([after[name] for name in self.before], list(self.before.values())),
+            "regulariser": self._regulariser(),
+        }
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        """Gradients as the optimizer used them; as left in `.grad` where no optimizer was given."""
+        if self.setup.optimizer is not None:
+            return self.used_gradients or {}
+        return {name: parameter.grad for name, parameter in self.setup.model.named_parameters()}
+
+    def parameters(self, layers: tuple[Layer, ...]) -> Block:
+        """Rows of `gradients` for the parameters of the layers."""
+        return parameter_block(
+            layers,
+            before=self.before,
+            after=self._after(),
+            gradients=self.gradients(),
+            histogram=self.setup.options.get("gradients", {}).get("histogram", True),
+        )
+
+    def objective(self) -> Objective:
+        """The loss of this batch as training saw it."""
+        assert self.setup.loss_fn is not None, "checked when the instruments were chosen"
+        if self._objective is None:
+            self._objective = self._objective_of(self.batch, accumulate=self.accumulate)
+        return self._objective
+
+    def transition(self, previous: tuple[Any, bool] | None) -> Transition:
+        """W(t) to W(t+1) on this batch; `previous` is (batch, accumulate) of the second batch for the floor."""
+        if self._transition is None:
+            second = None if previous is None else self._objective_of(previous[0], accumulate=previous[1])
+            self._transition = make_transition(
+                self.objective(),
+                before=self.before,
+                after=self._after(),
+                second=second,
+                learning_rate=self.learning_rate,
+            )
+        return self._transition
+
+    def gradient_shift(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
+        """Rows of `gradient_shift` for the selected layers."""
+        return gradient_shift(self.transition(previous), layers=select_layers(layers, self.setup.selection))
+
+    def gradient_line(self, previous: tuple[Any, bool] | None) -> Block:
+        """Rows of `gradient_line`; step sizes of 1/2 to 4 times the learning rate unless `etas` are given."""
+        options = dict(self.setup.options.get("gradient_line", {}))
+        etas = options.pop("etas", None) or default_etas(self.learning_rate)
+        return gradient_line(self.transition(previous), etas=etas, **options)
+
+    def _make_probes(self) -> Probes:
+        options = {**self.setup.options.get("gradients", {}), **self.setup.options.get("activations", {})}
+        return Probes(
+            self.setup.model,
+            activations="activations" in self.due,
+            gradients="gradients" in self.due,
+            normalization="normalization" in self.due,
+            layers=self.setup.selection,
+            **options,
+        )
+
+    def _objective_of(self, batch: Any, *, accumulate: bool) -> Objective:
+        assert self.setup.loss_fn is not None
+        return Objective(
+            self.setup.model,
+            self.setup.loss_fn,
+            batch,
+            accumulate=accumulate,
+            random_state=self.random_state,
+            buffers=self.buffers,
+        )
+
+    def _keep_gradients(self) -> None:
+        """Called as the optimizer steps: gradients are accumulated, unscaled and clipped by now."""
+        self.learning_rate = learning_rate(self.setup.optimizer)
+        scale = getattr(self.setup.optimizer, "grad_scale", None)  # fused optimizers unscale inside their kernel
+        self.used_gradients = {
+            name: None if parameter.grad is None else _unscaled(parameter.grad, scale)
+            for name, parameter in self.setup.model.named_parameters()
+        }
+
+    def _after(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.setup.model.named_parameters()}
+
+    def _regulariser(self) -> Tensor | None:
+        if self.setup.optimizer is None:
+            return None
+        values = {id(parameter): self.before[name] for name, parameter in self.setup.model.named_parameters()}
+        terms = [
+            0.5 * group.get("weight_decay", 0.0) * stats.norm([values[id(parameter)]]) ** 2
+            for group in self.setup.optimizer.param_groups
+            for parameter in group["params"]
+            if id(parameter) in values
+        ]
+        return torch.stack(terms).sum() if terms else None
+
+
+def learning_rate(optimizer: torch.optim.Optimizer | None) -> float | None:
+    """Return the learning rate of the first parameter group; None without an optimizer."""
+    if optimizer is None:
+        return None
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def _unscaled(gradient: Tensor, scale: Tensor | None) -> Tensor:
+    return gradient.detach().clone() if scale is None else gradient.detach() / scale

@@ -1,0 +1,218 @@
+"""The recorder: all that a user's training loop touches."""
+
+from __future__ import annotations
+
+import atexit
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ics.errors import MeasurementWarning, UsageError
+from ics.records import Block, Layer
+from ics.recording.batches import copy_batch, holds_micro_batches
+from ics.recording.compiled import unwrapped
+from ics.recording.instruments import check_options, choose_instruments, needs_batch
+from ics.recording.logbook import Logbook
+from ics.recording.measured_step import MeasuredStep, Setup
+from ics.recording.provenance import layers_as_json, provenance
+from ics.recording.schedule import Schedule
+from ics.recording.step import Step
+from ics.store import Writer
+
+
+class Recorder:
+    """Record how a model trains: statistics of its layers, and the loss around every measured step.
+
+    Measuring changes nothing: parameters, optimizer state, buffers, `.grad` and random state stay bit-identical to
+    those of an unmeasured run. On steps at which nothing is due, nothing is attached, copied or synchronised.
+
+    Args:
+        model: the model that is trained; wrapped (DataParallel, torch.compile) or not.
+        loss_fn: `loss_fn(model, batch)` returning the training loss as one number; needed by the instruments that
+            evaluate the loss elsewhere (gradient_shift, gradient_line), not by the others.
+        to: folder of the run, made by the recorder.
+        optimizer: the optimizer that steps inside the block. Gradients are read as it uses them: accumulated over
+            micro-batches, unscaled, clipped.
+        instruments: instrument name to schedule (`ics.every(10)`, `ics.log_spaced(200)`, `ics.at([0, 5])`, or a
+            number n for every n-th step); default activations, gradients and normalization every 10 steps,
+            gradient_shift and gradient_line every 100.
+        layers: which layers to measure: a glob or several, a module class or its name, or a predicate on
+            `ics.records.Layer`; default all.
+        grouping: "paper" counts a module with weights together with the normalisation that directly follows it as
+            one layer; "leaf" makes every module with parameters a layer of its own.
+        options: keyword options by instrument, e.g. `{"gradient_line": {"etas": [0.05, 0.1, 0.2]}}`.
+        config: anything that JSON holds; stored in run.json.
+        seed: stored in run.json, so that runs can be paired.
+        strict: raise an error of a measurement instead of warning once and switching the instrument off.
+        overwrite: replace a run that is already at `to`.
+        flush_every: write what was recorded after this many steps, or every 30 s.
+
+    Raises:
+        UsageError: a model without parameters, an instrument that lacks what it needs, an existing run.
+        SelectionError: an instrument, option or layer that is not there.
+
+    Example:
+        >>> recorder = Recorder(model, loss_fn, to="runs/mlp-0", optimizer=optimizer)   # doctest: +SKIP
+        >>> for batch in loader:                                                       # doctest: +SKIP
+        ...     with recorder.step(batch) as step:
+        ...         optimizer.zero_grad()
+        ...         loss = loss_fn(model, batch)
+        ...         loss.backward()
+        ...         optimizer.step()
+        ...         step.log(loss=loss)
+        >>> recorder.close()                                                           # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
+        *,
+        to: str | Path,
+        optimizer: torch.optim.Optimizer | None = None,
+        instruments: Mapping[str, Schedule | int | str] | None = None,
+        layers: Any = None,
+        grouping: Literal["paper", "leaf"] = "paper",
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        strict: bool = False,
+        overwrite: bool = False,
+        flush_every: int = 200,
+    ) -> None:
+        if next(model.parameters(), None) is None:
+            raise UsageError(
+                f"a recorder expects a model with parameters, got {type(model).__name__} without any; "
+                "pass the model that is trained"
+            )
+        self.path = Path(to)
+        self._schedules = choose_instruments(instruments, loss_fn=loss_fn)
+        self._setup = Setup(unwrapped(model), loss_fn, optimizer, layers, grouping, check_options(options))
+        self._strict = strict
+        self._next_step = 0
+        self._layers: tuple[Layer, ...] = ()
+        self._previous: tuple[Any, bool] | None = None
+        self._objective_checked = False
+        info = {
+            "config": dict(config or {}),
+            "seed": seed,
+            "instruments": {name: str(when) for name, when in self._schedules.items()},
+            "grouping": grouping,
+            "layers": [],
+            **provenance(model),
+        }
+        self._logbook = Logbook(Writer(self.path, info=info, overwrite=overwrite), flush_every=flush_every)
+        atexit.register(self.close, state="interrupted")
+
+    def step(self, batch: Any = None, *, micro_batches: bool | None = None) -> Step:
+        """Return the context of one optimizer step, to be entered around forward, backward and `optimizer.step()`.
+
+        Args:
+            batch: the batch the step trains on, as `loss_fn` takes it; under gradient accumulation the list of
+                micro-batches. May be left out where no due instrument evaluates the loss.
+            micro_batches: whether `batch` is such a list; default: it is a list whose members are tuples, lists or
+                mappings (torch's default collate makes lists of tensors).
+
+        Raises:
+            UsageError: an instrument that is due evaluates the loss, and no batch was given.
+        """
+        due = self._due(self._next_step)
+        if batch is None and needs_batch(due):
+            raise UsageError(
+                f"step {self._next_step} evaluates the loss elsewhere and expects the batch, got none; "
+                "type recorder.step(batch)"
+            )
+        accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
+        measured = MeasuredStep(self._setup, due, batch, accumulate) if due else None
+        return Step(self, self._next_step, measured, (batch, accumulate))
+
+    def close(self, *, state: str = "completed") -> None:
+        """Write what is left, compact the run and mark its end; safe to call twice."""
+        atexit.unregister(self.close)
+        self._previous = None
+        self._logbook.close(state)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(state="completed" if kind is None else "failed")
+
+    def _due(self, step: int) -> frozenset[str]:
+        return frozenset(name for name, when in self._schedules.items() if when.due(step))
+
+    def _arm(self, measured: MeasuredStep) -> bool:
+        """Arm a measured step; where that fails, the step goes unmeasured."""
+
+        def arm() -> bool:
+            measured.arm()
+            return True
+
+        return bool(self._guarded(self._next_step, measured.due, arm))
+
+    def _abandon(self) -> None:
+        """A step failed in the user's code: none of it counts, and what was recorded before goes to disk now."""
+        self._logbook.flush()
+
+    def _finish(self, row: dict[str, Any], measured: MeasuredStep | None, batch: tuple[Any, bool]) -> None:
+        """Take over a step whose block ended well."""
+        if measured is not None:
+            started = time.perf_counter()
+            with measured.undisturbed():
+                self._measure(row, measured)
+            row |= {"measuring_duration": time.perf_counter() - started}
+        self._next_step += 1
+        self._keep_second_batch(batch)
+        self._logbook.add_step(row)
+
+    def _measure(self, row: dict[str, Any], measured: MeasuredStep) -> None:
+        step = row["step"]
+        if not self._layers:
+            self._layers = self._guarded(step, (), measured.layers) or ()
+            self._logbook.update_info(layers=layers_as_json(self._layers))
+        row |= {"learning_rate": measured.learning_rate, **(self._guarded(step, (), measured.norms) or {})}
+        for instruments, measure in measured.measurements(self._layers, self._previous):
+            if self._schedules.keys() & instruments:
+                for block in self._guarded(step, instruments, measure) or ():
+                    self._logbook.add(block, step=step)
+        if not self._objective_checked and needs_batch(measured.due):
+            self._objective_checked = True
+            self._guarded(step, (), lambda: self._check_objective(measured))
+
+    def _check_objective(self, measured: MeasuredStep) -> None:
+        """Is the loss that is measured the loss that is trained, and the same when it is evaluated again?"""
+        agreement = measured.objective().check(measured.gradients())
+        self._logbook.update_info(objective=agreement.describe())
+        if agreement.warning:
+            self._warn(agreement.warning)
+
+    def _keep_second_batch(self, batch: tuple[Any, bool]) -> None:
+        """Keep a copy of this batch if the next step needs a second one for the noise floor of the shift."""
+        wanted = "gradient_shift" in self._due(self._next_step) and batch[0] is not None
+        self._previous = (copy_batch(batch[0]), batch[1]) if wanted else None
+
+    def _guarded(self, step: int, instruments: Iterable[str], measure: Callable[[], Any]) -> Any:
+        """Run a measurement whose error must not kill a training of hours (unless `strict`)."""
+        try:
+            return measure()
+        except Exception as error:
+            if self._strict or isinstance(error, UsageError):
+                raise
+            names = sorted(self._schedules.keys() & set(instruments))
+            for name in names:
+                del self._schedules[name]
+            what = f"{' and '.join(names)} switched off" if names else "a part of the measurement is missing"
+            self._warn(f"{what} at step {step}: {type(error).__name__}: {error}")
+            return None
+
+    def _warn(self, text: str) -> None:
+        self._logbook.note(text)
+        warnings.warn(text, MeasurementWarning, stacklevel=5)

@@ -1,0 +1,80 @@
+"""The context around one optimizer step."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ics import schema
+from ics.errors import UsageError
+from ics.recording.measured_step import MeasuredStep
+
+if TYPE_CHECKING:
+    from ics.recording.recorder import Recorder
+
+_OURS = frozenset(schema.STEPS.column_names) - {"loss", "learning_rate"}
+
+
+class Step:
+    """One optimizer step: entered before the forward pass, left after `optimizer.step()`.
+
+    Attributes:
+        number: optimizer steps done before this one, from 0.
+    """
+
+    def __init__(
+        self, recorder: Recorder, number: int, measured: MeasuredStep | None, batch: tuple[Any, bool]
+    ) -> None:
+        self.number = number
+        self._recorder = recorder
+        self._measured = measured
+        self._batch = batch
+        self._logged: dict[str, Any] = {}
+
+    @property
+    def measured(self) -> bool:
+        """Whether any instrument is due at this step."""
+        return self._measured is not None
+
+    def log(self, **values: Tensor | float) -> None:
+        """Keep numbers for this step's row of the table `steps`, each in a column of its name.
+
+        Tensors stay on the device until the next flush; nothing is synchronised.
+
+        Raises:
+            UsageError: a value that is not one number, or a name that the table keeps for itself.
+
+        Example:
+            >>> step.log(loss=loss, accuracy=0.93)   # doctest: +SKIP
+        """
+        for name, value in values.items():
+            if name in _OURS:
+                raise UsageError(f"step.log expects names of your own, got {name!r}, which the recorder writes itself")
+            if isinstance(value, Tensor) and value.numel() == 1:
+                self._logged[name] = value.detach().clone().reshape(())
+            elif isinstance(value, int | float):
+                self._logged[name] = float(value)
+            else:
+                shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise UsageError(f"step.log expects one number for {name!r}, got {shape}; type e.g. {name}.mean()")
+
+    def __enter__(self) -> Step:
+        if self._measured is not None and not self._recorder._arm(self._measured):
+            self._measured = None
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        duration = time.perf_counter() - self._started
+        if self._measured is not None:
+            self._measured.disarm()
+        if kind is not None:
+            self._recorder._abandon()
+            return
+        row = {"step": self.number, "duration": duration, "measured": self.measured}
+        self._recorder._finish(row | self._logged, self._measured, self._batch)
