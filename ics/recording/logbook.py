@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ics import schema
 from ics.errors import MeasurementWarning, StoreError
-from ics.records import Block
 from ics.recording.transfer import to_host
+from ics.records import Block
 from ics.store import Writer
 
 _SECONDS = 30.0
@@ -70,7 +70,9 @@ class Logbook:
         try:
             self._writer.flush()
         except (OSError, StoreError) as error:
-            warnings.warn(f"rows could not be written and are kept in memory: {error}", MeasurementWarning, stacklevel=2)
+            warnings.warn(
+                f"rows could not be written and are kept in memory: {error}", MeasurementWarning, stacklevel=2
+            )
 
     def close(self, state: str) -> None:
         """Write what is left, compact the run and mark its end; safe to call twice. Errors are raised."""

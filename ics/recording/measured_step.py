@@ -11,12 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.landscape import Objective, RandomState, Transition, default_etas, gradient_line, gradient_shift, make_transition
+from ics.landscape import (
+    Objective,
+    RandomState,
+    Transition,
+    default_etas,
+    gradient_line,
+    gradient_shift,
+    make_transition,
+)
 from ics.probes import Probes, find_layers, parameter_block, select_layers
 from ics.probes.hooks import before_optimizer_step
-from ics.records import Block, Layer
 from ics.recording.compiled import forced_eager
 from ics.recording.instruments import PROBES
+from ics.records import Block, Layer
 
 
 @dataclass(frozen=True)

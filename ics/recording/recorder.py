@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ics.errors import MeasurementWarning, UsageError
-from ics.records import Block, Layer
 from ics.recording.batches import copy_batch, holds_micro_batches
 from ics.recording.compiled import unwrapped
 from ics.recording.instruments import check_options, choose_instruments, needs_batch
@@ -23,6 +22,7 @@ from ics.recording.measured_step import MeasuredStep, Setup
 from ics.recording.provenance import layers_as_json, provenance
 from ics.recording.schedule import Schedule
 from ics.recording.step import Step
+from ics.records import Layer
 from ics.store import Writer
 
 

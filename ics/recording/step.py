@@ -25,9 +25,7 @@ class Step:
         number: optimizer steps done before this one, from 0.
     """
 
-    def __init__(
-        self, recorder: Recorder, number: int, measured: MeasuredStep | None, batch: tuple[Any, bool]
-    ) -> None:
+    def __init__(self, recorder: Recorder, number: int, measured: MeasuredStep | None, batch: tuple[Any, bool]) -> None:
         self.number = number
         self._recorder = recorder
         self._measured = measured

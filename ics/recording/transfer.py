@@ -16,7 +16,7 @@ from ics.records import Block
 HostColumns = dict[str, list[Any]]
 
 _MOMENTS = frozenset(
-    "mean m2 m3 m4 minimum maximum zero_fraction negative_fraction saturated_fraction gradient_norm".split()
+    ["mean", "m2", "m3", "m4", "minimum", "maximum", "zero_fraction", "negative_fraction", "saturated_fraction"]
 )
 
 
