@@ -1,0 +1,204 @@
+"""Measurements without a recorder: each returns a pandas DataFrame with the columns of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ics import landscape, schema
+from ics.errors import UsageError
+from ics.landscape import Objective, RandomState, make_transition, substituted
+from ics.probes import Probes, find_layers, select_layers
+from ics.recording.batches import holds_micro_batches
+from ics.recording.compiled import forced_eager, unwrapped
+from ics.recording.transfer import to_host
+from ics.records import Block
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+
+
+def gradient_shift(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batch: Any,
+    after: Mapping[str, Tensor],
+    *,
+    second_batch: Any = None,
+    layers: Any = None,
+    grouping: Literal["paper", "leaf"] = "paper",
+    micro_batches: bool | None = None,
+) -> pd.DataFrame:
+    """Internal covariate shift of every layer between the model's parameters and those `after` an update.
+
+    G_i = grad_{W_i} L(W_1(t), ..., W_k(t)), G'_i = grad_{W_i} L(W_1(t+1), ..., W_{i-1}(t+1), W_i(t), ..., W_k(t)); the
+    shift is ||G_i - G'_i||, beside it its cosine, its size relative to ||G_i||, and the noise floor: the same between
+    G_i and the gradient of `second_batch` at W(t). Source: Santurkar et al. 2018, Def. 2.1.
+
+    Args:
+        model: the model at W(t), in the mode in which it is trained; left as it is.
+        loss_fn: `loss_fn(model, batch)` returning one number.
+        batch: the batch that the update was made from.
+        after: parameter names (as in `named_parameters`) to values at W(t+1); names left out did not move.
+        second_batch: another batch, for the floor; without it the floor is null.
+        layers: which layers, as for `Recorder`.
+        grouping: "paper" or "leaf", as for `Recorder`.
+        micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
+
+    Returns:
+        Columns of the table `gradient_shift` without `step`: two rows a layer, for its weight and all its parameters.
+
+    Cost: at most one forward-backward pass per layer and two more; see docs/metrics.md.
+
+    Raises:
+        LossError: `loss_fn` does not return one number that depends on the parameters.
+        SelectionError: a layer or a name in `after` that is not there.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> batch = (torch.ones(4, 2), torch.zeros(4, 1))
+        >>> after = {name: value - 0.1 for name, value in model.named_parameters()}
+        >>> loss_fn = lambda model, batch: ((model(batch[0]) - batch[1]) ** 2).mean()
+        >>> frame = gradient_shift(model, loss_fn, batch, after)
+        >>> float(frame.shift_l2[0]), float(frame.shift_cosine[0])   # nothing before the first layer moved
+        (0.0, 1.0)
+    """
+    model = unwrapped(model)
+    with forced_eager(model):
+        transition = _transition(model, loss_fn, batch, after, second_batch, micro_batches)
+        found = find_layers(model, lambda: transition.objective(transition.before), grouping=grouping)
+        return _frame(landscape.gradient_shift(transition, layers=select_layers(found, layers)))
+
+
+def gradient_line(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batch: Any,
+    etas: Sequence[float],
+    *,
+    directions: Sequence[str] = ("gradient",),
+    num_random: int = 1,
+    after: Mapping[str, Tensor] | None = None,
+    learning_rate: float | None = None,
+    micro_batches: bool | None = None,
+) -> pd.DataFrame:
+    """The loss and the change of its gradient along a line from the model's parameters.
+
+    w_eta = w - eta g, g = grad L(w) on the batch, not normalised; a row per eta with the distance eta ||g||, the loss
+    L(w_eta), ||grad L(w_eta) - g|| and the Taylor error. Source: Santurkar et al. 2018, sec. 3.
+
+    Args:
+        model: the model at w, in the mode in which it is trained; left as it is.
+        loss_fn: `loss_fn(model, batch)` returning one number.
+        batch: the batch whose loss is followed.
+        etas: step sizes; 0, the point itself, is added.
+        directions: "gradient", "update" (needs `after` and `learning_rate`) and "random".
+        num_random: how many random directions, each as long as the gradient step of the same eta.
+        after: parameter names to values after the optimizer's step, for the direction "update".
+        learning_rate: learning rate of that step; also stored beside the profile for the line 2/lr.
+        micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
+
+    Returns:
+        Columns of the table `gradient_line` without `step`.
+
+    Cost: one forward-backward pass per eta and direction, and one more.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> batch = (torch.eye(2), torch.zeros(2, 1))
+        >>> loss_fn = lambda model, batch: ((model(batch[0]) - batch[1]) ** 2).sum()
+        >>> list(gradient_line(model, loss_fn, batch, [0.1, 0.2]).eta)
+        [0.0, 0.1, 0.2]
+    """
+    if "update" in directions and after is None:
+        raise UsageError('the direction "update" expects the parameters after the step, got none; type after={...}')
+    model = unwrapped(model)
+    with forced_eager(model):
+        transition = _transition(model, loss_fn, batch, after or {}, None, micro_batches, learning_rate)
+        block = landscape.gradient_line(transition, etas=etas, directions=tuple(directions), num_random=num_random)
+        return _frame(block)
+
+
+def activation_stats(
+    model: nn.Module,
+    batch: Any,
+    *,
+    layers: Any = None,
+    forward: Callable[[nn.Module, Any], object] | None = None,
+) -> pd.DataFrame:
+    """Statistics of every layer's input, pre-activation, normalised pre-activation and activation on one batch.
+
+    Args:
+        model: any model, in the mode in which it is to be looked at; left as it is.
+        batch: a tensor (`model(batch)`), a mapping (`model(**batch)`), or a tuple or list whose first member is the
+            input (`model(batch[0])`).
+        layers: which layers, as for `Recorder`.
+        forward: `forward(model, batch)` where the batch is fed in another way.
+
+    Returns:
+        Columns of the table `activations` without `step`.
+
+    Cost: one forward pass without gradients, and one pass over each tensor.
+
+    Example:
+        >>> frame = activation_stats(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(4, 2))
+        >>> list(frame.site)
+        ['input', 'preactivation', 'activation']
+    """
+    model = unwrapped(model)
+    state = RandomState.capture(model)
+    buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+    probes = Probes(model, activations=True, gradients=False, normalization=False, layers=layers)
+    try:
+        with forced_eager(model), torch.no_grad(), substituted(model, buffers), probes:
+            (forward or feed)(model, batch)
+    finally:
+        state.restore()
+    return _frame(*probes.blocks())
+
+
+def feed(model: nn.Module, batch: Any) -> object:
+    """Call the model on a batch without knowing its loss: see `activation_stats`."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(batch[0])
+    return model(batch)
+
+
+def _transition(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batch: Any,
+    after: Mapping[str, Tensor],
+    second_batch: Any,
+    micro_batches: bool | None,
+    learning_rate: float | None = None,
+) -> landscape.Transition:
+    accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
+    state = RandomState.capture(model)
+    objective = Objective(model, loss_fn, batch, accumulate=accumulate, random_state=state)
+    second = (
+        None
+        if second_batch is None
+        else Objective(model, loss_fn, second_batch, accumulate=accumulate, random_state=state)
+    )
+    before = {name: value.detach() for name, value in model.named_parameters()}
+    return make_transition(
+        objective,
+        before=before,
+        after=before | {name: value.detach() for name, value in after.items()},
+        second=second,
+        learning_rate=learning_rate,
+    )
+
+
+def _frame(*blocks: Block) -> pd.DataFrame:
+    """Return the rows of one table as a frame, its columns in the schema's order."""
+    frames = [pd.DataFrame(columns) for _, columns in to_host(blocks)]
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    order = [name for name in schema.table_named(blocks[0].table).column_names if name in frame.columns]
+    return frame[order]
