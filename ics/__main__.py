@@ -1,0 +1,7 @@
+"""`python -m ics` is the command `ics`."""
+
+import sys
+
+from ics.cli import main
+
+sys.exit(main())

@@ -1,0 +1,96 @@
+"""Options that are little languages of their own: `--where`, `--columns`, `--every`, `--input-shape`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ics.errors import UsageError, unknown_name
+from ics.schema import table_named
+
+_CONDITION = re.compile(r"\s*([\w.\-]+)\s*(==|!=|<=|>=|=|<|>|\sin\s)\s*(.+?)\s*")
+_TRUTH = {"true": True, "false": False}
+
+Condition = tuple[str, str, Any]
+
+
+def parse_where(table: str, conditions: Iterable[str]) -> list[Condition]:
+    """Return (column, operator, value) for each condition, values typed as the schema types their column.
+
+    Example:
+        >>> parse_where("gradient_shift", ["step>=100", "layer = conv1", "parameters in weight,all"])
+        [('step', '>=', 100), ('layer', '=', 'conv1'), ('parameters', 'in', ['weight', 'all'])]
+    """
+    return [_parse_condition(table, text) for text in conditions]
+
+
+def parse_columns(text: str | None) -> list[str] | None:
+    """Return the names in a comma-separated list, None where there is none."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Return the shape written as `3,32,32` or `3x32x32`."""
+    parts = re.split(r"[,x ]+", text.strip())
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(
+            f"a shape is whole numbers with commas between them, got {text!r}; type e.g. --input-shape 3,32,32"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def parse_every(texts: Sequence[str], instruments: Mapping[str, str]) -> dict[str, str]:
+    """Return the recipe's `instruments` with the schedules changed as asked.
+
+    Args:
+        texts: `N` (all instruments every N steps), `INSTRUMENT=N`, or `INSTRUMENT=SCHEDULE` such as
+            `gradient_line=log_spaced(40)`; N = 0 leaves the instrument out.
+        instruments: instrument to the text of its schedule.
+
+    Example:
+        >>> parse_every(["50", "gradient_line=0"], {"activations": "every(10)", "gradient_line": "every(20)"})
+        {'activations': 'every(50)'}
+    """
+    from ics.recording.instruments import INSTRUMENTS
+
+    chosen = dict(instruments)
+    for text in texts:
+        name, _, schedule = text.rpartition("=")
+        if name and name not in INSTRUMENTS:
+            raise unknown_name("instrument", name, INSTRUMENTS)
+        schedule = f"every({schedule})" if schedule.isdecimal() else schedule
+        chosen |= dict.fromkeys([name] if name else chosen, schedule)
+    return {name: schedule for name, schedule in chosen.items() if schedule != "every(0)"}
+
+
+def _parse_condition(table: str, text: str) -> Condition:
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"a condition is a column, = != < <= > >= or in, and a value, got {text!r}; type e.g. 'step>=100'"
+        )
+    column, operator, value = match[1], match[2].strip(), match[3]
+    if operator == "in":
+        return column, operator, [_typed(table, column, part.strip()) for part in value.split(",")]
+    return column, operator, _typed(table, column, value)
+
+
+def _typed(table: str, column: str, value: str) -> Any:
+    known = table_named(table)
+    if column not in known.column_names and not known.wide:
+        raise unknown_name(f"column of {table}", column, known.column_names)
+    dtype = known.column(column).dtype if column in known.column_names else "float64"
+    try:
+        match dtype:
+            case "string":
+                return value
+            case "bool":
+                return _TRUTH[value.lower()]
+            case "int64":
+                return int(value)
+            case "float64":
+                return float(value)
+    except (ValueError, KeyError):
+        raise UsageError(f"{column} of {table} holds {dtype} values, got {value!r}") from None
+    raise UsageError(f"{column} of {table} holds lists, which --where cannot compare; choose another column")

@@ -1,0 +1,123 @@
+"""What the commands share: printing, progress bars, and mistakes as one sentence on stderr."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ics.errors import IcsError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MISTAKE = 2
+INTERRUPTED = 130
+
+Report = Callable[[str, int, int], None]
+"""Called as `report(what, done, total)`."""
+
+# typer's own errors are click's, from a package or from a copy inside typer, depending on its version.
+_COMMAND_LINE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def run_command(command: Callable[[], Any]) -> int:
+    """Run a command and return its exit status; a mistake becomes one sentence on stderr and status 2."""
+    try:
+        with _plain_warnings():
+            return command() or 0
+    except _COMMAND_LINE_ERROR as error:
+        return _mistake(error.format_message(), hint=_help_of(error))
+    except IcsError as error:
+        return _mistake(str(error))
+    except BrokenPipeError:  # `ics show RUN | head` closed the pipe: nothing is wrong
+        _silence_stdout()
+        return 0
+    except OSError as error:
+        return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted; what was recorded until here is kept", err=True)
+        return INTERRUPTED
+
+
+def print_frame(frame: pd.DataFrame, *, max_rows: int | None = None) -> None:
+    """Print a frame as wide as the terminal; list cells are shortened, numbers have four digits."""
+    shown = frame if max_rows is None else frame.head(max_rows)
+    text = shown.map(_cell).to_string(index=False, line_width=shutil.get_terminal_size((120, 24)).columns)
+    typer.echo(text)
+    if len(shown) < len(frame):
+        typer.echo(f"... {len(frame) - len(shown)} more rows")
+
+
+@contextmanager
+def progress_bar(*, quiet: bool = False) -> Iterator[Report]:
+    """Yield `report(what, done, total)`, which draws a bar on stderr; a bar for each `what`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, disable=quiet) as progress:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def need(condition: object, message: str) -> None:
+    """Raise `UsageError(message)` unless the condition holds."""
+    if not condition:
+        raise UsageError(message)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "null"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if hasattr(value, "__len__") and not isinstance(value, str):
+        first = ", ".join(_cell(member) for member in list(value)[:3])
+        return f"[{first}{', ...' if len(value) > 3 else ''}] ({len(value)})"
+    return str(value)
+
+
+def _mistake(message: str, *, hint: str = "") -> int:
+    sentence = " ".join(message.split()).rstrip(".")
+    typer.echo(f"ics: {sentence}{hint}", err=True)
+    return MISTAKE
+
+
+def _help_of(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"; see {context.command_path if context else 'ics'} --help"
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings of measurements as sentences, without the file and line they came from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"ics: note: {' '.join(str(message).split())}", err=True)
+
+    before = warnings.showwarning
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining about the closed pipe when it flushes stdout on its way out."""
+    import os
+    import sys
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
