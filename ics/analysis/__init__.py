@@ -1,0 +1,31 @@
+"""Frame to frame: everything that is derived from stored tables, without torch and without figures."""
+
+from ics.analysis.bands import landscape_bands, landscape_over_steps
+from ics.analysis.comparison import compare
+from ics.analysis.density import densities, ridges
+from ics.analysis.drift import drift_between
+from ics.analysis.measures import MEASURES, run_measures
+from ics.analysis.sentences import headline
+from ics.analysis.shape import moments, normality, quantiles
+from ics.analysis.shift import shift_against_floor, shift_by_layer, shift_over_steps
+from ics.analysis.training import costs, training_curves
+
+__all__ = [
+    "MEASURES",
+    "compare",
+    "costs",
+    "densities",
+    "drift_between",
+    "headline",
+    "landscape_bands",
+    "landscape_over_steps",
+    "moments",
+    "normality",
+    "quantiles",
+    "ridges",
+    "run_measures",
+    "shift_against_floor",
+    "shift_by_layer",
+    "shift_over_steps",
+    "training_curves",
+]

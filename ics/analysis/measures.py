@@ -1,0 +1,185 @@
+"""One number per run and question: what `compare` and `headline` compare between nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ics.analysis.bands import landscape_bands
+from ics.analysis.drift import drift_between
+from ics.analysis.frames import IDENTITY
+from ics.analysis.reading import RunLike, as_runs, net_labels, read, seed_of
+from ics.analysis.shape import HISTOGRAM, normality
+from ics.analysis.shift import shift_against_floor
+from ics.analysis.training import logged_measures
+
+_PARAMETERS = "weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a number says. `has_ratio` is False where a ratio of two values would mean nothing."""
+
+    name: str
+    meaning: str
+    unit: str
+    has_ratio: bool = True
+
+
+MEASURES = (
+    Measure("final_loss", "training loss, mean over the last tenth of the steps", "loss"),
+    Measure("shift_l2", "||G - G'||, median over steps and layers after the first", "loss/weight"),
+    Measure("shift_cosine", "cos(G, G'), median over steps and layers after the first", "1", has_ratio=False),
+    Measure("shift_relative", "||G - G'|| / ||G||, median over steps and layers after the first", "1"),
+    Measure("shift_over_floor", "||G - G'|| / ||G - G_b||, median over steps and layers after the first", "floor"),
+    Measure("loss_range", "largest - smallest loss along the gradient, median over steps", "loss"),
+    Measure("gradient_change", "largest change of the gradient along it, median over steps", "loss/weight"),
+    Measure("beta", "largest change of the gradient per distance along it, median over steps", "loss/weight^2"),
+    Measure("beta_over_edge", "beta as a multiple of 2/lr, median over steps", "2/lr"),
+    Measure("mean_shift", "|mean change| from the first to the last measured step, median over layers", "std"),
+    Measure(
+        "log_variance_ratio", "|ln variance ratio| from the first to the last measured step, median over layers", "1"
+    ),
+    Measure("ks_first", "KS distance to the fitted normal at the first measured step, median over layers", "1"),
+    Measure("ks_last", "KS distance to the fitted normal at the last measured step, median over layers", "1"),
+)
+_ACTIVATION_COLUMNS = (
+    *("step", "layer", "layer_index", "call", "site", "mean", "m2", "m3", "m4", *HISTOGRAM),
+    *("channel_mean", "channel_m2"),
+)
+
+
+def run_measures(runs: RunLike | Iterable[RunLike], *, etas: tuple[float, float] | None = None) -> pd.DataFrame:
+    """Return one row per run and measure: `run`, `net`, `seed`, `measure`, `value`, `null_reason`.
+
+    Measures are those of `MEASURES`, and `final_<name>` (the last value) of each further measure the loop logged.
+    Those of activations are taken where they enter the activation function: after the normalisation where there is one
+    (site scaled), else the pre-activation. What was not recorded is null, with the reason.
+
+    Args:
+        runs: one run or several.
+        etas: step sizes to use along the gradient; None is all that were probed.
+    """
+    several = as_runs(runs)
+    values: dict[tuple[str, str], float] = {}
+    absent: dict[str, str] = {}
+    for table, summarise in _SUMMARIES.items():
+        found = summarise(several, etas)
+        if found is None:
+            absent[table] = f"the table {table} was not recorded"
+            continue
+        for column in found.columns:
+            values |= {(str(run), str(column)): float(value) for run, value in found[column].items()}
+    labels = net_labels(several)
+    names = [measure.name for measure in MEASURES] + sorted({name for _, name in values} - {m.name for m in MEASURES})
+    rows = [
+        {"run": run.name, "net": labels[run.name], "seed": seed_of(run), "measure": name}
+        | _cell(values.get((run.name, name)))
+        for run in several
+        for name in names
+    ]
+    return pd.DataFrame(rows)
+
+
+def measure_named(name: str) -> Measure:
+    """Return what a measure says; one that is not in `MEASURES` was logged by the loop."""
+    known = {measure.name: measure for measure in MEASURES}
+    return known.get(name, Measure(name, f"last {name.removeprefix('final_')} that the loop logged", "as logged"))
+
+
+def entering(activations: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of what enters each activation function: site scaled where there is one, else preactivation."""
+    rows = activations[activations["site"].isin(("scaled", "preactivation"))]
+    place = [*(name for name in IDENTITY if name in rows.columns), "step", "layer", "call"]
+    has_scaled = (rows["site"] == "scaled").groupby([rows[name] for name in place], dropna=False).transform("any")
+    return rows[(rows["site"] == "scaled") | ~has_scaled]
+
+
+def _cell(value: float | None) -> dict[str, object]:
+    if value is None:
+        return {"value": np.nan, "null_reason": "not recorded in this run"}
+    return {"value": value, "null_reason": "null at every place" if np.isnan(value) else None}
+
+
+def _summarise_steps(runs: list[RunLike], _: object) -> pd.DataFrame | None:
+    frame = read(runs, "steps")
+    if frame is None:
+        return None
+    columns = {}
+    for name in logged_measures(frame):
+        known = frame[frame[name].notna()].sort_values("step", kind="stable").groupby("run")[name]
+        if name == "loss":
+            columns["final_loss"] = known.apply(lambda losses: losses.tail(max(len(losses) // 10, 1)).mean())
+        else:
+            columns[f"final_{name}"] = known.last()
+    return pd.DataFrame(columns)
+
+
+def _summarise_shift(runs: list[RunLike], _: object) -> pd.DataFrame | None:
+    frame = read(runs, "gradient_shift", where={"parameters": _PARAMETERS})
+    if frame is None:
+        return None
+    later = frame[frame["layer_index"] > frame.groupby("run")["layer_index"].transform("min")]
+    columns = later.groupby("run")[["shift_l2", "shift_cosine", "shift_relative"]].median()
+    ratios = shift_against_floor(frame, parameters=_PARAMETERS)
+    return columns.assign(shift_over_floor=ratios.groupby("run")["shift_over_floor"].median())
+
+
+def _summarise_line(runs: list[RunLike], etas: tuple[float, float] | None) -> pd.DataFrame | None:
+    frame = read(runs, "gradient_line", where={"direction": "gradient"})
+    if frame is None:
+        return None
+    bands = landscape_bands(frame, etas=etas)
+    # Where the loss was not a number, its range has no end: left out, a net that diverges would pass for a smooth one.
+    bands = bands.fillna(dict.fromkeys(("loss_max", "gradient_change_max", "beta_max"), np.inf)).where(
+        bands["loss_max"].isna(), bands
+    )
+    bands = bands.assign(
+        loss_range=bands["loss_max"] - bands["loss_min"],
+        gradient_change=bands["gradient_change_max"],
+        beta=bands["beta_max"],
+        beta_over_edge=bands["beta_max"] / bands["two_over_lr"],
+    )
+    return bands.groupby("run")[["loss_range", "gradient_change", "beta", "beta_over_edge"]].median()
+
+
+def first_and_last(runs: Iterable[RunLike]) -> pd.DataFrame | None:
+    """Return what entered the activation functions at the first and the last measured step of each run."""
+    frames = []
+    for run in runs:
+        where = [("site", "in", ["scaled", "preactivation"])]
+        steps = read([run], "activations", columns=["step"], where=where)
+        if steps is not None:
+            ends = sorted({int(steps["step"].min()), int(steps["step"].max())})
+            frames.append((run, [*where, ("step", "in", ends)]))
+    labels = net_labels(runs)
+    read_frames = [
+        frame.assign(net=labels[run.name])
+        for run, where in frames
+        if (frame := read([run], "activations", columns=_ACTIVATION_COLUMNS, where=where)) is not None
+    ]
+    return entering(pd.concat(read_frames, ignore_index=True)) if read_frames else None
+
+
+def _summarise_activations(runs: list[RunLike], _: object) -> pd.DataFrame | None:
+    frame = first_and_last(runs)
+    if frame is None:
+        return None
+    moved = drift_between(frame, reference="first")
+    columns = moved.groupby("run")[["mean_shift", "log_variance_ratio"]].median()
+    shape = normality(frame)
+    steps = shape.groupby("run")["step"]
+    for name, end in (("ks_first", steps.transform("min")), ("ks_last", steps.transform("max"))):
+        columns = columns.join(shape[shape["step"] == end].groupby("run")["ks"].median().rename(name), how="outer")
+    return columns
+
+
+_SUMMARIES: dict[str, Callable[[list[RunLike], tuple[float, float] | None], pd.DataFrame | None]] = {
+    "steps": _summarise_steps,
+    "gradient_shift": _summarise_shift,
+    "gradient_line": _summarise_line,
+    "activations": _summarise_activations,
+}

@@ -1,0 +1,154 @@
+"""The findings of a set of runs in three plain sentences: what was measured, and which way it went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ics.analysis.comparison import FEW_SEEDS, compare, equal_etas
+from ics.analysis.measures import run_measures
+from ics.analysis.reading import RunLike, as_runs, net_labels
+
+
+def headline(runs: RunLike | Iterable[RunLike]) -> tuple[str, str, str]:
+    """Say in three sentences what the runs show about gradient shift, loss landscape and activations.
+
+    First: the gradient shift of each net as a multiple of its noise floor. Second: the effective beta along the
+    gradient at step sizes that all nets were probed at, and relative to 2/lr. Third: how far the inputs of the
+    activation functions drifted over training, and how far from normal they are. With two nets each sentence says
+    which is smaller, or that the seeds do not tell them apart (the 95 % interval of `compare` holds 1). Nothing is
+    decided beforehand, and what was not recorded is said to be missing.
+
+    Args:
+        runs: opened runs of any number of nets and seeds.
+
+    Raises:
+        UsageError: no runs were given.
+    """
+    findings = _Findings.of(as_runs(runs))
+    return _shift(findings), _landscape(findings), _activations(findings)
+
+
+def number(value: float) -> str:
+    """Return a number for a sentence: three significant digits.
+
+    Example:
+        >>> number(0.12345), number(1234567.0), number(float("inf")), number(float("nan"))
+        ('0.123', '1.23e6', 'infinite', 'not known')
+    """
+    if np.isnan(value):
+        return "not known"
+    if np.isinf(value):
+        return "infinite"
+    return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """Per net and measure one value (geometric mean over seeds), and the comparison where there are two nets."""
+
+    nets: list[str]
+    values: pd.DataFrame
+    comparison: pd.DataFrame | None
+    etas: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, runs: list[RunLike]) -> _Findings:
+        labels = net_labels(runs)
+        nets = list(dict.fromkeys(labels[run.name] for run in runs))
+        etas = equal_etas(runs)
+        if len(nets) == 2:
+            a, b = ([run for run in runs if labels[run.name] == net] for net in nets)
+            comparison = compare(a, b).set_index("measure")
+            return cls(nets, comparison[["a", "b"]].set_axis(nets, axis=1), comparison, etas)
+        per_run = run_measures(runs, etas=etas)
+        values = per_run.pivot_table(index="measure", columns="net", values="value", aggfunc=_typical, dropna=False)
+        return cls(nets, values.reindex(columns=nets), None, etas)
+
+    def value(self, measure: str, net: str) -> float:
+        """The value of a net, NaN where it was not measured."""
+        return float(self.values[net].get(measure, np.nan))
+
+    def known(self, measure: str) -> bool:
+        """Whether any net has a value."""
+        return any(not np.isnan(self.value(measure, net)) for net in self.nets)
+
+    def listed(self, measure: str, unit: str = "") -> str:
+        """`0.4 std in standard and 0.2 std in bn`."""
+        parts = [f"{number(self.value(measure, net))}{unit and ' ' + unit} in {net}" for net in self.nets]
+        return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+    def verdict(self, measure: str, word: str) -> str:
+        """Which net has the smaller value; the empty string where that is not to be said."""
+        values = {net: self.value(measure, net) for net in self.nets}
+        if len(values) < 2 or any(np.isnan(value) for value in values.values()):
+            return ""
+        smallest = min(values, key=lambda net: values[net])
+        if self.comparison is None:
+            return f": {word} in {smallest}"
+        row: Any = self.comparison.loc[measure]
+        if np.isnan(row["ratio"]):
+            return f": {word} in {smallest}" if len(set(values.values())) > 1 else ": the same in both"
+        ratio = f"{self.nets[1]} / {self.nets[0]} = {number(row['ratio'])}"
+        if np.isnan(row["low"]):
+            return f": {word} in {smallest} ({ratio}; one run on a side, so no interval)"
+        seeds = f"{'only ' if row['n'] < FEW_SEEDS else ''}{row['n']} seeds"
+        interval = f"{ratio}, 95 % interval {number(row['low'])} to {number(row['high'])}, {seeds}"
+        if row["low"] <= 1 <= row["high"]:
+            return f": the seeds do not tell them apart ({interval})"
+        return f": {word} in {smallest} ({interval})"
+
+
+def _shift(findings: _Findings) -> str:
+    what = "Gradient shift: when the layers before it were updated, a layer's gradient changed by"
+    if findings.known("shift_over_floor"):
+        values, verdict = findings.listed("shift_over_floor"), findings.verdict("shift_over_floor", "less")
+        return f"{what} this multiple of its noise floor (its change from one batch to another), {values}{verdict}."
+    if findings.known("shift_relative"):
+        values, verdict = findings.listed("shift_relative"), findings.verdict("shift_relative", "less")
+        return f"{what} this multiple of its length, {values}{verdict}; no noise floor was recorded to hold it against."
+    return "Gradient shift: not recorded (instrument gradient_shift)."
+
+
+def _landscape(findings: _Findings) -> str:
+    if not findings.known("beta"):
+        return "Loss landscape: not recorded (instrument gradient_line)."
+    if findings.etas is None:
+        return f"Loss landscape: no step size was probed in all nets; beta as a multiple of 2/lr was {_edge(findings)}."
+    low, high = (number(end) for end in findings.etas)
+    values, verdict = findings.listed("beta"), findings.verdict("beta", "smoother")
+    return (
+        f"Loss landscape: at step sizes {low} to {high} along the gradient, the largest change of the gradient per "
+        f"distance (effective beta) was {values}{verdict}; as a multiple of 2/lr, {_edge(findings)}."
+    )
+
+
+def _edge(findings: _Findings) -> str:
+    return findings.listed("beta_over_edge") + findings.verdict("beta_over_edge", "lower")
+
+
+def _activations(findings: _Findings) -> str:
+    if not findings.known("mean_shift"):
+        return "Activations: not recorded at two steps (instrument activations)."
+    moved, verdict = findings.listed("mean_shift", "std"), findings.verdict("mean_shift", "less")
+    shapes = [
+        f"from {number(findings.value('ks_first', net))} to {number(findings.value('ks_last', net))} in {net}"
+        for net in findings.nets
+    ]
+    return (
+        f"Activations: from the first to the last measured step, what enters the activation functions moved by {moved} "
+        f"(mean per channel){verdict}; its distance to a normal distribution (Kolmogorov-Smirnov, 0 is normal) went "
+        f"{' and '.join(shapes)}."
+    )
+
+
+def _typical(values: pd.Series) -> float:
+    """Return the geometric mean, or the arithmetic one where a value is not above 0."""
+    known = values.dropna().to_numpy(np.float64)
+    if not len(known):
+        return float("nan")
+    return float(np.exp(np.log(known).mean())) if (known > 0).all() else float(known.mean())
