@@ -9,7 +9,7 @@ from typing import Any
 from ics.errors import UsageError, unknown_name
 from ics.schema import table_named
 
-_CONDITION = re.compile(r"\s*([\w.\-]+)\s*(==|!=|<=|>=|=|<|>|\sin\s)\s*(.+?)\s*")
+_CONDITION = re.compile(r"\s*([\w.\-]+)\s*(==|!=|<=|>=|=|<|>|\sin\s)\s*([^=\s].*?)\s*")
 _TRUTH = {"true": True, "false": False}
 
 Condition = tuple[str, str, Any]

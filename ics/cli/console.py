@@ -40,7 +40,7 @@ def run_command(command: Callable[[], Any]) -> int:
     except OSError as error:
         return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; what was recorded until here is kept", err=True)
+        typer.echo("ics: interrupted; what was recorded until here is kept", err=True)
         return INTERRUPTED
 
 

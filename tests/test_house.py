@@ -1,0 +1,158 @@
+"""The rules of the house, held against the source: imports, public names, sizes, docstrings, and what loads torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+import ics
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "ics").rglob("*.py"))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(ics.__path__, "ics.") if "__main__" not in module.name)
+PACKAGES = ["ics", *(name for name in MODULES if (ROOT / name.replace(".", "/") / "__init__.py").exists())]
+MAX_LINES = 300
+MAX_FUNCTION = 60
+HEAVY = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "seaborn",
+    "rich",
+    "typer",
+)
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    yield from (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def without_docstring(function: Function) -> list[ast.stmt]:
+    return function.body[1:] if ast.get_docstring(function) else function.body
+
+
+def public_definitions(body: list[ast.stmt], *, inside: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Functions and classes, and the methods of those classes, whose names do not start with an underscore."""
+    for node in body:
+        if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        yield f"{inside}{node.name}", node
+        if isinstance(node, ast.ClassDef):
+            yield from public_definitions(node.body, inside=f"{node.name}.")
+
+
+def run_python(program: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+
+
+def test_rooms_import_only_from_lower_floors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(cache_dir=None)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_only_the_hooks_module_registers_hooks() -> None:
+    registering = {identify(path) for path in SOURCES if re.search(r"\.register_\w*hook\w*\(", path.read_text())}
+    assert registering == {"ics/probes/hooks.py"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=identify)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= MAX_LINES
+    for function in functions(ast.parse(text)):
+        body = without_docstring(function)
+        length = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+        assert length <= MAX_FUNCTION, f"{function.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=identify)
+def test_what_is_public_has_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or not tree.body, "the module has none"
+    missing = [name for name, node in public_definitions(tree.body) if not ast.get_docstring(node)]  # type: ignore[arg-type]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))], ids=identify)
+def test_nothing_is_left_for_later(path: Path) -> None:
+    marks = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "x" + "fail")
+    left = [line for line in path.read_text().splitlines() if any(re.search(rf"\b{mark}\b", line) for mark in marks)]
+    assert not left
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_public_name_can_be_had(name: str) -> None:
+    package = importlib.import_module(name)
+    listed = list(package.__all__)
+    assert len(listed) == len(set(listed))
+    missing = [public for public in listed if not hasattr(package, public)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGES if name not in ("ics", "ics.cli")])
+def test_a_room_lists_all_that_its_table_of_contents_imports(name: str) -> None:
+    package = importlib.import_module(name)
+    own = {key for key, value in vars(package).items() if not key.startswith("_") and not isinstance(value, ModuleType)}
+    assert own - {"annotations"} == set(package.__all__) - {
+        key for key, value in vars(package).items() if isinstance(value, ModuleType)
+    }
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'recorder'"):
+        _ = ics.recorder
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = "import sys; before = set(sys.modules); import ics; print(*sorted(set(sys.modules) - before))"
+    loaded = run_python(program).stdout.split()
+    assert "ics" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+    # Its lightest dependency is typer: importing ics loads fewer modules than importing that.
+    lightest = run_python(program.replace("import ics", "import typer")).stdout.split()
+    assert len(loaded) < len(lightest)
+
+
+def test_the_command_starts_without_anything_heavy_but_typer() -> None:
+    program = "import sys; from ics.cli import main; main(['--help']); print(*sorted(sys.modules))"
+    loaded = {name.partition(".")[0] for name in run_python(program).stdout.splitlines()[-1].split()}
+    assert loaded & set(HEAVY) <= {"rich", "typer"}
+
+
+@pytest.mark.parametrize("name", ["ics.errors", "ics.schema", "ics.records", "ics.store", "ics.analysis", "ics.plots"])
+def test_the_frame_wing_loads_no_torch(name: str) -> None:
+    result = run_python(f"import sys, {name}; print('torch' in sys.modules)")
+    assert result.stdout.split() == ["False"], result.stderr
+
+
+@pytest.mark.parametrize("name", ["ics.stats", "ics.probes", "ics.landscape"])
+def test_the_torch_wing_loads_no_frames(name: str) -> None:
+    # torch itself loads none of these, so that what is found was loaded by the room.
+    result = run_python(f"import sys, {name}; print(*sorted({{'pandas', 'pyarrow', 'matplotlib'}} & set(sys.modules)))")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
