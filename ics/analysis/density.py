@@ -13,12 +13,14 @@ from ics.analysis.histograms import Array, Histogram
 from ics.analysis.shape import HISTOGRAM, KEYS, histograms_of
 from ics.errors import UsageError
 
+COLUMNS = (*KEYS, "count", "zero_fraction", *HISTOGRAM)
 _PLACE = ("net", "layer", "layer_index", "call", "site")
+_FEWEST = 24
 _SHARES = ("zero_fraction", "below", "above")
 
 
 def densities(frame: pd.DataFrame, *, num_points: int = 160, steps: int | Sequence[int] = 6) -> pd.DataFrame:
-    """Return the density of each distribution on a grid, `num_points` rows per step, layer and site.
+    """Return the density of each distribution on a grid: a row per run, step, layer, site and grid point.
 
     Between bucket edges the distribution function is interpolated monotonically (PCHIP), so the density is never
     negative and no mass is made or lost. Values that are exactly 0, as half of what a ReLU returns, have no density:
@@ -29,7 +31,7 @@ def densities(frame: pd.DataFrame, *, num_points: int = 160, steps: int | Sequen
 
     Args:
         frame: rows of the table activations.
-        num_points: points of the grid.
+        num_points: most points of a grid, one or two aside; fewer values carry fewer (Freedman & Diaconis 1981).
         steps: how many steps, evenly chosen among the recorded ones with the first and the last; or which.
 
     Returns:
@@ -40,7 +42,7 @@ def densities(frame: pd.DataFrame, *, num_points: int = 160, steps: int | Sequen
         SelectionError: a column is missing.
         UsageError: no rows, or none at the steps asked for.
     """
-    rows = _at_steps(checked(frame, "activations", (*KEYS, "count", "zero_fraction", *HISTOGRAM)), steps)
+    rows = _at_steps(checked(frame, "activations", COLUMNS), steps)
     rows = rows.assign(_histogram=histograms_of(rows))
     rows = rows[rows["_histogram"].notna()]
     if rows.empty:
@@ -92,7 +94,7 @@ def _densities_of_place(place: pd.DataFrame, num_points: int) -> list[pd.DataFra
     for record, part in zip(records, parts, strict=True):
         zeros = record["zero_fraction"]
         mass = 1.0 - (0.0 if np.isnan(zeros) else zeros)
-        share = np.zeros(num_points + 1) if part is None else _distribution(part, edges)
+        share = np.zeros(len(edges)) if part is None else _distribution(part, edges)
         values = {
             **{name: record[name] for name in (*IDENTITY, *KEYS)},
             "x": (edges[:-1] + edges[1:]) / 2,
@@ -124,7 +126,7 @@ def _without_zeros(histogram: Histogram, zero_fraction: float, count: float) -> 
 
 
 def _grid(parts: Sequence[Histogram], num_points: int) -> Array:
-    """Return the edges of the grid that all steps of a layer and site share."""
+    """Return the edges of the grid that all steps of a layer and site share; 0 is one of them if it is inside."""
     if not parts:
         return np.linspace(-0.5, 0.5, num_points + 1)
     bulks = np.array([_bulk(part) for part in parts])
@@ -134,7 +136,12 @@ def _grid(parts: Sequence[Histogram], num_points: int) -> Array:
     high = min(bulks[:, 1].max(), np.median(bulks[:, 1]) + usual)
     # All values alike: a window around the one value, however small or large it is.
     margin = 0.05 * (high - low) if high > low else max(0.5 * abs(high), 1e-30)
-    return np.linspace(low - margin, high + margin, num_points + 1)
+    low, high = low - margin, high + margin
+    # Freedman and Diaconis: few values carry few points, or the line would show the luck of the draw.
+    quartiles = [_inner_quantile(part, 0.75) - _inner_quantile(part, 0.25) for part in parts]
+    smallest = 2 * float(np.median(quartiles)) / float(np.median([part.total for part in parts])) ** (1 / 3)
+    width = max((high - low) / num_points, min(smallest, (high - low) / _FEWEST))
+    return width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
 
 
 def _bulk(part: Histogram) -> tuple[float, float]:

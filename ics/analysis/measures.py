@@ -48,7 +48,7 @@ MEASURES = (
 )
 _ACTIVATION_COLUMNS = (
     *("step", "layer", "layer_index", "call", "site", "mean", "m2", "m3", "m4", *HISTOGRAM),
-    *("channel_mean", "channel_m2"),
+    *("channel_mean", "channel_m2", "channel_m3", "channel_m4"),
 )
 
 

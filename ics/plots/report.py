@@ -1,0 +1,169 @@
+"""The report: what a set of runs shows, on one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ics import analysis
+from ics.analysis.comparison import FEW_SEEDS
+from ics.analysis.reading import RunLike, as_runs, read, seed_of
+from ics.errors import IcsError, UsageError
+from ics.plots import page, sections
+from ics.plots.sections import Subject, absent
+
+
+def write_report(runs: RunLike | Iterable[RunLike], path: str | os.PathLike[str]) -> Path:
+    """Write what the runs show to one HTML file with all figures inside; return its path.
+
+    On top the three sentences of `ics.analysis.headline`; then the runs with their warnings, training, gradient shift,
+    landscape, activations, the comparison where there are two nets, and what measuring cost. A table that no run
+    recorded is said to be missing.
+
+    Args:
+        runs: one opened run or several, of any nets and seeds.
+        path: file to write; its folder is made if missing.
+
+    Raises:
+        UsageError: no runs were given, or the path is a folder.
+
+    Example:
+        >>> write_report(ics.open_runs("runs/*"), "report.html")   # doctest: +SKIP
+    """
+    subject = Subject.of(as_runs(runs))
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(
+            f"expected a file to write the report to, got the folder {target}; type {target / 'report.html'}"
+        )
+    nets = list(dict.fromkeys(subject.labels.values()))
+    title = f"Internal covariate shift and landscape: {', '.join(nets[:4])}{', …' if len(nets) > 4 else ''}"
+    body = [f"<h1>{page.escape(title)}</h1>", *(_guarded(name, build, subject) for name, build in _SECTIONS.items())]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page.page(title, body), encoding="utf-8")
+    return target
+
+
+def _guarded(title: str, build: Callable[[Subject], str], subject: Subject) -> str:
+    """A section that cannot be made says why; the others are none the worse."""
+    try:
+        return build(subject)
+    except IcsError as error:
+        return page.section(title, "", page.paragraph(f"Not shown: {error}", kind="warning"))
+
+
+def _findings(subject: Subject) -> str:
+    sentences = page.items(analysis.headline(subject.runs), kind="findings", ordered=True)
+    count = f"{len(subject.runs)} run{'s' if len(subject.runs) > 1 else ''}"
+    return page.paragraph(f"What {count} showed, as measured:") + sentences
+
+
+def _runs(subject: Subject) -> str:
+    rows = pd.DataFrame([_describe(run, subject.labels[run.name]) for run in subject.runs])
+    shown = page.table(rows.loc[:, rows.notna().any()], swatches=subject.colors)
+    notes = [f"{run.name}: {text}" for run in subject.runs for text in _notes(run)]
+    warnings = (
+        page.items(notes, kind="warning") if notes else page.paragraph("No warnings were recorded.", kind="quiet")
+    )
+    lead = "The runs of this report. Runs of one net under several seeds are drawn together, as a median and a band."
+    return page.section("Runs", lead, shown, warnings)
+
+
+def _describe(run: RunLike, net: str) -> dict[str, Any]:
+    config, layers = run.info.get("config") or {}, run.info.get("layers") or []
+    sizes = [layer.get("num_parameters") for layer in layers]
+    return {
+        "run": run.name,
+        "net": net,
+        "seed": "–" if seed_of(run) is None else str(seed_of(run)),
+        "state": _state(run),
+        "learning rate": config.get("learning_rate"),
+        "batch size": config.get("batch_size"),
+        "steps": config.get("steps"),
+        "layers": len(layers) or None,
+        "parameters": sum(sizes) if sizes and all(size is not None for size in sizes) else None,
+        "device": run.info.get("device"),
+        "torch": (run.info.get("versions") or {}).get("torch"),
+        "measured": ", ".join(f"{name} {when}" for name, when in (run.info.get("instruments") or {}).items()) or None,
+    }
+
+
+def _state(run: RunLike) -> str:
+    return str(getattr(run, "state", None) or run.info.get("state") or "unknown")
+
+
+def _notes(run: RunLike) -> list[str]:
+    notes = [str(text) for text in run.info.get("notes") or []]
+    if _state(run) != "completed":
+        notes.append(f"this run is {_state(run)}: what it recorded so far is shown")
+    return notes
+
+
+def _comparison(subject: Subject) -> str:
+    nets = list(dict.fromkeys(subject.labels.values()))
+    if len(nets) != 2:
+        lead = f"A table of ratios is made for two nets; this report holds {len(nets)}."
+        return page.section("Comparison", lead)
+    a, b = ([run for run in subject.runs if subject.labels[run.name] == net] for net in nets)
+    table = analysis.compare(a, b)
+    ratio = f"{nets[1]} / {nets[0]}"
+    shown = pd.DataFrame(
+        {
+            "measure": table["meaning"],
+            "unit": table["unit"],
+            nets[0]: table["a"],
+            nets[1]: table["b"],
+            ratio: table["ratio"],
+            "from": table["low"],
+            "to": table["high"],
+            "n": table["n"],
+            "null because": table["null_reason"],
+        }
+    )
+    few = f" With fewer than {FEW_SEEDS} seeds it covers less than 95 %: read it as the spread that was seen."
+    lead = (
+        "One number per net and question (geometric means over seeds), their ratio, and its 95 % bootstrap interval "
+        f"over seeds (from, to).{few if int(table['n'].max()) < FEW_SEEDS else ''} An interval that holds 1 tells no "
+        "difference. Landscape measures use the step sizes that both nets were probed at."
+    )
+    return page.section("Comparison", lead, page.table(shown))
+
+
+def _cost(subject: Subject) -> str:
+    frame = read(subject.runs, "steps")
+    if frame is None:
+        return absent("What did it cost", "steps")
+    costs = analysis.costs(frame)
+    shown = pd.DataFrame(
+        {
+            "run": costs["run"],
+            "steps": costs["num_steps"],
+            "measured": costs["num_measured"],
+            "plain step (ms)": 1000 * costs["plain_step"],
+            "measured step (ms)": 1000 * costs["measured_step"],
+            "evaluations after it (ms)": 1000 * costs["evaluating"],
+            "all (s)": costs["total"],
+            "times a plain training": costs["times_plain"],
+        }
+    )
+    lead = (
+        "Wall time by the clock of the training process: the median block of a step without and with hooks attached, "
+        "the extra evaluations after a measured step, and all of it as a multiple of as many plain steps."
+    )
+    return page.section("What did it cost", lead, page.table(shown))
+
+
+_SECTIONS: dict[str, Callable[[Subject], str]] = {
+    "Findings": _findings,
+    "Runs": _runs,
+    "Training": sections.training,
+    "Gradient shift": sections.shift,
+    "Loss landscape": sections.landscape,
+    "Activations": sections.activations,
+    "Comparison": _comparison,
+    "What did it cost": _cost,
+}

@@ -1,0 +1,140 @@
+"""The sections of the report that hold figures: what was recorded, drawn and explained in a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ics import analysis
+from ics.analysis.density import COLUMNS as DENSITY_COLUMNS
+from ics.analysis.frames import spread_out
+from ics.analysis.measures import first_and_last
+from ics.analysis.reading import RunLike, net_labels, read
+from ics.plots import curves, lines, page, ridge, shifts, style
+
+_STEPS_DRAWN = 6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The runs of a report, the label of the net of each run by its name, and the one colour of each net."""
+
+    runs: list[RunLike]
+    labels: Mapping[str, str]
+    colors: dict[str, str]
+
+    @classmethod
+    def of(cls, runs: list[RunLike]) -> Subject:
+        """Label and colour the runs."""
+        labels = net_labels(runs)
+        return cls(runs, labels, style.net_colors(labels.values()))
+
+
+def training(subject: Subject) -> str:
+    """Loss and what else was logged."""
+    lead = "The loss of each training batch, and what else the loop logged, as the nets trained."
+    frame = read(subject.runs, "steps")
+    if frame is None:
+        return absent("Training", "steps")
+    figure = curves.training_curves(frame, colors=subject.colors)
+    return page.section("Training", lead, page.picture(figure, "training curves"))
+
+
+def shift(subject: Subject) -> str:
+    """Internal covariate shift over steps and by layer."""
+    frame = read(subject.runs, "gradient_shift")
+    if frame is None:
+        return absent("Gradient shift", "gradient_shift")
+    lead = (
+        "How much the gradient G of a layer changes to G' when only the layers before it are updated: the internal "
+        "covariate shift of Santurkar et al. 2018. Both gradients are of the same training batch with the same random "
+        "draws. The noise floor (dashed) is the same measure between G and the gradient of another batch at the same "
+        "weights: a shift well below it is less than what sampling a batch changes anyway. Compare nets by the "
+        "relative shift or the cosine; the scale of ||G - G'|| differs with that of the gradients."
+    )
+    over_steps = shifts.gradient_shift(frame, colors=subject.colors)
+    by_layer = shifts.gradient_shift_by_layer(frame, colors=subject.colors)
+    pictures = (
+        page.picture(over_steps, "gradient shift over steps"),
+        page.picture(by_layer, "gradient shift by layer"),
+    )
+    return page.section("Gradient shift", lead, *pictures)
+
+
+def landscape(subject: Subject) -> str:
+    """Loss, gradient and beta along the gradient."""
+    frame = read(subject.runs, "gradient_line", where={"direction": "gradient"})
+    if frame is None:
+        return absent("Loss landscape", "gradient_line")
+    lead = (
+        "What the loss and its gradient do when a step of size eta is taken along the gradient g, on the training "
+        "batch: the range of the loss, the range of the change of the gradient, and the largest change per distance "
+        "(effective beta). Narrow bands and a small beta mean a smooth landscape. Beta has no noise floor; its "
+        "reference is the dashed line 2/lr, where training at the edge of stability holds it whatever the net."
+    )
+    figure = lines.landscape(frame, colors=subject.colors)
+    return page.section("Loss landscape", lead, page.picture(figure, "loss landscape along the gradient"))
+
+
+def activations(subject: Subject) -> str:
+    """Distributions over training, and how normal they are."""
+    pictures = []
+    for site in ("preactivation", "scaled", "activation"):
+        frame = _some_steps(subject.runs, site)
+        if frame is not None:
+            figure = ridge.distributions(frame, site=site, steps=_STEPS_DRAWN, colors=subject.colors)
+            pictures.append(page.picture(figure, f"distributions at the site {site}"))
+    if not pictures:
+        return absent("Activations", "activations")
+    lead = (
+        "How the values of a layer are distributed, from the first measured step (bottom) to the last (top): before "
+        "the normalisation (pre-activation), after it where there is one, and after the activation function. From the "
+        "histograms of whole training batches; different steps saw different batches, so small movements are sampling."
+    )
+    return page.section("Activations", lead, *pictures, *_shape(subject))
+
+
+def _some_steps(runs: list[RunLike], site: str) -> pd.DataFrame | None:
+    """Return a site's rows at the steps that are drawn only: histograms of every step would fill the memory."""
+    frames = []
+    for run in runs:
+        known = read([run], "activations", columns=["step"], where={"site": site})
+        if known is not None:
+            steps = sorted({int(step) for step in known["step"]})
+            chosen = [steps[position] for position in spread_out(len(steps), _STEPS_DRAWN)]
+            frame = read([run], "activations", columns=DENSITY_COLUMNS, where={"site": site, "step": chosen})
+            frames.append((run, frame))
+    labels = net_labels(runs)
+    kept = [frame.assign(net=labels[run.name]) for run, frame in frames if frame is not None]
+    return pd.concat(kept, ignore_index=True) if kept else None
+
+
+def _shape(subject: Subject) -> list[str]:
+    """How normal the inputs of the activation functions are, first and last step."""
+    frame = first_and_last(subject.runs)
+    if frame is None:
+        return []
+    shape = analysis.normality(frame)
+    names = {
+        "ks": "KS distance",
+        "wasserstein_2": "Wasserstein-2 (std)",
+        "skewness": "skewness",
+        "excess_kurtosis": "excess kurtosis",
+        "channel_skewness": "|skewness| of a channel",
+        "channel_excess_kurtosis": "|excess kurtosis| of a channel",
+    }
+    medians = shape.groupby(["net", "step"], sort=False)[list(names)].median().reset_index().rename(columns=names)
+    text = (
+        "What enters the activation functions against the normal distribution of the same mean and variance, median "
+        "over layers and runs; 0 is normal in every column. All channels together make a mixture, so the last two "
+        "columns look at one channel at a time. From stored moments and histograms; no floor was measured for them."
+    )
+    return [page.paragraph(text), page.table(medians, swatches=subject.colors)]
+
+
+def absent(title: str, table: str) -> str:
+    """A section whose table no run holds."""
+    text = f"Not recorded: no run holds rows of the table {table}."
+    return page.section(title, "", page.paragraph(text, kind="quiet"))
