@@ -1,0 +1,110 @@
+"""Which axis of a tensor counts its channels, and the views that bring that axis to a fixed place.
+
+Slabs (`as_slabs`) are views of contiguous and of channels_last tensors alike, which is what makes the statistics cheap:
+reducing over outer and inner reads memory in order, while rows of channels would first have to be copied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ics.errors import UsageError
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# On a CPU the temporaries of one block (512 KiB each in float32) stay in the second-level cache. Elsewhere launches
+# are what costs, and 2^24 is the largest count per channel that a float32 sum of ones still gives exactly.
+_BLOCK_ON_CPU = 2**17
+_BLOCK_ELSEWHERE = 2**24
+
+
+def default_channel_axis(x: Tensor) -> int:
+    """Return the axis that counts channels when nothing but the shape is known: 1 for ndim 2, 4 and 5, else -1.
+
+    Three axes are read as (batch, time, channel), as attention and recurrent layers have them; whoever knows that the
+    tensor comes from a one-dimensional convolution passes 1 instead.
+
+    Example:
+        >>> default_channel_axis(torch.zeros(8, 3, 32, 32)), default_channel_axis(torch.zeros(8, 20, 64))
+        (1, -1)
+    """
+    return 1 if x.ndim in (2, 4, 5) else -1
+
+
+def as_channels(x: Tensor, *, channel_axis: int) -> Tensor:
+    """Return the values as rows of channels, shape (m, C); a view where the memory layout allows one, else a copy.
+
+    Args:
+        x: floating tensor of any shape; a 0-dimensional one is one value of one channel.
+        channel_axis: the axis that counts channels; may be negative.
+
+    Raises:
+        UsageError: the tensor is not real floating, or has no such axis.
+
+    Example:
+        >>> as_channels(torch.zeros(8, 3, 4, 5), channel_axis=1).shape
+        torch.Size([160, 3])
+    """
+    values, axis = _checked(x, channel_axis)
+    rows = values.movedim(axis, -1)
+    return rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
+
+
+def as_slabs(x: Tensor, *, channel_axis: int) -> Tensor:
+    """Return the values as slabs, shape (outer, C, inner): the axes before and after the channel axis flattened.
+
+    A channel's m = outer * inner values are `slabs[:, c, :]`. Arguments, errors and copying as in `as_channels`.
+
+    Example:
+        >>> as_slabs(torch.zeros(8, 3, 4, 5), channel_axis=1).shape, as_slabs(torch.zeros(8, 3), channel_axis=-1).shape
+        (torch.Size([8, 3, 20]), torch.Size([8, 3, 1]))
+    """
+    values, axis = _checked(x, channel_axis)
+    outer, inner = math.prod(values.shape[:axis]), math.prod(values.shape[axis + 1 :])
+    return values.reshape(outer, values.shape[axis], inner)
+
+
+def blocks(slabs: Tensor) -> Iterator[Tensor]:
+    """Yield slabs of all channels, in at least float32, that together hold every value once and are small each."""
+    _, channels, inner = slabs.shape
+    size = _BLOCK_ON_CPU if slabs.device.type == "cpu" else _BLOCK_ELSEWHERE
+    rows, width = max(1, size // max(1, channels * inner)), max(1, size // max(1, channels))
+    for part in slabs.split(rows):
+        for block in part.split(width, dim=2):
+            yield block.to(working_dtype(block))
+
+
+def working_dtype(x: Tensor) -> torch.dtype:
+    """Return the type that values of `x` are computed in: float64 for float64, float32 for all others."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """Return the type that results are combined in: float64, and float32 on mps, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def require_floating(x: Tensor) -> Tensor:
+    """Return `x` without its autograd history; raises `UsageError` unless it is real floating."""
+    if x.dtype not in DTYPES:
+        name = str(x.dtype).removeprefix("torch.")
+        raise UsageError(
+            "statistics need a floating point tensor (float32, float64, bfloat16 or float16), "
+            f"but one of {name} came; type x.float()"
+        )
+    return x.detach()
+
+
+def _checked(x: Tensor, channel_axis: int) -> tuple[Tensor, int]:
+    values = require_floating(x)
+    values = values.reshape(1) if values.ndim == 0 else values
+    if not -values.ndim <= channel_axis < values.ndim:
+        raise UsageError(
+            f"channel_axis must name an axis of the tensor, {-values.ndim} to {values.ndim - 1} for shape "
+            f"{tuple(values.shape)}, but {channel_axis} came; type channel_axis={default_channel_axis(values)}"
+        )
+    return values, channel_axis % values.ndim
