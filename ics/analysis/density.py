@@ -163,7 +163,8 @@ def _inner_quantile(part: Histogram, q: float) -> float:
 
 def _distribution(part: Histogram, edges: Array) -> Array:
     """Return the distribution function at the edges of the grid, monotonically interpolated between bucket edges."""
-    narrow = 1e-6 * (edges[-1] - edges[0])
+    # A bucket that holds one value again and again has no width, and a distribution function no jump: it gets a little.
+    narrow = np.maximum(1e-6 * (edges[-1] - edges[0]), 4 * np.spacing(np.abs(part.lower)))
     share = part.cumulative
     upper = np.maximum(part.upper, part.lower + narrow)
     x = np.column_stack([part.lower, upper]).ravel()
@@ -171,5 +172,5 @@ def _distribution(part: Histogram, edges: Array) -> Array:
     x = np.maximum.accumulate(x)
     last = np.append(np.diff(x) > 0, True)
     # Of the knots at one place only the last counts; one more in front keeps the first bucket's mass.
-    x, f = np.concatenate([[part.lower[0] - narrow], x[last]]), np.concatenate([[0.0], f[last]])
+    x, f = np.concatenate([[part.lower[0] - narrow[0]], x[last]]), np.concatenate([[0.0], f[last]])
     return np.clip(PchipInterpolator(x, f)(np.clip(edges, x[0], x[-1])), 0.0, 1.0)

@@ -33,7 +33,7 @@ figure img { width: 100%; height: auto; display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; margin: 8px 0 14px; }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
-th { color: #4a4a4a; font-weight: 600; white-space: nowrap; }
+th { color: #4a4a4a; font-weight: 600; vertical-align: bottom; }
 td.net { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { text-align: right; }

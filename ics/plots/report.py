@@ -121,7 +121,7 @@ def _comparison(subject: Subject) -> str:
             "from": table["low"],
             "to": table["high"],
             "n": table["n"],
-            "null because": table["null_reason"],
+            "remark": table["null_reason"],
         }
     )
     few = f" With fewer than {FEW_SEEDS} seeds it covers less than 95 %: read it as the spread that was seen."
