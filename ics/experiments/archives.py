@@ -82,9 +82,19 @@ def _read_folder(path: Path, chosen: Collection[str]) -> Iterator[tuple[str, byt
 def _list_archive(path: Path) -> list[str]:
     try:
         with tarfile.open(path) as archive:
-            return [member.name for member in archive if member.isfile() and is_image(member.name)]
+            names = [member.name for member in archive if member.isfile() and is_image(member.name)]
+            _check_end(archive)
+            return names
     except _DAMAGED as error:
         raise UsageError(f"{path} is neither a folder nor a whole tar archive of images ({error})") from error
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """tarfile takes a header that is cut short or garbled for the end; the end is zeros or nothing."""
+    assert archive.fileobj is not None, "the archive is open"
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("it is cut short or damaged")
 
 
 def _read_archive(path: Path, chosen: Collection[str]) -> Iterator[tuple[str, bytes]]:

@@ -14,6 +14,7 @@ import io
 import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from pathlib import Path, PurePosixPath
@@ -186,7 +187,7 @@ def _decode(content: bytes, *, name: str, image_size: int | None) -> np.ndarray[
 def _from_cache(kept: Path) -> Arrays | None:
     """What was decoded before; None where there is nothing whole."""
     try:
-        with np.load(kept, allow_pickle=False) as arrays:
+        with open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, BadZipFile):
         return None
@@ -200,5 +201,6 @@ def _to_cache(kept: Path, decoded: Arrays) -> None:
             np.savez(file, **decoded)  # type: ignore[arg-type]  # the stubs know only savez's own keywords
         os.replace(unfinished, kept)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         warnings.warn(f"the decoded images could not be kept in {kept.parent} ({error})", UserWarning, stacklevel=3)

@@ -203,12 +203,12 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
 
 
 def check_fit(config: RunConfig, data: Data, model: nn.Module) -> None:
-    """Raise a `UsageError` where model, data and loss do not fit, by one pass over two inputs that changes nothing."""
+    """Raise a `UsageError` where model, data and loss do not fit, by one pass over at most two inputs that changes nothing."""
     is_regression = not data.classes
     if is_regression != (config.loss == "sum_squared_error"):
         right = "sum_squared_error" if is_regression else "cross_entropy"
         raise UsageError(f"{config.data} does not go with loss={config.loss!r}; type loss={right!r}")
-    inputs, _ = data.batch(data.train, slice(0, 2))
+    inputs = next(data.batches(batch_size=config.batch_size, num_batches=1, seed=0))[0][:2]
     try:
         with torch.no_grad(), evaluating(model), torch.random.fork_rng():
             outputs = model(inputs)
