@@ -1,0 +1,108 @@
+"""Where things lie in the folder of a run, which parts count, and how a file is put there whole.
+
+    runs/vgg-bn-0/
+      run.json                                     replaced whole at every change
+      steps/part-00000000-00000000.parquet         rows of flush 0
+      steps/part-00000001-00000001.parquet         rows of flush 1
+      activations/part-00000000-00000041.parquet   rows of flushes 0 to 41, merged
+
+The names are the manifest. A part holds the rows of the flushes from its first to its last number, and a part whose
+numbers lie within those of another counts no more. So the one rename that makes a merged part visible also retires the
+parts it was made from, whether or not they have been deleted yet: there is no moment at which a row is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+RUN_FILE = "run.json"
+TEMPORARY = ".tmp-"
+_PART = re.compile(r"part-(\d{8,})-(\d{8,})\.parquet")
+
+
+def all_parts(folder: Path) -> list[Part]:
+    """Return every finished part in the folder of a table, by first number, the widest first; none if there is none."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    matches = (_PART.fullmatch(name) for name in names)
+    parts = (Part(folder, int(match[1]), int(match[2])) for match in matches if match)
+    return sorted(parts, key=lambda part: (part.first, -part.last))
+
+
+def live_parts(folder: Path) -> list[Part]:
+    """Return the parts that count: those that no other part covers.
+
+    A folder is listed until two listings agree. A single one that runs while parts are merged may miss the new part
+    and yet miss some of the old ones; the merged part exists before any old one goes, so the next listing shows it.
+    """
+    before, parts = None, all_parts(folder)
+    while parts != before:
+        before, parts = parts, all_parts(folder)
+    return _uncovered(parts)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file under another name, force it to disk, then rename it: it is there whole or not at all."""
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def remove_table(folder: Path) -> None:
+    """Remove the parts of a table, finished or not, and the folder if nothing else lies in it."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if _PART.fullmatch(path.name) or path.name.startswith(TEMPORARY):
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _uncovered(parts: Iterable[Part]) -> list[Part]:
+    """Expects parts by first number, the widest first."""
+    kept: list[Part] = []
+    for part in parts:
+        if not kept or part.last > kept[-1].last:
+            kept.append(part)
+    return kept
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a rename to disk. Windows cannot open a folder and needs no such step."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One immutable Parquet file: the rows of the flushes `first` to `last` of a table."""
+
+    folder: Path
+    first: int
+    last: int
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / f"part-{self.first:08d}-{self.last:08d}.parquet"

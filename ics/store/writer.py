@@ -1,0 +1,179 @@
+"""Writing a run: rows are collected, flushed as immutable parts, and merged when the run ends."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ics.errors import MeasurementWarning, StoreError, UsageError
+from ics.schema import SCHEMA_VERSION, TABLES, Table, table_named
+from ics.store.cells import to_rows
+from ics.store.compaction import compact
+from ics.store.layout import RUN_FILE, Part, all_parts, remove_table
+from ics.store.parts import write_part
+from ics.store.run_file import to_json, write_run_file
+
+RUNNING = "running"
+_OWN_FIELDS = ("schema_version", "state", "ended")
+
+
+class Writer:
+    """Writes one run.
+
+    Rows that were flushed survive anything that happens to the process; rows that were only appended do not.
+
+    Args:
+        path: folder of the run; made if it is not there.
+        info: fields of run.json; `schema_version`, `state`, `started` and `ended` are added.
+        overwrite: whether a run that is there may be replaced. Only what belongs to a run is removed.
+
+    Raises:
+        UsageError: there is a run already, `path` is a file, or `info` holds what JSON cannot.
+        StoreError: the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> writer = Writer(Path(tempfile.mkdtemp()) / "run", info={"config": {"seed": 0}})
+        >>> writer.append("steps", {"step": [0, 1], "loss": [2.5, float("nan")], "accuracy": [0.1, None]})
+        >>> writer.close()
+    """
+
+    def __init__(self, path: str | Path, *, info: Mapping[str, Any], overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self._info = {
+            "schema_version": SCHEMA_VERSION,
+            "state": RUNNING,
+            "started": _now(),
+            "ended": None,
+            **_checked(info),
+        }
+        self._pending: dict[str, tuple[int, list[pa.Table]]] = {}  # number of the next part, and its rows
+        self._closed = False
+        _make_room(self.path, overwrite=overwrite)
+        self._write_info()
+
+    def append(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Keep rows until the next flush.
+
+        Args:
+            table: name of a table of the schema.
+            columns: column name to one cell per row, on the host: numbers, strings, None for null, and lists or
+                arrays in list columns. Value columns may be left out. A wide table takes further columns of numbers.
+
+        Raises:
+            SelectionError: an unknown table or column.
+            UsageError: cells of the wrong type, a missing key, unequal lengths, or a writer that was closed.
+        """
+        self._check_open()
+        rows = to_rows(table_named(table), columns)
+        if rows.num_rows:
+            self._pending.setdefault(table, (0, []))[1].append(rows)
+
+    def flush(self) -> None:
+        """Write what was appended, one part per table.
+
+        Raises:
+            StoreError: a part cannot be written; its rows stay pending and the next flush tries again.
+        """
+        self._check_open()
+        for name, (number, rows) in self._pending.items():
+            if rows:
+                self._write_part(table_named(name), number, pa.concat_tables(rows, promote_options="default"))
+                # One assignment forgets the rows and counts the part. A flush that is interrupted before it and tried
+                # again writes the same part anew, so that its rows are neither lost nor doubled.
+                self._pending[name] = number + 1, []
+
+    def update_info(self, **fields: Any) -> None:
+        """Set fields of run.json and write it."""
+        self._check_open()
+        self._info |= _checked(fields)
+        self._write_info()
+
+    def close(self, state: str = "completed") -> None:
+        """Flush, write the end state, and merge the parts of each table; safe to call twice.
+
+        The state is written before the parts are merged, so that a run killed while merging does not look unfinished.
+        Parts that cannot be merged stay as they are, and are warned about: every row is readable either way.
+
+        Args:
+            state: how the run ended: `completed`, `failed`, `interrupted`.
+        """
+        if self._closed:
+            return
+        if state == RUNNING:
+            raise UsageError(f'close expects how the run ended, got {state!r}; type close("completed")')
+        self.flush()
+        self._info |= {"state": state, "ended": _now()}
+        self._write_info()
+        self._closed = True
+        for name in self._pending:
+            self._compact(table_named(name))
+
+    def _write_part(self, table: Table, number: int, rows: pa.Table) -> None:
+        part = Part(self.path / table.name, number, number)
+        try:
+            part.folder.mkdir(exist_ok=True)
+            write_part(part, rows, table)
+        except OSError as error:
+            raise StoreError(
+                f"{part.path} could not be written ({error}); its rows stay in memory, make room and flush again"
+            ) from error
+
+    def _compact(self, table: Table) -> None:
+        try:
+            compact(self.path / table.name, table)
+        except (OSError, pa.ArrowException) as error:
+            warnings.warn(
+                f"the parts of {table.name} in {self.path} could not be merged ({error}); they stay as they are and "
+                "every row is readable, only more slowly",
+                MeasurementWarning,
+                stacklevel=3,
+            )
+
+    def _write_info(self) -> None:
+        try:
+            write_run_file(self.path, self._info)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path / RUN_FILE} could not be written ({error}); make room or choose a folder you may write to"
+            ) from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError(f"the run {self.path} was closed and takes no more rows; open a writer for another folder")
+
+
+def _checked(info: Mapping[str, Any]) -> dict[str, Any]:
+    own = [name for name in _OWN_FIELDS if name in info]
+    if own:
+        raise UsageError(f"the writer itself writes {', '.join(own)} into run.json, got it in info; leave it out")
+    return to_json(info)
+
+
+def _make_room(path: Path, *, overwrite: bool) -> None:
+    """Make the folder of a run, or clear it of the run that is there."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"a run is written to a folder, got the file {path}; choose another path")
+    taken = (path / RUN_FILE).exists() or any(all_parts(path / name) for name in TABLES)
+    if taken and not overwrite:
+        raise UsageError(
+            f"expected a folder without a run, got {path}, which holds one; pass overwrite=True to replace it, "
+            "or choose another folder"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # First, so that a folder cleared in part is never taken for the run it was.
+        (path / RUN_FILE).unlink(missing_ok=True)
+        for name in TABLES:
+            remove_table(path / name)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error}); choose a folder you may write to") from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
