@@ -34,6 +34,7 @@ class Setup:
     model: nn.Module
     loss_fn: Callable[[nn.Module, Any], Tensor] | None
     optimizer: torch.optim.Optimizer | None
+    grad_scaler: torch.amp.GradScaler | None
     selection: Any
     grouping: str
     options: Mapping[str, Mapping[str, Any]]
@@ -183,6 +184,7 @@ class MeasuredStep:
             gradients="gradients" in self.due,
             normalization="normalization" in self.due,
             layers=self.setup.selection,
+            loss_scale=None if self.setup.grad_scaler is None else self.setup.grad_scaler.get_scale(),
             **options,
         )
 

@@ -39,6 +39,7 @@ class Recorder:
         to: folder of the run, made by the recorder.
         optimizer: the optimizer that steps inside the block. Gradients are read as it uses them: accumulated over
             micro-batches, unscaled, clipped.
+        grad_scaler: the scaler of the loss where there is one; dL/d(site) is divided by its scale.
         instruments: instrument name to schedule (`ics.every(10)`, `ics.log_spaced(200)`, `ics.at([0, 5])`, or a
             number n for every n-th step); default activations, gradients and normalization every 10 steps,
             gradient_shift and gradient_line every 100.
@@ -76,6 +77,7 @@ class Recorder:
         *,
         to: str | Path,
         optimizer: torch.optim.Optimizer | None = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
         instruments: Mapping[str, Schedule | int | str] | None = None,
         layers: Any = None,
         grouping: Literal["paper", "leaf"] = "paper",
@@ -93,7 +95,7 @@ class Recorder:
             )
         self.path = Path(to)
         self._schedules = choose_instruments(instruments, loss_fn=loss_fn)
-        self._setup = Setup(unwrapped(model), loss_fn, optimizer, layers, grouping, check_options(options))
+        self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, check_options(options))
         self._strict = strict
         self._next_step = 0
         self._layers: tuple[Layer, ...] = ()
@@ -189,7 +191,7 @@ class Recorder:
 
     def _check_objective(self, measured: MeasuredStep) -> None:
         """Is the loss that is measured the loss that is trained, and the same when it is evaluated again?"""
-        agreement = measured.objective().check(measured.gradients())
+        agreement = measured.objective().check(measured.gradients(), at=measured.before)
         self._logbook.update_info(objective=agreement.describe())
         if agreement.warning:
             self._warn(agreement.warning)
