@@ -203,7 +203,7 @@ def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer
 
 
 def check_fit(config: RunConfig, data: Data, model: nn.Module) -> None:
-    """Raise a `UsageError` where model, data and loss do not fit, by one pass over at most two inputs that changes nothing."""
+    """Raise a `UsageError` where model, data and loss do not fit, by one pass that changes nothing."""
     is_regression = not data.classes
     if is_regression != (config.loss == "sum_squared_error"):
         right = "sum_squared_error" if is_regression else "cross_entropy"
