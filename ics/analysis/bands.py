@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -110,11 +112,11 @@ def landscape_over_steps(
     return gathered.sort_values("step", kind="stable", ignore_index=True)
 
 
-def common_etas(frame: pd.DataFrame, *, by: str = "net") -> tuple[float, float] | None:
+def common_etas(frame: pd.DataFrame, *, by: Sequence[str] = ("net",)) -> tuple[float, float] | None:
     """Return the range of step sizes that every net (or run) was probed at; None if there is none."""
     rows = checked(frame, "gradient_line", _COLUMNS)
     rows = rows[(rows["direction"] == "gradient") & (rows["eta"] > 0)]
-    ends = rows.groupby(by)["eta"].agg(["min", "max"])
+    ends = rows.groupby(list(by))["eta"].agg(["min", "max"])
     low, high = float(ends["min"].max()), float(ends["max"].min())
     return (low, high) if low <= high * (1 + 1e-9) else None
 

@@ -12,7 +12,8 @@ from scipy import stats
 
 from ics.analysis.bands import common_etas
 from ics.analysis.measures import measure_named, run_measures
-from ics.analysis.reading import RunLike, as_runs, read
+from ics.analysis.reading import as_runs, read
+from ics.store import Run, Runs
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 9999
@@ -22,7 +23,7 @@ _LINE_MEASURES = ("loss_range", "gradient_change", "beta", "beta_over_edge")
 Array = NDArray[np.float64]
 
 
-def compare(runs_a: RunLike | Iterable[RunLike], runs_b: RunLike | Iterable[RunLike], *, seed: int = 0) -> pd.DataFrame:
+def compare(runs_a: Run | Iterable[Run], runs_b: Run | Iterable[Run], *, seed: int = 0) -> pd.DataFrame:
     """Compare the runs of two nets, measure by measure.
 
     `a` and `b` are geometric means over seeds (arithmetic ones where `ratio` is not defined), `ratio` is b / a, and
@@ -61,11 +62,11 @@ def compare(runs_a: RunLike | Iterable[RunLike], runs_b: RunLike | Iterable[RunL
     return pd.DataFrame(rows)[order]
 
 
-def equal_etas(*groups: list[RunLike]) -> tuple[float, float] | None:
+def equal_etas(*groups: Runs) -> tuple[float, float] | None:
     """Return the range of step sizes that all runs of all groups were probed at; None if there is none."""
     frames = [read(group, "gradient_line", columns=_LINE_COLUMNS, where={"direction": "gradient"}) for group in groups]
-    known = [frame for frame in frames if frame is not None]
-    return common_etas(pd.concat(known, ignore_index=True), by="run") if known else None
+    known = [frame.assign(group=number) for number, frame in enumerate(frames) if frame is not None]
+    return common_etas(pd.concat(known, ignore_index=True), by=["group", "run"]) if known else None
 
 
 _LINE_COLUMNS = ("step", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")

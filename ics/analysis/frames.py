@@ -89,6 +89,6 @@ def spread_out(num_items: int, limit: int) -> list[int]:
     return sorted({round(position) for position in np.linspace(0, num_items - 1, max(limit, 1)).tolist()})
 
 
-def nets_of(frame: pd.DataFrame) -> list[str]:
+def nets_in(frame: pd.DataFrame) -> list[str]:
     """Return the nets of a frame in the order in which they first appear."""
     return [str(net) for net in frame["net"].drop_duplicates()]

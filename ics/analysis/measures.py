@@ -11,10 +11,11 @@ import pandas as pd
 from ics.analysis.bands import landscape_bands
 from ics.analysis.drift import drift_between
 from ics.analysis.frames import IDENTITY
-from ics.analysis.reading import RunLike, as_runs, net_labels, read, seed_of
+from ics.analysis.reading import as_runs, named, read, read_steps
 from ics.analysis.shape import HISTOGRAM, normality
 from ics.analysis.shift import shift_against_floor
 from ics.analysis.training import logged_measures
+from ics.store import Run, Runs
 
 _PARAMETERS = "weight"
 
@@ -52,7 +53,7 @@ _ACTIVATION_COLUMNS = (
 )
 
 
-def run_measures(runs: RunLike | Iterable[RunLike], *, etas: tuple[float, float] | None = None) -> pd.DataFrame:
+def run_measures(runs: Run | Iterable[Run], *, etas: tuple[float, float] | None = None) -> pd.DataFrame:
     """Return one row per run and measure: `run`, `net`, `seed`, `measure`, `value`, `null_reason`.
 
     Measures are those of `MEASURES`, and `final_<name>` (the last value) of each further measure the loop logged.
@@ -65,23 +66,20 @@ def run_measures(runs: RunLike | Iterable[RunLike], *, etas: tuple[float, float]
     """
     several = as_runs(runs)
     values: dict[tuple[str, str], float] = {}
-    absent: dict[str, str] = {}
-    for table, summarise in _SUMMARIES.items():
+    for summarise in _SUMMARIES:
         found = summarise(several, etas)
         if found is None:
-            absent[table] = f"the table {table} was not recorded"
             continue
         for column in found.columns:
             values |= {(str(run), str(column)): float(value) for run, value in found[column].items()}
-    labels = net_labels(several)
-    names = [measure.name for measure in MEASURES] + sorted({name for _, name in values} - {m.name for m in MEASURES})
+    own = [measure.name for measure in MEASURES]
+    names = [*own, *sorted({name for _, name in values} - set(own))]
     rows = [
-        {"run": run.name, "net": labels[run.name], "seed": seed_of(run), "measure": name}
-        | _cell(values.get((run.name, name)))
-        for run in several
+        {"run": one.name, "net": one.net, "seed": one.seed, "measure": name} | _cell(values.get((one.name, name)))
+        for one in named(several)
         for name in names
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"seed": "Int64"})
 
 
 def measure_named(name: str) -> Measure:
@@ -104,7 +102,7 @@ def _cell(value: float | None) -> dict[str, object]:
     return {"value": value, "null_reason": "null at every place" if np.isnan(value) else None}
 
 
-def _summarise_steps(runs: list[RunLike], _: object) -> pd.DataFrame | None:
+def _summarise_steps(runs: Runs, _: object) -> pd.DataFrame | None:
     frame = read(runs, "steps")
     if frame is None:
         return None
@@ -118,7 +116,7 @@ def _summarise_steps(runs: list[RunLike], _: object) -> pd.DataFrame | None:
     return pd.DataFrame(columns)
 
 
-def _summarise_shift(runs: list[RunLike], _: object) -> pd.DataFrame | None:
+def _summarise_shift(runs: Runs, _: object) -> pd.DataFrame | None:
     frame = read(runs, "gradient_shift", where={"parameters": _PARAMETERS})
     if frame is None:
         return None
@@ -128,7 +126,7 @@ def _summarise_shift(runs: list[RunLike], _: object) -> pd.DataFrame | None:
     return columns.assign(shift_over_floor=ratios.groupby("run")["shift_over_floor"].median())
 
 
-def _summarise_line(runs: list[RunLike], etas: tuple[float, float] | None) -> pd.DataFrame | None:
+def _summarise_line(runs: Runs, etas: tuple[float, float] | None) -> pd.DataFrame | None:
     frame = read(runs, "gradient_line", where={"direction": "gradient"})
     if frame is None:
         return None
@@ -146,25 +144,14 @@ def _summarise_line(runs: list[RunLike], etas: tuple[float, float] | None) -> pd
     return bands.groupby("run")[["loss_range", "gradient_change", "beta", "beta_over_edge"]].median()
 
 
-def first_and_last(runs: Iterable[RunLike]) -> pd.DataFrame | None:
+def first_and_last(runs: Runs) -> pd.DataFrame | None:
     """Return what entered the activation functions at the first and the last measured step of each run."""
-    frames = []
-    for run in runs:
-        where = [("site", "in", ["scaled", "preactivation"])]
-        steps = read([run], "activations", columns=["step"], where=where)
-        if steps is not None:
-            ends = sorted({int(steps["step"].min()), int(steps["step"].max())})
-            frames.append((run, [*where, ("step", "in", ends)]))
-    labels = net_labels(runs)
-    read_frames = [
-        frame.assign(net=labels[run.name])
-        for run, where in frames
-        if (frame := read([run], "activations", columns=_ACTIVATION_COLUMNS, where=where)) is not None
-    ]
-    return entering(pd.concat(read_frames, ignore_index=True)) if read_frames else None
+    where = {"site": ["scaled", "preactivation"]}
+    rows = read_steps(runs, "activations", columns=_ACTIVATION_COLUMNS, where=where, limit=2)
+    return None if rows is None else entering(rows)
 
 
-def _summarise_activations(runs: list[RunLike], _: object) -> pd.DataFrame | None:
+def _summarise_activations(runs: Runs, _: object) -> pd.DataFrame | None:
     frame = first_and_last(runs)
     if frame is None:
         return None
@@ -177,9 +164,9 @@ def _summarise_activations(runs: list[RunLike], _: object) -> pd.DataFrame | Non
     return columns
 
 
-_SUMMARIES: dict[str, Callable[[list[RunLike], tuple[float, float] | None], pd.DataFrame | None]] = {
-    "steps": _summarise_steps,
-    "gradient_shift": _summarise_shift,
-    "gradient_line": _summarise_line,
-    "activations": _summarise_activations,
-}
+_SUMMARIES: tuple[Callable[[Runs, tuple[float, float] | None], pd.DataFrame | None], ...] = (
+    _summarise_steps,
+    _summarise_shift,
+    _summarise_line,
+    _summarise_activations,
+)

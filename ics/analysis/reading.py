@@ -3,107 +3,118 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os.path import commonpath
+from typing import Any
 
 import pandas as pd
 
+from ics.analysis.frames import spread_out
 from ics.errors import UsageError
+from ics.store import Run, Runs, Where
 
 # Settings that may differ between runs that count as seeds of one net.
-_FREE = {
-    "seed",
-    "instruments",
-    "device",
-    "data_root",
-    "layers",
-    "evaluate_every",
-    "line_points",
-    "net",
-    "name",
-    "recipe",
-}
+_FREE = {"net", "name", "recipe", "seed", "device", "data_root"}
+_FREE |= {"instruments", "layers", "evaluate_every", "line_points"}
 
 
-class RunLike(Protocol):
-    """An opened run: `ics.store.Run`, or anything with its name, tables, info and table."""
+@dataclass(frozen=True)
+class Named:
+    """An opened run with what it is called in frames: `name` (column run), `net` and `seed`."""
 
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-
-    @property
-    def tables(self) -> Sequence[str]:
-        """Tables that have rows."""
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        """What run.json holds."""
-
-    def table(self, name: str, *, columns: Any = None, where: Any = None) -> pd.DataFrame:
-        """Rows of a table."""
+    run: Run
+    name: str
+    net: str
+    seed: int | None
 
 
-def as_runs(runs: RunLike | Iterable[RunLike]) -> list[RunLike]:
-    """Return one run or several as a list; raises `UsageError` if there is none."""
-    several = list(runs) if isinstance(runs, Iterable) else [runs]
-    if not several or not all(hasattr(run, "tables") and hasattr(run, "info") for run in several):
-        raise UsageError('expected one run or more; type runs = ics.open_runs("runs/*")')
+def as_runs(runs: Run | Iterable[Run]) -> Runs:
+    """Return one run or several as `Runs`; raises `UsageError` if there is none."""
+    several = Runs([runs] if isinstance(runs, Run) else runs)
+    if not len(several) or not all(isinstance(run, Run) for run in several):
+        raise UsageError('expected one opened run or more; type runs = ics.open_runs("runs/*")')
     return several
 
 
+def named(runs: Runs) -> list[Named]:
+    """Return the runs with their names.
+
+    The net is the configured `net` (or `name`, or the run's name). Where runs of one net were configured differently
+    (another learning rate, say), the settings that differ are added: their envelope would be no band over seeds.
+    """
+    names = _names(runs)
+    nets = [_net_of(run, name) for run, name in zip(runs, names, strict=True)]
+    result = []
+    for run, name, net in zip(runs, names, nets, strict=True):
+        members = [_settings(other) for other, its_net in zip(runs, nets, strict=True) if its_net == net]
+        parts = [f"{setting} {_settings(run).get(setting)}" for setting in _differing(members)]
+        result.append(Named(run, name, ", ".join([net, *parts]), _seed_of(run)))
+    return result
+
+
+def nets_of(runs: Runs) -> dict[str, Runs]:
+    """Return net to its runs, in the order in which the nets first appear."""
+    groups: dict[str, list[Run]] = {}
+    for one in named(runs):
+        groups.setdefault(one.net, []).append(one.run)
+    return {net: Runs(members) for net, members in groups.items()}
+
+
 def read(
-    runs: Iterable[RunLike], table: str, *, columns: Sequence[str] | None = None, where: Any = None
+    runs: Runs, table: str, *, columns: Sequence[str] | None = None, where: Where | None = None
 ) -> pd.DataFrame | None:
-    """Return the rows of a table of all runs with `run`, `net` and `seed` in front; None where no run has any.
+    """Return the rows of a table of all runs, `run`, `net` and `seed` in front; None where no run has any.
 
-    Differs from `Runs.table` in two things: runs that did not record the table are passed over, and the net is
-    `net_labels`, so that runs of different configurations are never taken for seeds of one net.
+    Differs from `Runs.table` in the net, which is that of `named`: runs of different configurations are never taken
+    for seeds of one net.
     """
-    several = list(runs)
-    labels = net_labels(several)
+    frame = runs.table(table, columns=columns, where=where)
+    if frame.empty:
+        return None
+    return frame.assign(net=frame["run"].map({one.name: one.net for one in named(runs)}))
+
+
+def read_steps(
+    runs: Runs, table: str, *, columns: Sequence[str], where: dict[str, Any], limit: int
+) -> pd.DataFrame | None:
+    """Return the rows of at most `limit` steps per run, evenly chosen with the first and the last; None without any.
+
+    Only these are read: the histograms of all steps would fill the memory.
+    """
+    known = runs.table(table, columns=["step"], where=where)
+    labels = {one.name: one.net for one in named(runs)}
     frames = []
-    for run in several:
-        if table not in run.tables:
-            continue
-        frame = run.table(table, columns=None if columns is None else list(columns), where=where)
-        if not frame.empty:
-            identity = {"run": run.name, "net": labels[run.name], "seed": seed_of(run)}
-            frames.append(pd.concat([pd.DataFrame(identity, index=frame.index), frame], axis=1))
-    return pd.concat(frames, ignore_index=True) if frames else None
+    for run, of_run in known.groupby("run", sort=False):
+        steps = sorted(of_run["step"].unique().tolist())
+        chosen = [steps[position] for position in spread_out(len(steps), limit)]
+        frames.append(runs.table(table, columns=columns, where={**where, "run": run, "step": chosen}))
+    if not frames:
+        return None
+    rows = pd.concat(frames, ignore_index=True)
+    return rows.assign(net=rows["run"].map(labels))
 
 
-def net_labels(runs: Iterable[RunLike]) -> dict[str, str]:
-    """Return run name to net label: the configured `net` (or `name`, or the run's name).
-
-    Where runs of one net were configured differently (another learning rate, say), the settings that differ are added:
-    their envelope would be no band over seeds.
-    """
-    by_net: dict[str, list[RunLike]] = {}
-    for run in runs:
-        by_net.setdefault(_net_of(run), []).append(run)
-    labels = {}
-    for net, members in by_net.items():
-        differing = _differing([_settings(run) for run in members])
-        for run in members:
-            settings = _settings(run)
-            parts = [f"{name} {settings.get(name)}" for name in differing]
-            labels[run.name] = ", ".join([net, *parts])
-    return labels
+def _names(runs: Runs) -> list[str]:
+    """Return what `Runs.table` calls the runs: their names, or where these occur twice their paths."""
+    names = [run.name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    paths = [run.path.resolve() for run in runs]
+    return [path.relative_to(commonpath(paths)).as_posix() for path in paths]
 
 
-def seed_of(run: RunLike) -> int | None:
-    """Return the seed a run was started with, None where it was not stored."""
+def _seed_of(run: Run) -> int | None:
     seed = (run.info.get("config") or {}).get("seed", run.info.get("seed"))
     return seed if isinstance(seed, int) else None
 
 
-def _net_of(run: RunLike) -> str:
+def _net_of(run: Run, name: str) -> str:
     config = run.info.get("config") or {}
-    return str(config.get("net") or config.get("name") or run.name)
+    return str(config.get("net") or config.get("name") or name)
 
 
-def _settings(run: RunLike) -> dict[str, Any]:
+def _settings(run: Run) -> dict[str, Any]:
     config = run.info.get("config") or {}
     return {name: value for name, value in config.items() if name not in _FREE}
 

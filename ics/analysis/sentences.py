@@ -11,10 +11,11 @@ import pandas as pd
 
 from ics.analysis.comparison import FEW_SEEDS, compare, equal_etas
 from ics.analysis.measures import run_measures
-from ics.analysis.reading import RunLike, as_runs, net_labels
+from ics.analysis.reading import as_runs, nets_of
+from ics.store import Run, Runs
 
 
-def headline(runs: RunLike | Iterable[RunLike]) -> tuple[str, str, str]:
+def headline(runs: Run | Iterable[Run]) -> tuple[str, str, str]:
     """Say in three sentences what the runs show about gradient shift, loss landscape and activations.
 
     First: the gradient shift of each net as a multiple of its noise floor. Second: the effective beta along the
@@ -57,13 +58,11 @@ class _Findings:
     etas: tuple[float, float] | None
 
     @classmethod
-    def of(cls, runs: list[RunLike]) -> _Findings:
-        labels = net_labels(runs)
-        nets = list(dict.fromkeys(labels[run.name] for run in runs))
-        etas = equal_etas(runs)
+    def of(cls, runs: Runs) -> _Findings:
+        by_net = nets_of(runs)
+        nets, etas = list(by_net), equal_etas(runs)
         if len(nets) == 2:
-            a, b = ([run for run in runs if labels[run.name] == net] for net in nets)
-            comparison = compare(a, b).set_index("measure")
+            comparison = compare(*by_net.values()).set_index("measure")
             return cls(nets, comparison[["a", "b"]].set_axis(nets, axis=1), comparison, etas)
         per_run = run_measures(runs, etas=etas)
         values = per_run.pivot_table(index="measure", columns="net", values="value", aggfunc=_typical, dropna=False)

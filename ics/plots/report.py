@@ -11,13 +11,14 @@ import pandas as pd
 
 from ics import analysis
 from ics.analysis.comparison import FEW_SEEDS
-from ics.analysis.reading import RunLike, as_runs, read, seed_of
+from ics.analysis.reading import Named, as_runs, named, nets_of, read
 from ics.errors import IcsError, UsageError
 from ics.plots import page, sections
 from ics.plots.sections import Subject, absent
+from ics.store import Run
 
 
-def write_report(runs: RunLike | Iterable[RunLike], path: str | os.PathLike[str]) -> Path:
+def write_report(runs: Run | Iterable[Run], path: str | os.PathLike[str]) -> Path:
     """Write what the runs show to one HTML file with all figures inside; return its path.
 
     On top the three sentences of `ics.analysis.headline`; then the runs with their warnings, training, gradient shift,
@@ -40,7 +41,7 @@ def write_report(runs: RunLike | Iterable[RunLike], path: str | os.PathLike[str]
         raise UsageError(
             f"expected a file to write the report to, got the folder {target}; type {target / 'report.html'}"
         )
-    nets = list(dict.fromkeys(subject.labels.values()))
+    nets = list(nets_of(subject.runs))
     title = f"Internal covariate shift and landscape: {', '.join(nets[:4])}{', …' if len(nets) > 4 else ''}"
     body = [f"<h1>{page.escape(title)}</h1>", *(_guarded(name, build, subject) for name, build in _SECTIONS.items())]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +64,9 @@ def _findings(subject: Subject) -> str:
 
 
 def _runs(subject: Subject) -> str:
-    rows = pd.DataFrame([_describe(run, subject.labels[run.name]) for run in subject.runs])
+    rows = pd.DataFrame([_describe(one) for one in named(subject.runs)])
     shown = page.table(rows.loc[:, rows.notna().any()], swatches=subject.colors)
-    notes = [f"{run.name}: {text}" for run in subject.runs for text in _notes(run)]
+    notes = [f"{one.name}: {text}" for one in named(subject.runs) for text in _notes(one.run)]
     warnings = (
         page.items(notes, kind="warning") if notes else page.paragraph("No warnings were recorded.", kind="quiet")
     )
@@ -73,43 +74,39 @@ def _runs(subject: Subject) -> str:
     return page.section("Runs", lead, shown, warnings)
 
 
-def _describe(run: RunLike, net: str) -> dict[str, Any]:
-    config, layers = run.info.get("config") or {}, run.info.get("layers") or []
+def _describe(one: Named) -> dict[str, Any]:
+    info = one.run.info
+    config, layers = info.get("config") or {}, info.get("layers") or []
     sizes = [layer.get("num_parameters") for layer in layers]
     return {
-        "run": run.name,
-        "net": net,
-        "seed": "–" if seed_of(run) is None else str(seed_of(run)),
-        "state": _state(run),
+        "run": one.name,
+        "net": one.net,
+        "seed": "–" if one.seed is None else str(one.seed),
+        "state": one.run.state,
         "learning rate": config.get("learning_rate"),
         "batch size": config.get("batch_size"),
         "steps": config.get("steps"),
         "layers": len(layers) or None,
         "parameters": sum(sizes) if sizes and all(size is not None for size in sizes) else None,
-        "device": run.info.get("device"),
-        "torch": (run.info.get("versions") or {}).get("torch"),
-        "measured": ", ".join(f"{name} {when}" for name, when in (run.info.get("instruments") or {}).items()) or None,
+        "device": info.get("device"),
+        "torch": (info.get("versions") or {}).get("torch"),
+        "measured": ", ".join(f"{name} {when}" for name, when in (info.get("instruments") or {}).items()) or None,
     }
 
 
-def _state(run: RunLike) -> str:
-    return str(getattr(run, "state", None) or run.info.get("state") or "unknown")
-
-
-def _notes(run: RunLike) -> list[str]:
+def _notes(run: Run) -> list[str]:
     notes = [str(text) for text in run.info.get("notes") or []]
-    if _state(run) != "completed":
-        notes.append(f"this run is {_state(run)}: what it recorded so far is shown")
+    if run.state != "completed":
+        notes.append(f"its state is {run.state}, not completed: what it recorded so far is shown")
     return notes
 
 
 def _comparison(subject: Subject) -> str:
-    nets = list(dict.fromkeys(subject.labels.values()))
+    nets = list(nets_of(subject.runs))
     if len(nets) != 2:
         lead = f"A table of ratios is made for two nets; this report holds {len(nets)}."
         return page.section("Comparison", lead)
-    a, b = ([run for run in subject.runs if subject.labels[run.name] == net] for net in nets)
-    table = analysis.compare(a, b)
+    table = analysis.compare(*nets_of(subject.runs).values())
     ratio = f"{nets[1]} / {nets[0]}"
     shown = pd.DataFrame(
         {

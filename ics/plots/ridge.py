@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ics import analysis
-from ics.analysis.frames import checked, chosen, nets_of, spread_out
+from ics.analysis.frames import checked, chosen, nets_in, spread_out
 from ics.errors import UsageError
 from ics.plots import style
 
@@ -61,7 +61,7 @@ def distributions(
         raise UsageError(
             f"expected distributions at site {site!r}, got none; type ics.plots.distributions(frame, site=...)"
         )
-    nets = nets_of(ridges)
+    nets = nets_in(ridges)
     colors = colors or style.net_colors(nets)
     columns = max(len(drawn[net]) for net in nets)
     size = {"width": 1.2 + 2.5 * max(columns, 2), "height": 1.2 + 2.7 * len(nets)}
@@ -135,7 +135,7 @@ def _places(rows: pd.DataFrame) -> dict[str, list[tuple[Any, Any]]]:
     places = rows[["net", "layer_index", "layer", "call"]].drop_duplicates().sort_values(["layer_index", "call"])
     return {
         net: list(zip(found["layer"], found["call"], strict=True))
-        for net in nets_of(rows)
+        for net in nets_in(rows)
         for found in [places[places["net"] == net]]
     }
 

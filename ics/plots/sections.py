@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-import pandas as pd
 
 from ics import analysis
 from ics.analysis.density import COLUMNS as DENSITY_COLUMNS
-from ics.analysis.frames import spread_out
 from ics.analysis.measures import first_and_last
-from ics.analysis.reading import RunLike, net_labels, read
+from ics.analysis.reading import nets_of, read, read_steps
 from ics.plots import curves, lines, page, ridge, shifts, style
+from ics.store import Runs
 
 _STEPS_DRAWN = 6
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The runs of a report, the label of the net of each run by its name, and the one colour of each net."""
+    """The runs of a report, and the one colour of each net."""
 
-    runs: list[RunLike]
-    labels: Mapping[str, str]
+    runs: Runs
     colors: dict[str, str]
 
     @classmethod
-    def of(cls, runs: list[RunLike]) -> Subject:
-        """Label and colour the runs."""
-        labels = net_labels(runs)
-        return cls(runs, labels, style.net_colors(labels.values()))
+    def of(cls, runs: Runs) -> Subject:
+        """Colour the nets of the runs."""
+        return cls(runs, style.net_colors(nets_of(runs)))
 
 
 def training(subject: Subject) -> str:
@@ -82,7 +77,8 @@ def activations(subject: Subject) -> str:
     """Distributions over training, and how normal they are."""
     pictures = []
     for site in ("preactivation", "scaled", "activation"):
-        frame = _some_steps(subject.runs, site)
+        where = {"site": site}
+        frame = read_steps(subject.runs, "activations", columns=DENSITY_COLUMNS, where=where, limit=_STEPS_DRAWN)
         if frame is not None:
             figure = ridge.distributions(frame, site=site, steps=_STEPS_DRAWN, colors=subject.colors)
             pictures.append(page.picture(figure, f"distributions at the site {site}"))
@@ -94,21 +90,6 @@ def activations(subject: Subject) -> str:
         "histograms of whole training batches; different steps saw different batches, so small movements are sampling."
     )
     return page.section("Activations", lead, *pictures, *_shape(subject))
-
-
-def _some_steps(runs: list[RunLike], site: str) -> pd.DataFrame | None:
-    """Return a site's rows at the steps that are drawn only: histograms of every step would fill the memory."""
-    frames = []
-    for run in runs:
-        known = read([run], "activations", columns=["step"], where={"site": site})
-        if known is not None:
-            steps = sorted({int(step) for step in known["step"]})
-            chosen = [steps[position] for position in spread_out(len(steps), _STEPS_DRAWN)]
-            frame = read([run], "activations", columns=DENSITY_COLUMNS, where={"site": site, "step": chosen})
-            frames.append((run, frame))
-    labels = net_labels(runs)
-    kept = [frame.assign(net=labels[run.name]) for run, frame in frames if frame is not None]
-    return pd.concat(kept, ignore_index=True) if kept else None
 
 
 def _shape(subject: Subject) -> list[str]:

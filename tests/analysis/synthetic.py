@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ics.buckets import HIGHEST_EXPONENT, LOWEST_EXPONENT, OVERFLOW, SUB_BUCKETS
-from ics.schema import TABLES
+from ics.store import Run, Writer, open_run
 
 LAYERS = ("features.0", "features.3", "features.6", "classifier")
 
@@ -165,73 +165,47 @@ def activations_frame(
     return pd.DataFrame(rows)
 
 
-@dataclass
-class FakeRun:
-    """A run that was never on disk."""
+def make_run(folder: Path, net: str, seed: int | None = 0, *, without: Sequence[str] = (), **how: Any) -> Run:
+    """Write a run of `net` into a folder of runs and open it.
 
-    name: str
-    info: Mapping[str, Any]
-    frames: Mapping[str, pd.DataFrame]
-    state: str = "completed"
-    reads: list[tuple[str, Any, Any]] = field(default_factory=list)
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        return tuple(self.frames)
-
-    @property
-    def layers(self) -> pd.DataFrame:
-        return pd.DataFrame(self.info["layers"])
-
-    def table(self, name: str, *, columns: Any = None, where: Any = None) -> pd.DataFrame:
-        self.reads.append((name, columns, where))
-        frame = self.frames[name]
-        conditions = [(key, "=", value) for key, value in where.items()] if isinstance(where, Mapping) else where or []
-        for column, operator, value in conditions:
-            several = value if isinstance(value, list | tuple) else [value]
-            assert operator in ("=", "in")
-            frame = frame[frame[column].isin(several)]
-        frame = frame.reset_index(drop=True)
-        return frame if columns is None else frame[[name for name in columns if name in frame.columns]]
-
-
-def make_run(net: str, seed: int | None = 0, *, without: Sequence[str] = (), **how: Any) -> FakeRun:
-    """A run of `net`: shift, curvature, drift, rate, scale, steps and layers as in the frames above."""
+    `how` sets shift, curvature, drift, rate, scale, steps, layers as in the frames above; `notes` and `state` of
+    run.json; `config`, further settings.
+    """
     steps, layers = how.get("steps", (0, 10, 20, 30)), how.get("layers", LAYERS)
-    number = seed or 0
-    rate = how.get("rate", 0.1)
+    number, rate = seed or 0, how.get("rate", 0.1)
     frames = {
         "steps": steps_frame(max(steps) + 10, scale=how.get("scale", 1.0), seed=number),
         "gradient_shift": shift_frame(shift=how.get("shift", 0.5), steps=steps, layers=layers, seed=number),
         "gradient_line": line_frame(curvature=how.get("curvature", 5.0), rate=rate, steps=steps, seed=number),
         "activations": activations_frame(drift=how.get("drift", 0.5), steps=steps, layers=layers, seed=number),
     }
+    frames |= how.get("frames", {})
     info = {
-        "config": {"net": net, "seed": seed, "learning_rate": rate, "steps": 40},
+        "config": {"net": net, "learning_rate": rate, "steps": 40, "seed": seed} | how.get("config", {}),
         "seed": seed,
-        "state": "completed",
         "device": "cpu",
         "versions": {"python": "3.11", "torch": "2.15"},
         "instruments": {"gradient_shift": "every(10)"},
-        "notes": [],
+        "notes": how.get("notes", []),
         "layers": [
             {"name": layer, "index": index, "kind": "Linear", "shape": [5, 5], "num_parameters": 30}
             for index, layer in enumerate(layers)
         ],
     }
-    return FakeRun(f"{net}-{seed}", info, {name: frame for name, frame in frames.items() if name not in without})
+    writer = Writer(folder / f"{net}-{seed}", info=info)
+    for table, frame in frames.items():
+        if table not in without:
+            writer.append(table, {name: _cells(frame[name]) for name in frame.columns})
+    writer.close(how.get("state", "completed"))
+    return open_run(writer.path)
 
 
-def table_of(runs: Sequence[FakeRun], name: str) -> pd.DataFrame:
-    """The rows of a table of several runs, as `Runs.table` returns them."""
-    frames = [
-        run.table(name).assign(run=run.name, net=run.info["config"]["net"], seed=run.info["seed"])
-        for run in runs
-        if name in run.tables
-    ]
-    return pd.concat(frames, ignore_index=True)
+def _cells(column: pd.Series) -> list[Any]:
+    """Cells as a recorder hands them in: null is None."""
+    return [None if np.ndim(cell) == 0 and pd.isna(cell) else cell for cell in column]
 
 
-def missing_columns(frame: pd.DataFrame, table: str) -> set[str]:
-    """Columns of the frame that the schema does not know (wide tables may have any)."""
-    return set() if TABLES[table].wide else set(frame.columns) - set(TABLES[table].column_names)
+def table_of(frames: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+    """The frames of (net, seed) below each other, as `Runs.table` returns them."""
+    parts = [frame.assign(run=f"{net}-{seed}", net=net, seed=seed) for (net, seed), frame in frames.items()]
+    return pd.concat(parts, ignore_index=True)
