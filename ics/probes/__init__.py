@@ -1,0 +1,14 @@
+"""Look at a forward and backward pass and change nothing: layers, sites, statistics."""
+
+from ics.probes.layers import find_layers, module_names, select_layers, strip_prefixes
+from ics.probes.parameters import parameter_block
+from ics.probes.probes import Probes
+
+__all__ = [
+    "Probes",
+    "find_layers",
+    "module_names",
+    "parameter_block",
+    "select_layers",
+    "strip_prefixes",
+]

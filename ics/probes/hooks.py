@@ -1,0 +1,213 @@
+"""Attaches to a model for the length of a measured step. The one place where hooks are registered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ics.probes.grouping import Grouping, ParameterUse, followed_modules, group_layers
+from ics.probes.recompute import Pending, Recomputation, in_backward, recomputing_node
+from ics.probes.sink import GradientHooks, Gradients
+from ics.probes.sites import Sink, Tracker
+from ics.records import Layer
+
+MakeSink = Callable[[GradientHooks, Recomputation | None], Sink]
+
+
+class Removable(Protocol):
+    """What registering a hook returns."""
+
+    def remove(self) -> None:
+        """Remove the hook."""
+
+
+def before_optimizer_step(optimizer: torch.optim.Optimizer, callback: Callable[[], None]) -> Removable:
+    """Have `callback` called as the optimizer is about to step; returns the handle whose `remove` ends that."""
+    return optimizer.register_step_pre_hook(lambda *_: callback())
+
+
+class Watch:
+    """Hooks on every module of a model, and a function mode while one of them runs; nothing of theirs is replaced.
+
+    Passes in other threads are not followed. Modules that run inside a backward pass are: they recompute a
+    checkpointed segment, and only gradients are taken of them. An error of ours is kept in `failure` and ends the
+    measuring, as it must not end the training.
+
+    Args:
+        model: the model that is called.
+        make_sink: makes what takes the sites; None to follow only the order of execution.
+        pending: where calls without a graph are noted by the sink.
+    """
+
+    def __init__(self, model: nn.Module, make_sink: MakeSink | None = None, *, pending: Pending | None = None) -> None:
+        self.model = model
+        self.failure: Exception | None = None
+        self._names = followed_modules(model)
+        self._use = ParameterUse(model.modules())
+        self._make_sink = make_sink
+        self._pending = {} if pending is None else pending
+        self._thread = threading.get_ident()
+        self._handles: list[Removable] = []
+        self._lane = _Lane(Tracker(self._names, make_sink and make_sink(self, None), on_pass=self._use.refresh))
+        self._again: tuple[Recomputation, _Lane] | None = None
+
+    @property
+    def tracker(self) -> Tracker:
+        """What the forward passes showed."""
+        return self._lane.tracker
+
+    def attach(self) -> None:
+        """Register a hook before and after every module; all or none."""
+        try:
+            for module in self._names:
+                self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+                after = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
+                self._handles.append(after)
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Remove every hook, those on tensors included; safe to call twice."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._lane.end()
+        if self._again is not None:
+            self._again[1].end()
+            self._again = None
+
+    def layers(self, grouping: Grouping) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+        """Return the layers that ran, and the modules whose parameters nothing used."""
+        return group_layers(
+            self.model,
+            called=list(self.tracker.called),
+            follows=self.tracker.follows,
+            used=self._use.slots,
+            grouping=grouping,
+        )
+
+    def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
+        """Have the gradient of a tensor taken as it is now: if it is overwritten later, of what it held before."""
+
+        def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
+            if gradient is not None:
+                self._guarded(take, gradient)
+
+        self._handles.append(tensor.register_hook(hook))
+
+    def on_node(self, tensor: Tensor, take: Callable[[Gradients], None]) -> None:
+        """Have what the function that made a tensor sends back to its inputs taken."""
+
+        def hook(inputs: Gradients, _: Gradients) -> None:
+            self._guarded(take, inputs)
+
+        assert tensor.grad_fn is not None
+        self._handles.append(tensor.grad_fn.register_hook(hook))
+
+    def before_function(self, lane: _Lane, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A function is about to be called while the modules of a lane run."""
+        if lane is not self._current():
+            return None
+        self._guarded(self._use.notice, args)
+        self._guarded(self._use.notice, kwargs)
+        return self._guarded(lane.tracker.before_function, function, args, kwargs)
+
+    def after_function(self, lane: _Lane, seen: Any, result: Any) -> None:
+        """A function was called; `seen` is what `before_function` returned."""
+        if seen is not None:
+            self._guarded(lane.tracker.after_function, seen, result)
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        lane = self._current()
+        if lane is not None:
+            self._guarded(lane.tracker.enter, module, (args, kwargs))
+            lane.enter(self)
+
+    def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        lane = self._current()
+        if lane is not None:
+            self._guarded(lane.tracker.leave, module, (args, kwargs), output)
+            lane.leave()
+
+    def _current(self) -> _Lane | None:
+        """Return the lane of the pass that is running; None if it is not to be followed."""
+        if not in_backward():
+            return self._lane if threading.get_ident() == self._thread else None
+        node = recomputing_node()
+        if node is None or self._make_sink is None:
+            return None
+        if self._again is None or self._again[0].node != node:
+            if self._again is not None:
+                self._again[0].resolve()
+                self._again[1].end()
+            segment = Recomputation(node, self._pending)
+            self._again = segment, _Lane(Tracker(self._names, self._make_sink(self, segment)))
+        return self._again[1]
+
+    def _guarded(self, call: Callable[..., Any], *args: Any) -> Any:
+        if self.failure is not None:
+            return None
+        try:
+            with torch._C.DisableTorchFunction():  # function modes, ours and the user's, need not see what we compute
+                return call(*args)
+        except Exception as error:
+            self.failure = error
+            return None
+
+
+@dataclass
+class _Lane:
+    """A sequence of nested module calls: its tracker, its depth, and the function mode while it is not 0."""
+
+    tracker: Tracker
+    depth: int = 0
+    mode: _FunctionMode | None = None
+
+    def enter(self, watch: Watch) -> None:
+        """A module starts to run. The mode spans the outermost call, so that it never sees a backward pass begin."""
+        self.depth += 1
+        if self.mode is None:
+            self.mode = _FunctionMode(watch, self)
+            self.mode.__enter__()
+
+    def leave(self) -> None:
+        """A module has run."""
+        self.depth = max(self.depth - 1, 0)
+        if self.depth == 0:
+            self.end()
+
+    def end(self) -> None:
+        """End the function mode."""
+        self.depth = 0
+        if self.mode is not None:
+            self.mode.__exit__(None, None, None)
+            self.mode = None
+
+
+class _FunctionMode(TorchFunctionMode):
+    """Sees functional activations, those inside library modules too; torch turns it off while a function runs, so
+    that none is seen twice."""
+
+    def __init__(self, watch: Watch, lane: _Lane) -> None:
+        super().__init__()
+        self._watch, self._lane = watch, lane
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        seen = self._watch.before_function(self._lane, func, args, kwargs)
+        result = func(*args, **kwargs)
+        self._watch.after_function(self._lane, seen, result)
+        return result

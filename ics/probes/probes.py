@@ -1,0 +1,136 @@
+"""The probes: armed around the passes of a measured step, they return its rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ics import schema
+from ics.errors import MeasurementWarning, UsageError, unknown_name
+from ics.probes.collect import Collector, make_block
+from ics.probes.grouping import Grouping, declared_layers
+from ics.probes.hooks import Watch
+from ics.probes.recompute import Recomputation
+from ics.probes.selection import Selection, select_layers
+from ics.probes.sink import GradientHooks, Measured, MeasuringSink, Wanted
+from ics.records import Block, Layer
+
+
+class Probes:
+    """Look at the forward and backward passes of a model and change nothing.
+
+    Armed as a context manager, around the passes of one step; `blocks` then returns the rows. Several forward passes
+    while armed (gradient accumulation) are merged: a pass begins where the model is called, or where a part of it is
+    that was already called from outside the model. Nothing is copied to the host.
+
+    Args:
+        model: the model that is called, wrapped or not.
+        activations: measure the sites' values: table `activations`.
+        gradients: measure dL/d(site): rows of kind "site" of the table `gradients`.
+        normalization: measure normalisation layers: table `normalization`.
+        sites: which sites, of `ics.schema.SITES`.
+        layers: whose rows, as for `select_layers`; predicates are asked about every module of the model by itself.
+        histogram: whether to count histograms.
+        per_channel: whether to keep the channels' columns.
+        loss_scale: what the loss is multiplied by for the backward pass (`GradScaler.get_scale()`); gradients of
+            sites are divided by it.
+
+    Cost: one pass over each measured tensor in the forward pass and one over its gradient in the backward pass.
+
+    Raises:
+        SelectionError: a site or layer that is not there.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> probes = Probes(model, activations=True, gradients=True, normalization=False)
+        >>> with probes:
+        ...     model(torch.ones(4, 2)).sum().backward()
+        >>> activations, gradients = probes.blocks()
+        >>> activations.columns["site"]
+        ['input', 'preactivation', 'activation']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        activations: bool,
+        gradients: bool,
+        normalization: bool,
+        sites: Sequence[str] = schema.SITES,
+        layers: Selection = None,
+        histogram: bool = True,
+        per_channel: bool = True,
+        loss_scale: float | Tensor | None = None,
+    ) -> None:
+        sites = (sites,) if isinstance(sites, str) else sites
+        for site in sites:
+            if site not in schema.SITES:
+                raise unknown_name("site", site, schema.SITES)
+        chosen = None if layers is None else {layer.name for layer in select_layers(declared_layers(model), layers)}
+        self._model = model
+        self._wanted = Wanted(
+            activations, gradients, normalization, frozenset(sites), None if chosen is None else frozenset(chosen)
+        )
+        self._options: dict[str, Any] = {
+            "histogram": histogram,
+            "per_channel": per_channel,
+            "loss_scale": loss_scale,
+        }
+        self._measured = Measured(Collector(**self._options))
+        self._watch: Watch | None = None
+        self._armed = False
+
+    def __enter__(self) -> Probes:
+        if self._armed:
+            raise UsageError("probes are expected to be armed once at a time, got a second `with`; make other Probes")
+        self._measured = Measured(Collector(**self._options))
+        self._watch = Watch(self._model, self._make_sink, pending=self._measured.pending)
+        self._armed = True
+        self._watch.attach()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._armed = False
+        assert self._watch is not None
+        self._watch.detach()
+        if kind is None and self._watch.failure is None and not self._watch.tracker.order:
+            warnings.warn(
+                "the probes saw no layer, normalisation or activation: no such module of the model was called in this "
+                "thread while they were armed; call the model that they were given, uncompiled, inside the block",
+                MeasurementWarning,
+                stacklevel=2,
+            )
+
+    def blocks(self) -> list[Block]:
+        """Return the rows of each instrument, tensors still on the device.
+
+        The bias gradient in front of a normalisation is read from `.grad` now. An error that measuring met inside
+        the user's passes, where it must not stop a training, is raised here.
+        """
+        if self._watch is None:
+            return []
+        if self._watch.failure is not None:
+            raise self._watch.failure
+        order, collector, blocks = self._watch.tracker.order, self._measured.collector, []
+        if self._wanted.activations:
+            blocks.append(collector.activations_block(order))
+        if self._wanted.gradients:
+            blocks.append(collector.gradients_block(order))
+        if self._wanted.normalization:
+            rows = [row.cells(order) for row in self._measured.normalizations.values()]
+            blocks.append(make_block("normalization", rows))
+        return blocks
+
+    def layers(self, grouping: Grouping = "paper") -> tuple[Layer, ...]:
+        """Return the layers in the order of execution, as seen while armed last."""
+        return () if self._watch is None else self._watch.layers(grouping)[0]
+
+    def _make_sink(self, hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
+        return MeasuringSink(self._wanted, self._measured, hooks, recomputation)

@@ -1,0 +1,81 @@
+"""Which tensor is which: the first tensor of anything a module takes or returns, and a map by identity."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+V = TypeVar("V")
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first floating-point tensor in a tensor, tuple, list, mapping or nest of them; None if there is none.
+
+    A tensor is taken whole: its batch axis is never iterated over. Integer, boolean, complex, sparse and nested
+    tensors have no moments and are passed over.
+    """
+    if isinstance(value, Tensor):
+        return value if _has_moments(value) else None
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return None
+    return next((tensor for item in value if (tensor := first_tensor(item)) is not None), None)
+
+
+def _has_moments(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written to in place; 0 for inference tensors, which do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@contextmanager
+def undisturbed(tensor: Tensor) -> Iterator[None]:
+    """Compute beside a running pass: no graph, no autocast, unseen by function modes.
+
+    Without it autocast would round the statistics to bfloat16, and every function mode of the user (and our own)
+    would see and pay for each operation of ours.
+    """
+    kind = tensor.device.type
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        if torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                yield
+        else:
+            yield
+
+
+class TensorMap(Generic[V]):
+    """What is known about tensors while they are alive and have not been written to: same object, same version.
+
+    Tensors are held weakly, so nothing lives longer because it is looked at.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref[Tensor], int, V]] = {}
+
+    def __setitem__(self, tensor: Tensor, value: V) -> None:
+        self._entries[id(tensor)] = (weakref.ref(tensor), version_of(tensor), value)
+
+    def get(self, tensor: Tensor | None) -> V | None:
+        """Return what was set for this very tensor; None if nothing was or its values have changed since."""
+        if tensor is None or (entry := self._entries.get(id(tensor))) is None:
+            return None
+        reference, version, value = entry
+        return value if reference() is tensor and version == version_of(tensor) else None
+
+    def forget(self, tensor: Tensor) -> None:
+        """Drop what was set for a tensor."""
+        self._entries.pop(id(tensor), None)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
