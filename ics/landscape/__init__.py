@@ -1,0 +1,22 @@
+"""Loss and gradient at other parameter values than those in training: internal covariate shift, the loss along a line."""
+
+from ics.landscape.agreement import Agreement
+from ics.landscape.gradient_line import default_etas, gradient_line
+from ics.landscape.gradient_shift import gradient_shift
+from ics.landscape.objective import Evaluation, Objective
+from ics.landscape.randomness import RandomState
+from ics.landscape.substitution import substituted
+from ics.landscape.transition import Transition, make_transition
+
+__all__ = [
+    "Agreement",
+    "Evaluation",
+    "Objective",
+    "RandomState",
+    "Transition",
+    "default_etas",
+    "gradient_line",
+    "gradient_shift",
+    "make_transition",
+    "substituted",
+]

@@ -1,0 +1,174 @@
+"""Internal covariate shift of every layer (Santurkar et al. 2018, Def. 2.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ics import schema, stats
+from ics.errors import UsageError, unknown_name
+from ics.landscape.cancelled import cancelled_parameters
+from ics.landscape.full_passes import full_passes
+from ics.landscape.transition import Transition, vector
+from ics.records import Block, Layer
+
+_COLUMNS = tuple(column.name for column in schema.GRADIENT_SHIFT.columns if column.name != "step")
+
+_NOTHING_TRAINED = "no trained parameter of its own: frozen, or shared with an earlier layer"
+
+Gradients = Mapping[str, Tensor | None]
+
+
+def gradient_shift(
+    transition: Transition, *, layers: Sequence[Layer], selected: Sequence[Layer] | None = None
+) -> Block:
+    """Measure how much each layer's gradient changes because the layers before it were updated.
+
+    G_i  = grad_{W_i} L(W_1(t),   ..., W_k(t))
+    G'_i = grad_{W_i} L(W_1(t+1), ..., W_{i-1}(t+1), W_i(t), ..., W_k(t))
+
+    on the same batch with the same random draws. The shift is ||G_i - G'_i||_2; beside it the cosine of G and G', the
+    shift relative to ||G_i||, and the noise floor: the same between G and the gradient G_b of a second batch at W(t).
+    "Before" means executed before. A parameter that several layers share belongs to the first that uses it.
+
+    Args:
+        transition: W(t) to W(t+1), the loss, and the second batch if there is one.
+        layers: all layers of the model in the order of execution.
+        selected: the layers to measure; default all.
+
+    Returns:
+        Two rows a layer, for its weight and for all its parameters, with the columns of `gradient_shift` but for
+        `step`. Norms in loss/weight. A gradient that is zero, exactly or by construction (a bias that the
+        normalisation behind it subtracts again), has no direction: cosine and relative shift are null.
+
+    Cost: a forward-backward pass per selected layer before which something moved, and one for the floor.
+
+    Raises:
+        UsageError: `layers` is not every layer in the order of execution.
+        SelectionError: a selected layer, or a layer's parameter, that is not there.
+
+    Example:
+        >>> from ics.landscape import Objective, make_transition
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+        >>> objective = Objective(model, lambda model, x: model(x).square().sum(), torch.ones(4, 2))
+        >>> before = objective.parameters
+        >>> after = {name: value - 0.1 for name, value in before.items()}
+        >>> layers = [
+        ...     Layer(n, i, "Linear", (n,), (f"{n}.weight",), (f"{n}.weight", f"{n}.bias"), (), 0)
+        ...     for i, n in enumerate("01")
+        ... ]
+        >>> block = gradient_shift(make_transition(objective, before=before, after=after), layers=layers)
+        >>> block.columns["shift_l2"][:2], block.columns["shift_cosine"][:2]
+        ([0.0, 0.0], [1.0, 1.0])
+    """
+    layers = _in_order(layers)
+    chosen = _chosen(layers, selected)
+    floor = transition.second is not None
+    second = transition.second(transition.before).gradients if transition.second else {}
+    rows: list[_Row] = []
+    measured: list[Tensor] = []
+    for layer, shifted in full_passes(transition, layers=layers, selected=chosen):
+        for parameters in schema.PARAMETERS:
+            row = _Row(layer, parameters, _trained(transition, layer, parameters))
+            rows.append(row)
+            measured.append(_measure(transition, shifted, second, row.names))
+    numbers = torch.stack(measured).tolist() if measured else []  # the one copy to the host
+    cells = [_cells(transition, row, values, floor=floor) for row, values in zip(rows, numbers, strict=True)]
+    return Block("gradient_shift", {column: [each.get(column) for each in cells] for column in _COLUMNS})
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a row is about."""
+
+    layer: Layer
+    parameters: str
+    names: tuple[str, ...]
+
+
+def _in_order(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers by execution; with a layer missing, later ones would be measured as if it had not moved."""
+    ordered = sorted(layers, key=lambda layer: layer.index)
+    if [layer.index for layer in ordered] != list(range(len(ordered))):
+        raise UsageError(
+            f"gradient_shift expects every layer of the model, numbered from 0 in the order of execution, got numbers "
+            f"{[layer.index for layer in ordered]}; type gradient_shift(transition, layers=all_layers, selected=some)"
+        )
+    return ordered
+
+
+def _chosen(layers: Sequence[Layer], selected: Sequence[Layer] | None) -> frozenset[str]:
+    known = [layer.name for layer in layers]
+    chosen = known if selected is None else [layer.name for layer in selected]
+    for name in chosen:
+        if name not in known:
+            raise unknown_name("layer", name, known)
+    return frozenset(chosen)
+
+
+def _trained(transition: Transition, layer: Layer, parameters: str) -> tuple[str, ...]:
+    names = layer.weight if parameters == "weight" else layer.parameters
+    return tuple(name for name in names if name in transition.gradients)
+
+
+def _measure(transition: Transition, shifted: Gradients, second: Gradients, names: Sequence[str]) -> Tensor:
+    """Return ||G||, ||G'||, ||G - G'||, cos(G, G'), ||G - G_b||, cos(G, G_b) of one vector of parameters, shape (6,)."""
+    g, g_shifted, g_second = (
+        vector(gradients, names, like=transition.before) for gradients in (transition.gradients, shifted, second)
+    )
+    if not g:
+        return next(iter(transition.before.values())).new_zeros(6, dtype=transition.loss.dtype)
+    return torch.stack(
+        [
+            *(stats.norm(g), stats.norm(g_shifted)),
+            *(stats.distance(g, g_shifted), stats.cosine(g, g_shifted)),
+            *(stats.distance(g, g_second), stats.cosine(g, g_second)),
+        ]
+    )
+
+
+def _cells(transition: Transition, row: _Row, numbers: Sequence[float], *, floor: bool) -> dict[str, Any]:
+    """Return the cells of a row; what is undefined is null, and null_reason says why."""
+    norm, shifted_norm, shift, cosine, floor_l2, floor_cosine = numbers
+    cells: dict[str, Any] = {
+        "layer": row.layer.name,
+        "layer_index": row.layer.index,
+        "parameters": row.parameters,
+    }
+    if not row.names:
+        return cells | {"null_reason": _NOTHING_TRAINED}
+    cells |= {"gradient_norm": norm, "shifted_gradient_norm": shifted_norm, "shift_l2": shift}
+    undirected = _undirected(transition, row, norm)
+    reasons = [undirected]
+    if not undirected:
+        cells["shift_relative"] = shift / norm
+        cells["shift_cosine"] = cosine if shifted_norm else None
+        reasons.append(None if shifted_norm else "shift_cosine: G' is exactly zero")
+    if floor:
+        cells["floor_l2"] = floor_l2
+        if not undirected:
+            cells["floor_relative"] = floor_l2 / norm
+            cells["floor_cosine"] = None if math.isnan(floor_cosine) and math.isfinite(floor_l2) else floor_cosine
+            reasons.append(
+                "floor_cosine: the second batch's gradient is exactly zero" if cells["floor_cosine"] is None else None
+            )
+    else:
+        reasons.append("floor: no second batch")
+    return cells | {"null_reason": "; ".join(filter(None, reasons)) or None}
+
+
+def _undirected(transition: Transition, row: _Row, norm: float) -> str | None:
+    """Say why the gradient has no direction, if it has none."""
+    if all(transition.gradients[name] is None for name in row.names):
+        return "cosine and relative: the loss does not depend on these parameters"
+    cancelled = cancelled_parameters(transition.objective.model, row.layer)
+    if norm == 0:
+        return "cosine and relative: G is exactly zero"
+    if cancelled.issuperset(row.names):
+        return "cosine and relative: G is zero by construction, the normalisation behind it subtracts the bias again"
+    return None

@@ -1,0 +1,211 @@
+"""The loss of one batch as a pure function of the parameters: the only way to evaluate elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ics.errors import LossError, UsageError, unknown_name
+from ics.landscape.agreement import Agreement, compare
+from ics.landscape.randomness import RandomState, replayed
+from ics.landscape.substitution import attributes_kept, substituted
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and gradients at one point.
+
+    Attributes:
+        loss: 0-dimensional, detached, on the model's device.
+        gradients: gradient by parameter name; None where the loss does not depend on the parameter at all, which
+            is not the same as a gradient of zeros.
+    """
+
+    loss: Tensor
+    gradients: dict[str, Tensor | None]
+
+
+class Objective:
+    """`parameters -> (loss, gradients)` of one batch, as training saw it, as often as wanted.
+
+    Every evaluation draws the same random numbers, starts from the same buffers (in clones, so that BatchNorm's
+    running statistics and num_batches_tracked stand still) and runs in the mode the model is in. It never touches
+    `.grad`, parameters, hooks, buffers or the random state.
+
+    Args:
+        model: the model; its own parameters are used nowhere, only their names and places.
+        loss_fn: `loss_fn(model, batch)` returning the training loss as one number.
+        batch: what `loss_fn` takes; with `accumulate` the list of micro-batches.
+        accumulate: sum loss and gradients over the micro-batches in `batch`, as repeated `loss.backward()` does;
+            random numbers and buffers go on from one micro-batch to the next.
+        random_state: the state of the generators before training's forward pass; default now.
+        buffers: the buffers before training's forward pass; default clones of the present ones.
+
+    Raises:
+        UsageError: a model without parameters, or `accumulate` without a list of micro-batches.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> objective = Objective(model, lambda model, x: model(x).sum(), torch.ones(3, 2))
+        >>> objective({"weight": torch.tensor([[1.0, 2.0]])})
+        Evaluation(loss=tensor(9.), gradients={'weight': tensor([[3., 3.]])})
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        batch: Any,
+        *,
+        accumulate: bool = False,
+        random_state: RandomState | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        if next(model.parameters(), None) is None:
+            raise UsageError(
+                f"an objective expects a model with parameters, got {type(model).__name__} without any; "
+                "pass the model that is trained"
+            )
+        if accumulate and not (isinstance(batch, list | tuple) and batch):
+            raise UsageError(
+                f"accumulate=True expects a list of micro-batches, got {_describe(batch)}; type [batch] for a single one"
+            )
+        self.model = model
+        self.batches: tuple[Any, ...] = tuple(batch) if accumulate else (batch,)
+        self.trainable = tuple(name for name, value in model.named_parameters() if value.requires_grad)
+        self._loss_fn = loss_fn
+        self._random_state = random_state or RandomState.capture(model)
+        present = dict(model.named_buffers()) if buffers is None else buffers
+        self._buffers = {name: value.detach().clone() for name, value in present.items()}
+        self._model_writes = True  # until an evaluation has shown that it does not write into its parameters
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The model's present parameter values, detached but not copied."""
+        return {name: value.detach() for name, value in self.model.named_parameters()}
+
+    def __call__(self, parameters: Mapping[str, Tensor], *, wanted: Sequence[str] | None = None) -> Evaluation:
+        """Evaluate at `parameters`.
+
+        Args:
+            parameters: a value for every parameter, by its name in `named_parameters`; none of them is written to.
+            wanted: names of the parameters whose gradient is wanted; default all that are trained.
+
+        Returns:
+            The loss and d loss / d parameter. A loss that is NaN or infinite is returned as it is.
+
+        Cost: one forward-backward pass.
+
+        Raises:
+            LossError: `loss_fn` does not return one number, or it depends on no trained parameter.
+            SelectionError: a name that is no parameter.
+            UsageError: a parameter without a value.
+        """
+        names = self.trainable if wanted is None else tuple(wanted)
+        self._check_names([*parameters, *names], given=parameters)
+        loss, gradients = self._evaluate(parameters, names)
+        if wanted is None and all(gradient is None for gradient in gradients.values()):
+            raise LossError(
+                "loss_fn must return a loss that depends on the model's trained parameters, got one that depends on "
+                "none; compute it from model(...) as passed to loss_fn, without torch.no_grad() or .detach()"
+            )
+        return Evaluation(loss, gradients)
+
+    def check(self, gradients: Mapping[str, Tensor | None], *, at: Mapping[str, Tensor] | None = None) -> Agreement:
+        """Compare this objective's gradient with the one that training used, and with itself evaluated again.
+
+        Args:
+            gradients: gradient by parameter name as the optimizer used it.
+            at: the parameters at which training computed it; default the model's present ones.
+
+        Cost: two forward-backward passes.
+        """
+        where = self.parameters if at is None else at
+        return compare(self(where).gradients, self(where).gradients, gradients)
+
+    @contextmanager
+    def standing_at(self, leaves: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the model hold `leaves` and fresh clones of the buffers, with the random numbers of the training pass."""
+        buffers = {name: value.clone() for name, value in self._buffers.items()}
+        with (
+            replayed(self._random_state, self.model),
+            attributes_kept(self.model),
+            substituted(self.model, {**leaves, **buffers}),
+            torch.enable_grad(),
+        ):
+            yield
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the loss of one (micro-)batch at whatever the model holds, still attached to its graph."""
+        loss = self._loss_fn(self.model, batch)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point()):
+            raise LossError(
+                f"loss_fn must return one number as a tensor, got {_describe(loss)}; return the training loss itself, "
+                "e.g. loss.mean() or output.loss"
+            )
+        return loss.reshape(())
+
+    def leaves(self, parameters: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, nn.Parameter]:
+        """Return fresh leaves with the values of `parameters`, of which those `wanted` require a gradient.
+
+        A model that writes into its parameters (an embedding with max_norm) gets copies; which models do is seen at
+        the first evaluation, and the others are spared the copy afterwards.
+        """
+        chosen = frozenset(wanted)
+        return {
+            name: nn.Parameter(value.detach().clone() if self._model_writes else value.detach(), name in chosen)
+            for name, value in parameters.items()
+        }
+
+    def _evaluate(
+        self, parameters: Mapping[str, Tensor], names: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
+        leaves = self.leaves(parameters, names)
+        versions = [leaf._version for leaf in leaves.values()]
+        total: Tensor | None = None
+        gradients: dict[str, Tensor | None] = dict.fromkeys(names)
+        with self.standing_at(leaves):
+            for batch in self.batches:
+                loss = self.loss(batch)
+                add_gradients(gradients, loss, leaves)
+                total = loss.detach() if total is None else total + loss.detach()
+        self._model_writes = versions != [leaf._version for leaf in leaves.values()]
+        assert total is not None
+        return total, gradients
+
+    def _check_names(self, names: Sequence[str], *, given: Mapping[str, Tensor]) -> None:
+        known = dict(self.model.named_parameters())
+        for name in names:
+            if name not in known:
+                raise unknown_name("parameter", name, known)
+        missing = [name for name in known if name not in given]
+        if missing:
+            raise UsageError(
+                f"an objective expects a value for every parameter, got none for {', '.join(missing)}; "
+                "type {**objective.parameters, ...}"
+            )
+
+
+def add_gradients(gradients: dict[str, Tensor | None], loss: Tensor, leaves: Mapping[str, Tensor]) -> None:
+    """Add d loss / d leaf to each of `gradients`, in the order in which repeated `loss.backward()` adds to `.grad`."""
+    if not loss.requires_grad:
+        return
+    found = torch.autograd.grad(loss, [leaves[name] for name in gradients], allow_unused=True)
+    for name, gradient in zip(gradients, found, strict=True):
+        if gradient is not None:
+            dense = gradient.to_dense() if gradient.is_sparse else gradient
+            before = gradients[name]
+            gradients[name] = dense if before is None else before + dense
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
