@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ics import analysis
+from ics.errors import UsageError
 from ics.plots import style
 
 
@@ -26,9 +27,11 @@ def training_curves(
 
     Raises:
         SelectionError: a column is missing.
-        UsageError: no rows.
+        UsageError: no rows, or nothing was logged.
     """
     curves = analysis.training_curves(frame, measures=measures)
+    if curves.empty:
+        raise UsageError("expected a logged loss or other measure, got none; type step.log(loss=loss) in the loop")
     colors = colors or style.net_colors(curves["net"])
     names = list(dict.fromkeys(curves["measure"]))
     columns = min(max(len(names), 1), 3)
