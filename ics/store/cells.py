@@ -151,5 +151,5 @@ def _culprit(cells: Sequence[Any], dtype: str, convert: Callable[[Sequence[Any],
 
 
 def _shown(cell: Any) -> str:
-    text = repr(cell)
+    text = " ".join(line.strip() for line in repr(cell).splitlines())
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(cell).__name__})"

@@ -15,21 +15,16 @@ from ics.store.parts import arrow_schema, with_columns, write_part
 _MAX_BYTES = 128 * 2**20
 
 
-def compact(folder: Path, table: Table, *, max_bytes: int = _MAX_BYTES) -> None:
-    """Merge neighbouring parts of a table into parts of at most `max_bytes` (before compression).
+def compact(folder: Path, table: Table) -> None:
+    """Merge neighbouring parts of a table into parts of at most 128 MiB (before compression).
 
     Small tables end as one part. Larger ones end as several, each sorted in itself, because sorting a whole table
     would need several times its size in memory. Safe to be killed at any point, see `layout`.
 
-    Args:
-        folder: folder of the table.
-        table: its schema.
-        max_bytes: size of a merged part; a larger part is left as it is.
-
     Raises:
         OSError, pyarrow.ArrowException: a part cannot be read or written; every row is still readable.
     """
-    for group in _groups(live_parts(folder), max_bytes):
+    for group in _groups(live_parts(folder)):
         if len(group) > 1:
             _merge(group, table)
     counting = live_parts(folder)
@@ -38,13 +33,13 @@ def compact(folder: Path, table: Table, *, max_bytes: int = _MAX_BYTES) -> None:
             part.path.unlink(missing_ok=True)
 
 
-def _groups(parts: Sequence[Part], max_bytes: int) -> list[list[Part]]:
-    """Return neighbours that together stay within `max_bytes`."""
+def _groups(parts: Sequence[Part]) -> list[list[Part]]:
+    """Return neighbours that together stay within the limit; a part beyond it is left alone."""
     groups: list[list[Part]] = []
     size = 0
     for part in parts:
         own = _num_bytes(part)
-        if not groups or size + own > max_bytes:
+        if not groups or size + own > _MAX_BYTES:
             groups.append([])
             size = 0
         groups[-1].append(part)
