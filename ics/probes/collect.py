@@ -17,7 +17,6 @@ from ics.probes.tensors import version_of
 from ics.records import Block
 
 _CHANNEL_COLUMNS = frozenset(name for name in schema.ACTIVATIONS.column_names if name.startswith("channel_"))
-_NO_BACKWARD = "no backward pass reached it while the probes were armed"
 
 Reduced = tuple[stats.Moments, Tensor | None]
 
@@ -89,14 +88,13 @@ class Collector:
         record = self.gradients.setdefault(site.key, Record(site))
         record.statistics.add(*self._reduce(gradient, site, gradient=True))
 
-    def undefined(self, site: Site, reason: str, *, values: bool) -> None:
-        """Note why a site has no values, or no gradient."""
-        rows = self.values if values else self.gradients
-        rows.setdefault(site.key, Record(site, reason=reason))
+    def expect_value(self, site: Site, reason: str) -> None:
+        """Make a row for a site, null for `reason` until its tensor comes."""
+        self.values.setdefault(site.key, Record(site, reason=reason))
 
-    def expect_gradient(self, site: Site) -> None:
-        """Make a row for dL/d(site), null until a backward pass reaches it."""
-        self.gradients.setdefault(site.key, Record(site, reason=_NO_BACKWARD))
+    def expect_gradient(self, site: Site, reason: str) -> None:
+        """Make a row for dL/d(site), null for `reason` until its gradient comes."""
+        self.gradients.setdefault(site.key, Record(site, reason=reason))
 
     def withdraw(self, site: Site) -> None:
         """Remove the rows of a site."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -128,13 +128,13 @@ class Watch:
         lane = self._current()
         if lane is not None:
             self._guarded(lane.tracker.enter, module, (args, kwargs))
-            lane.enter(self)
+            lane.enter(self, module)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         lane = self._current()
-        if lane is not None:
+        if lane is not None and module in lane.running:  # it is not if another hook raised before ours was called
             self._guarded(lane.tracker.leave, module, (args, kwargs), output)
-            lane.leave()
+            lane.leave(module)
 
     def _current(self) -> _Lane | None:
         """Return the lane of the pass that is running; None if it is not to be followed."""
@@ -148,7 +148,7 @@ class Watch:
                 self._again[0].resolve()
                 self._again[1].end()
             segment = Recomputation(node, self._pending)
-            self._again = segment, _Lane(Tracker(self._names, self._make_sink(self, segment)))
+            self._again = segment, _Lane(Tracker(self._names, self._make_sink(self, segment), single_pass=True))
         return self._again[1]
 
     def _guarded(self, call: Callable[..., Any], *args: Any) -> Any:
@@ -164,28 +164,29 @@ class Watch:
 
 @dataclass
 class _Lane:
-    """A sequence of nested module calls: its tracker, its depth, and the function mode while it is not 0."""
+    """A sequence of nested module calls: its tracker, the modules that run, and the function mode while any does."""
 
     tracker: Tracker
-    depth: int = 0
+    running: list[nn.Module] = field(default_factory=list)
     mode: _FunctionMode | None = None
 
-    def enter(self, watch: Watch) -> None:
+    def enter(self, watch: Watch, module: nn.Module) -> None:
         """A module starts to run. The mode spans the outermost call, so that it never sees a backward pass begin."""
-        self.depth += 1
+        self.running.append(module)
         if self.mode is None:
             self.mode = _FunctionMode(watch, self)
             self.mode.__enter__()
 
-    def leave(self) -> None:
+    def leave(self, module: nn.Module) -> None:
         """A module has run."""
-        self.depth = max(self.depth - 1, 0)
-        if self.depth == 0:
+        while self.running.pop() is not module:
+            pass
+        if not self.running:
             self.end()
 
     def end(self) -> None:
         """End the function mode."""
-        self.depth = 0
+        self.running.clear()
         if self.mode is not None:
             self.mode.__exit__(None, None, None)
             self.mode = None

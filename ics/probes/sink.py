@@ -102,9 +102,10 @@ class MeasuringSink:
             return
         if not has_known_formula(module):
             reason = f"x-hat of {kind_of(module)} is not known: it is not torch's own normalisation"
-            for instrument, values in ((self._takes_values, True), (self.wanted.gradients, False)):
-                if instrument:
-                    self.measured.collector.undefined(site, reason, values=values)
+            if self._takes_values:
+                self.measured.collector.expect_value(site, reason)
+            if self.wanted.gradients:
+                self.measured.collector.expect_gradient(site, reason)
             return
         if self._takes_values:
             with undisturbed(x):
@@ -119,10 +120,13 @@ class MeasuringSink:
             self._expect(site, tensor)
 
     def _expect(self, site: Site, tensor: Tensor) -> None:
-        if torch.is_grad_enabled() and not tensor.requires_grad:
-            self.measured.collector.undefined(site, "the tensor needs no gradient", values=False)
+        if not torch.is_grad_enabled():
+            reason = "it was made without a graph, and no backward pass recomputed it in a module that was seen"
+        elif not tensor.requires_grad:
+            reason = "the tensor needs no gradient"
         else:
-            self.measured.collector.expect_gradient(site)
+            reason = "no backward pass reached it while the probes were armed"
+        self.measured.collector.expect_gradient(site, reason)
 
     def _note(self, site: Site, tensor: Tensor) -> bool:
         """Return whether a tensor has a gradient; if not, it may get one when a checkpointed segment is recomputed."""

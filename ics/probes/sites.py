@@ -97,10 +97,12 @@ class Tracker:
     Args:
         names: modules to dotted names; modules that are not in it are not followed.
         sink: takes the sites; None to follow only the order of execution.
+        single_pass: whether everything belongs to one pass, as in the recomputation of a checkpointed segment.
     """
 
     names: Mapping[nn.Module, str]
     sink: Sink | None
+    single_pass: bool = False
     called: dict[nn.Module, None] = field(default_factory=dict)
     follows: dict[nn.Module, nn.Module] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
@@ -112,14 +114,9 @@ class Tracker:
     _origins: TensorMap[_Origin] = field(default_factory=TensorMap)
     _sources: TensorMap[str] = field(default_factory=TensorMap)
 
-    @property
-    def running(self) -> bool:
-        """Whether a module of the model is running."""
-        return bool(self._stack)
-
     def enter(self, module: nn.Module, inputs: Any) -> None:
         """A module is about to run on `inputs`."""
-        if not self._stack:
+        if not self._stack and not self.single_pass:
             self._begin(module)
         self.called.setdefault(module)
         frame, x = _Frame(module, role_of(module)), first_tensor(inputs)
