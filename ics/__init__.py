@@ -21,6 +21,7 @@ _HOME = {
     "gradient_shift": "ics.recording",
     "gradient_line": "ics.recording",
     "activation_stats": "ics.recording",
+    "sharpness": "ics.recording",
     # read
     "open_run": "ics.store",
     "open_runs": "ics.store",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ics.recording import gradient_line as gradient_line
     from ics.recording import gradient_shift as gradient_shift
     from ics.recording import log_spaced as log_spaced
+    from ics.recording import sharpness as sharpness
     from ics.store import open_run as open_run
     from ics.store import open_runs as open_runs
 

@@ -145,7 +145,9 @@ GRADIENTS = Table(
         Column("kind", "string", "parameter or site"),
     ),
     (
-        Column("gradient_norm", "float64", "l2 norm of the gradient (parameters: as the optimizer used it)", "loss/value"),
+        Column(
+            "gradient_norm", "float64", "l2 norm of the gradient (parameters: as the optimizer used it)", "loss/value"
+        ),
         Column("parameter_norm", "float64", "l2 norm of the parameter before the step; null for sites", "weight"),
         Column("update_norm", "float64", "l2 norm of the parameter after - before; null for sites", "weight"),
         Column("update_ratio", "float64", "update_norm / parameter_norm; null for sites and zero parameters"),
@@ -169,7 +171,9 @@ NORMALIZATION = Table(
         Column("channel_running_variance", "list<float64>", "running variance after the forward pass", "value^2"),
         Column("channel_weight", "list<float64>", "gamma before the update"),
         Column("channel_bias", "list<float64>", "beta before the update", "value"),
-        Column("output_gradient_squared", "float64", "sum over channels of ||g||^2, g = dL/d(output)", "(loss/value)^2"),
+        Column(
+            "output_gradient_squared", "float64", "sum over channels of ||g||^2, g = dL/d(output)", "(loss/value)^2"
+        ),
         Column("rescaled_gradient_squared", "float64", "sum of gamma^2/sigma^2 ||g||^2", "(loss/value)^2", "Thm 4.1"),
         Column("mean_term", "float64", "sum of gamma^2/sigma^2 <1,g>^2/m", "(loss/value)^2", "Thm 4.1"),
         Column(
@@ -179,7 +183,9 @@ NORMALIZATION = Table(
             "(loss/value)^2",
             "Thm 4.1, with eps inside sigma",
         ),
-        Column("input_gradient_squared", "float64", "sum over channels of ||dL/d(input)||^2, measured", "(loss/value)^2"),
+        Column(
+            "input_gradient_squared", "float64", "sum over channels of ||dL/d(input)||^2, measured", "(loss/value)^2"
+        ),
         Column(
             "theorem_error",
             "float64",

@@ -89,7 +89,7 @@ def test_the_envelope_of_several_runs_called_loss_landscape():
         with torch.no_grad():
             for name, value in model.named_parameters():
                 value.copy_(start[name] - eta * g[name])  # always from the same point
-        assert loss == pytest.approx(float(loss_fn(model, data)), rel=1e-12)
+        assert loss == pytest.approx(loss_fn(model, data).item(), rel=1e-12)
 
 
 def test_beta_not_divided_by_the_distance_or_by_the_wrong_one():
@@ -180,8 +180,8 @@ def test_measuring_in_eval_mode():
     line = ics.gradient_line(model, loss_fn, data, [0.1])
     assert model.training
     assert model.bn.training
-    assert line["loss"][0] == pytest.approx(float(loss_fn(model, data)), rel=1e-12)
-    assert abs(line["loss"][0] - float(loss_fn(model.eval(), data))) > 1e-3
+    assert line["loss"][0] == pytest.approx(loss_fn(model, data).item(), rel=1e-12)
+    assert abs(line["loss"][0] - loss_fn(model.eval(), data).item()) > 1e-3
 
 
 def test_scaled_gradients_recorded(tmp_path):

@@ -1,8 +1,10 @@
-"""Loss and gradient at other parameter values than those in training: internal covariate shift, the loss along a line."""
+"""Loss and gradient at other parameter values: internal covariate shift, the loss along a line."""
 
 from ics.landscape.agreement import Agreement
+from ics.landscape.curvature import curvature
 from ics.landscape.gradient_line import default_etas, gradient_line
 from ics.landscape.gradient_shift import gradient_shift
+from ics.landscape.hessian import HessianAt
 from ics.landscape.objective import Evaluation, Objective
 from ics.landscape.randomness import RandomState
 from ics.landscape.substitution import substituted
@@ -11,9 +13,11 @@ from ics.landscape.transition import Transition, make_transition
 __all__ = [
     "Agreement",
     "Evaluation",
+    "HessianAt",
     "Objective",
     "RandomState",
     "Transition",
+    "curvature",
     "default_etas",
     "gradient_line",
     "gradient_shift",

@@ -1,6 +1,6 @@
 """All that a user's loop touches: schedules, the recorder, and one-shot measurements."""
 
-from ics.recording.one_shot import activation_stats, gradient_line, gradient_shift
+from ics.recording.one_shot import activation_stats, gradient_line, gradient_shift, sharpness
 from ics.recording.recorder import Recorder
 from ics.recording.schedule import Schedule, at, every, log_spaced, parse_schedule
 from ics.recording.step import Step
@@ -16,4 +16,5 @@ __all__ = [
     "gradient_shift",
     "log_spaced",
     "parse_schedule",
+    "sharpness",
 ]

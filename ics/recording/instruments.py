@@ -31,6 +31,7 @@ INSTRUMENTS: Mapping[str, Instrument] = {
     "normalization": Instrument(),
     "gradient_shift": Instrument(evaluates=True, needs_step=True),
     "gradient_line": Instrument(evaluates=True, options=frozenset({"etas", "directions", "num_random"})),
+    "curvature": Instrument(evaluates=True, options=frozenset({"num_eigenvalues", "tolerance", "max_products"})),
 }
 
 PROBES = frozenset({"activations", "gradients", "normalization"})
@@ -47,7 +48,7 @@ DEFAULTS: Mapping[str, Schedule] = {
 def choose_instruments(
     instruments: Mapping[str, Schedule | int | str] | None, *, loss_fn: Callable[..., Any] | None
 ) -> dict[str, Schedule]:
-    """Return instrument name to schedule; without a choice, all that `loss_fn` allows.
+    """Return instrument name to schedule; without a choice, all of `DEFAULTS` that `loss_fn` allows.
 
     Raises:
         SelectionError: a name that is no instrument.

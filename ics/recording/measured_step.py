@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ics.landscape import (
     Objective,
     RandomState,
     Transition,
+    curvature,
     default_etas,
     gradient_line,
     gradient_shift,
@@ -36,7 +38,7 @@ class Setup:
     optimizer: torch.optim.Optimizer | None
     grad_scaler: torch.amp.GradScaler | None
     selection: Any
-    grouping: str
+    grouping: Literal["paper", "leaf"]
     options: Mapping[str, Mapping[str, Any]]
 
 
@@ -66,13 +68,13 @@ class MeasuredStep:
         """Keep W(t), buffers and random state, and attach what the due instruments need."""
         try:
             self._arm()
-        except BaseException:
-            self.disarm()
+        except BaseException as error:
+            self.disarm(type(error), error, error.__traceback__)
             raise
 
     def _arm(self) -> None:
         model, optimizer = self.setup.model, self.setup.optimizer
-        self._armed.enter_context(forced_eager(model))
+        self._armed.enter_context(forced_eager())
         self.before = {name: value.detach().clone() for name, value in model.named_parameters()}
         self.buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
         self.random_state = RandomState.capture(model)
@@ -83,9 +85,14 @@ class MeasuredStep:
             handle = before_optimizer_step(optimizer, self._keep_gradients)
             self._armed.callback(handle.remove)
 
-    def disarm(self) -> None:
-        """Detach everything; safe to call twice."""
-        self._armed.close()
+    def disarm(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Detach everything, telling what was armed how the block ended; safe to call twice."""
+        self._armed.__exit__(kind, error, traceback)
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in execution order: from one replayed pass where there is a loss, else as the probes saw them."""
@@ -99,7 +106,7 @@ class MeasuredStep:
         """The context of all evaluations: eager, and with the random state put back at its end."""
         now = RandomState.capture(self.setup.model)
         try:
-            with forced_eager(self.setup.model):
+            with forced_eager():
                 yield
         finally:
             now.restore()
@@ -119,6 +126,9 @@ class MeasuredStep:
             yield frozenset({"gradient_shift"}), lambda: [self.gradient_shift(layers, previous)]
         if "gradient_line" in self.due:
             yield frozenset({"gradient_line"}), lambda: [self.gradient_line(previous)]
+        if "curvature" in self.due:
+            options = self.setup.options.get("curvature", {})
+            yield frozenset({"curvature"}), lambda: [curvature(self.transition(previous), **options)]
 
     def norms(self) -> dict[str, Tensor | None]:
         """Gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
@@ -168,7 +178,8 @@ class MeasuredStep:
 
     def gradient_shift(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
         """Rows of `gradient_shift` for the selected layers."""
-        return gradient_shift(self.transition(previous), layers=select_layers(layers, self.setup.selection))
+        selected = select_layers(layers, self.setup.selection)
+        return gradient_shift(self.transition(previous), layers=layers, selected=selected)
 
     def gradient_line(self, previous: tuple[Any, bool] | None) -> Block:
         """Rows of `gradient_line`; step sizes of 1/2 to 4 times the learning rate unless `etas` are given."""

@@ -67,10 +67,11 @@ def gradient_shift(
         (0.0, 1.0)
     """
     model = unwrapped(model)
-    with forced_eager(model):
+    with forced_eager():
         transition = _transition(model, loss_fn, batch, after, second_batch, micro_batches)
         found = find_layers(model, lambda: transition.objective(transition.before), grouping=grouping)
-        return _frame(landscape.gradient_shift(transition, layers=select_layers(found, layers)))
+        selected = select_layers(found, layers)
+        return _frame(landscape.gradient_shift(transition, layers=found, selected=selected))
 
 
 def gradient_line(
@@ -116,10 +117,46 @@ def gradient_line(
     if "update" in directions and after is None:
         raise UsageError('the direction "update" expects the parameters after the step, got none; type after={...}')
     model = unwrapped(model)
-    with forced_eager(model):
+    with forced_eager():
         transition = _transition(model, loss_fn, batch, after or {}, None, micro_batches, learning_rate)
         block = landscape.gradient_line(transition, etas=etas, directions=tuple(directions), num_random=num_random)
         return _frame(block)
+
+
+def sharpness(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batch: Any,
+    *,
+    num_eigenvalues: int = 1,
+    learning_rate: float | None = None,
+    micro_batches: bool | None = None,
+) -> pd.DataFrame:
+    """Largest Hessian eigenvalues on the batch and the batch sharpness g.Hg / ||g||^2, beside 2/lr.
+
+    Args:
+        model: the model at w, in the mode in which it is trained; left as it is.
+        loss_fn: `loss_fn(model, batch)` returning one number, twice differentiable.
+        batch: the batch whose loss is looked at.
+        num_eigenvalues: how many of the largest eigenvalues.
+        learning_rate: for the reference 2/lr; null without it.
+        micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
+
+    Returns:
+        One row with the columns of the table `curvature` without `step`.
+
+    Cost: a gradient with its graph, and 20 to 60 backward passes through it. Source: Cohen et al. 2021.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> frame = sharpness(model, lambda model, x: (model(x) ** 2).sum() / 2, torch.eye(2) * 2, learning_rate=0.1)
+        >>> round(float(frame.hessian_max_eigenvalue[0]), 3), float(frame.two_over_lr[0])
+        (4.0, 20.0)
+    """
+    model = unwrapped(model)
+    with forced_eager():
+        transition = _transition(model, loss_fn, batch, {}, None, micro_batches, learning_rate)
+        return _frame(landscape.curvature(transition, num_eigenvalues=num_eigenvalues))
 
 
 def activation_stats(
@@ -153,7 +190,7 @@ def activation_stats(
     buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
     probes = Probes(model, activations=True, gradients=False, normalization=False, layers=layers)
     try:
-        with forced_eager(model), torch.no_grad(), substituted(model, buffers), probes:
+        with forced_eager(), torch.no_grad(), substituted(model, buffers), probes:
             (forward or feed)(model, batch)
     finally:
         state.restore()

@@ -185,7 +185,7 @@ class Recorder:
             if self._schedules.keys() & instruments:
                 for block in self._guarded(step, instruments, measure) or ():
                     self._logbook.add(block, step=step)
-        if not self._objective_checked and needs_batch(measured.due):
+        if not self._objective_checked and needs_batch(measured.due & self._schedules.keys()):
             self._objective_checked = True
             self._guarded(step, (), lambda: self._check_objective(measured))
 

@@ -70,7 +70,7 @@ class Step:
     ) -> None:
         duration = time.perf_counter() - self._started
         if self._measured is not None:
-            self._measured.disarm()
+            self._measured.disarm(kind, error, traceback)
         if kind is not None:
             self._recorder._abandon()
             return
