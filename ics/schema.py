@@ -125,7 +125,7 @@ ACTIVATIONS = Table(
     "step, layer, call and site",
     (STEP, LAYER, LAYER_INDEX, CALL, SITE),
     (
-        Column("source", "string", "module or function that made the tensor"),
+        Column("source", "string", "module or function that made the tensor; null for an input made outside a module"),
         *_POOLED,
         _SATURATED,
         *_PER_CHANNEL,

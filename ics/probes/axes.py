@@ -31,6 +31,7 @@ def channel_axis(module: nn.Module, tensor: Tensor) -> int:
     `stats.default_channel_axis`.
 
     Example:
+        >>> import torch
         >>> channel_axis(nn.Conv2d(3, 8, 1), torch.zeros(3, 5, 5)), channel_axis(nn.Linear(3, 4), torch.zeros(2, 7, 3))
         (-3, -1)
     """

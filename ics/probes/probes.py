@@ -25,7 +25,7 @@ class Probes:
 
     Armed as a context manager, around the passes of one step; `blocks` then returns the rows. Several forward passes
     while armed (gradient accumulation) are merged: a pass begins where the model is called, or where a part of it is
-    that was already called from outside the model. Nothing is copied to the host.
+    that was already called from outside the model; every backward pass counts. Nothing is copied to the host.
 
     Args:
         model: the model that is called, wrapped or not.
@@ -45,6 +45,7 @@ class Probes:
         SelectionError: a site or layer that is not there.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
         >>> probes = Probes(model, activations=True, gradients=True, normalization=False)
         >>> with probes:
