@@ -34,7 +34,8 @@ def default_etas(learning_rate: float | None, *, num_etas: int = 8) -> tuple[flo
     """
     if learning_rate is None:
         raise UsageError(
-            "default step sizes expect a learning rate, got none; type etas=[...], or hand the optimizer to the recorder"
+            "default step sizes expect a learning rate, got none; type etas=[...], or hand the optimizer to the "
+            "recorder"
         )
     if learning_rate == 0:
         return ()

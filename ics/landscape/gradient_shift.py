@@ -117,7 +117,7 @@ def _trained(transition: Transition, layer: Layer, parameters: str) -> tuple[str
 
 
 def _measure(transition: Transition, shifted: Gradients, second: Gradients, names: Sequence[str]) -> Tensor:
-    """Return ||G||, ||G'||, ||G - G'||, cos(G, G'), ||G - G_b||, cos(G, G_b) of one vector of parameters, shape (6,)."""
+    """Return ||G||, ||G'||, ||G - G'||, cos(G, G'), ||G - G_b||, cos(G, G_b) of one vector, shape (6,)."""
     g, g_shifted, g_second = (
         vector(gradients, names, like=transition.before) for gradients in (transition.gradients, shifted, second)
     )

@@ -75,7 +75,7 @@ class Objective:
             )
         if accumulate and not (isinstance(batch, list | tuple) and batch):
             raise UsageError(
-                f"accumulate=True expects a list of micro-batches, got {_describe(batch)}; type [batch] for a single one"
+                f"accumulate=True expects a list of micro-batches, got {_describe(batch)}; type [batch] for one"
             )
         self.model = model
         self.batches: tuple[Any, ...] = tuple(batch) if accumulate else (batch,)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ics.errors import unknown_name
 
-Place = tuple[dict[str, Tensor | None], str]
+Place = tuple[dict[str, Any], str]
 
 
 @contextmanager

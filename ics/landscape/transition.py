@@ -1,4 +1,4 @@
-"""One update of the parameters, W(t) to W(t+1), with the loss it was made for: what every landscape measurement takes."""
+"""One update of the parameters, W(t) to W(t+1), with the loss it was made for."""
 
 from __future__ import annotations
 
