@@ -65,7 +65,11 @@ def sample(x: Tensor, max_values: int | None) -> Tensor:
         stride += 1
     if x.is_contiguous():
         return x.view(-1)[::stride]
-    return x[torch.unravel_index(torch.arange(0, size, stride, device=x.device), x.shape)]
+    position, axes = torch.arange(0, size, stride, device=x.device), []
+    for length in reversed(x.shape):
+        axes.append(position % length)
+        position = position // length
+    return x[tuple(reversed(axes))]
 
 
 def _bucket_index(values: Tensor) -> Tensor:

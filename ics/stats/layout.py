@@ -20,6 +20,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # are what costs, and 2^24 is the largest count per channel that a float32 sum of ones still gives exactly.
 _BLOCK_ON_CPU = 2**17
 _BLOCK_ELSEWHERE = 2**24
+_NARROWEST = 64  # values of a channel read at a time; fewer would use a fraction of each line of the cache
 
 
 def default_channel_axis(x: Tensor) -> int:
@@ -72,7 +73,7 @@ def blocks(slabs: Tensor) -> Iterator[Tensor]:
     """Yield slabs of all channels, in at least float32, that together hold every value once and are small each."""
     _, channels, inner = slabs.shape
     size = _BLOCK_ON_CPU if slabs.device.type == "cpu" else _BLOCK_ELSEWHERE
-    rows, width = max(1, size // max(1, channels * inner)), max(1, size // max(1, channels))
+    rows, width = max(1, size // max(1, channels * inner)), max(_NARROWEST, size // max(1, channels))
     for part in slabs.split(rows):
         for block in part.split(width, dim=2):
             yield block.to(working_dtype(block))

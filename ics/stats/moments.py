@@ -9,8 +9,10 @@ and rounds nothing. The mathematics of the passes is `_extent` and `_raw_sums` a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +73,7 @@ def channel_moments(x: Tensor, *, channel_axis: int, saturation: tuple[float, fl
         x: float32, float64, bfloat16 or float16 tensor, of any memory layout; may be empty.
         channel_axis: the axis that counts channels; may be negative.
         saturation: asymptotes (low, high) of a bounded activation function; values within 1 % of `high - low` from
-            either are counted. None leaves `saturated_count` None.
+            either, and beyond, are counted. None leaves `saturated_count` None.
 
     Raises:
         UsageError: the tensor is not real floating, or has no such axis.
@@ -82,19 +84,19 @@ def channel_moments(x: Tensor, *, channel_axis: int, saturation: tuple[float, fl
         ([2.0, 0.0], [1.0, 0.0], [0, 1])
     """
     slabs = as_slabs(x, channel_axis=channel_axis)
-    values_per_channel = slabs.shape[0] * slabs.shape[2]
-    if values_per_channel * slabs.shape[1] == 0:
+    size = slabs.shape[0] * slabs.shape[2]
+    if size * slabs.shape[1] == 0:
         return _no_values(slabs.shape[1:2], like=slabs, has_asymptotes=saturation is not None)
-    masked = slabs.device.type != "cpu"
-    extent = _whole_extent(slabs, masked=masked)
     # Reading a CPU tensor from Python synchronises nothing, so there the usual case, all finite, is spared the masks.
-    if not masked and not bool(torch.isfinite(extent[1:3]).all()):
+    masked = slabs.device.type != "cpu"
+    extent = _whole_extent(slabs, masked)
+    if not masked and not math.isfinite(extent.sum()):
         masked = True
-        extent = _whole_extent(slabs, masked=masked)
-    count = values_per_channel - extent[3]
-    shift, unit = _centre(extent, count, working_dtype(slabs))
-    sums = torch.stack([_raw_sums(x, shift, unit, masked, saturation) for x in blocks(slabs)])
-    return _central(sums.sum(0, dtype=extent.dtype), count, shift, unit, extent)
+        extent = _whole_extent(slabs, masked)
+    count = size - extent[3]
+    shift, unit = _centre(extent, count, working_dtype(slabs), masked)
+    parts = [_raw_sums(block, shift, unit, masked, saturation).to(extent.dtype) for block in blocks(slabs)]
+    return _central(_added(parts), count, shift[:, 0], unit[:, 0], extent)
 
 
 def pool(moments: Moments) -> Moments:
@@ -122,8 +124,8 @@ def merge(a: Moments, b: Moments) -> Moments:
         >>> merge(*halves).mean.tolist()
         [3.5]
     """
-    names = [field.name for field in fields(Moments)]
-    return _combined(Moments(**{name: _stack(getattr(a, name), getattr(b, name)) for name in names}))
+    both: dict[str, Any] = {f.name: _stack(getattr(a, f.name), getattr(b, f.name)) for f in fields(Moments)}
+    return _combined(Moments(**both))
 
 
 def columns(moments: Moments) -> dict[str, Tensor | None]:
@@ -183,22 +185,32 @@ def _extent(x: Tensor, masked: bool) -> Tensor:
 
 
 def _whole_extent(slabs: Tensor, masked: bool) -> Tensor:
-    parts = torch.stack([_extent(x, masked) for x in blocks(slabs)]).to(accumulator_dtype(slabs.device))
-    return torch.stack((parts[:, 0].sum(0), parts[:, 1].amin(0), parts[:, 2].amax(0), parts[:, 3].sum(0)))
+    dtype = accumulator_dtype(slabs.device)
+    parts = [_extent(block, masked).to(dtype) for block in blocks(slabs)]
+    if len(parts) == 1:
+        return parts[0]
+    every = torch.stack(parts)
+    return torch.stack((every[:, 0].sum(0), every[:, 1].amin(0), every[:, 2].amax(0), every[:, 3].sum(0)))
 
 
-def _centre(extent: Tensor, count: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return a point near the mean, and the power of two nearest below the largest distance from it, shapes (C, 1)."""
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(tuple(parts)).sum(0)
+
+
+def _centre(extent: Tensor, count: Tensor, dtype: torch.dtype, masked: bool) -> tuple[Tensor, Tensor]:
+    """Return a point near the mean, and the largest power of two below the distance of any value from it, (C, 1)."""
     total, minimum, maximum, _ = extent
     mean = total / count
-    # The sum of finite values may overflow; the middle is then near enough, as sums of first powers correct the mean.
-    mean = torch.where(mean.isfinite(), mean, minimum / 2 + maximum / 2).clamp(minimum, maximum)
-    shift = torch.where(count > 0, mean, 0.0).to(dtype)
+    if masked:
+        # The sum of finite values may overflow; the middle is near enough, as the sum of first powers corrects it.
+        # Without any finite value all of this is NaN, as the moments should be.
+        mean = torch.where(mean.isfinite(), mean, minimum / 2 + maximum / 2)
+    shift = mean.to(dtype)
     radius = torch.maximum(maximum - shift, shift - minimum).to(dtype)
     as_integer, exponent_bits, largest = _FLOATS[dtype]
-    unit = (radius.view(as_integer) & exponent_bits).view(dtype).clamp(1 / largest, largest)
-    # Of a constant channel every power is 0 in any unit; scaling its mean by 1 / smallest would overflow.
-    return shift[:, None], torch.where(radius > 0, unit, 1.0)[:, None]
+    unit = (radius.view(as_integer) & exponent_bits).view(dtype).clamp_(1 / largest, largest)
+    # Of a constant channel every power is 0 in any unit; its mean in units of 1 / largest would overflow.
+    return shift[:, None], unit.masked_fill_(radius == 0, 1.0)[:, None]
 
 
 def _raw_sums(x: Tensor, shift: Tensor, unit: Tensor, masked: bool, saturation: tuple[float, float] | None) -> Tensor:
@@ -225,23 +237,26 @@ def _raw_sums(x: Tensor, shift: Tensor, unit: Tensor, masked: bool, saturation: 
 
 def _central(sums: Tensor, count: Tensor, shift: Tensor, unit: Tensor, extent: Tensor) -> Moments:
     """Return the moments about the mean from the sums about `shift`, in units of `unit`."""
-    _, minimum, maximum, nonfinite = extent
-    d, s2, s3, s4 = sums[:4] / count
-    unit, shift = unit[:, 0].to(sums.dtype), shift[:, 0].to(sums.dtype)
-    square = unit * unit
-    counts = sums[4:].to(torch.int64)
+    d, s2, s3, s4 = sums[:4] / count  # 0 / 0 of no values: the NaN that all real numbers then are
+    whole = torch.cat((count[None], extent[3:], sums[4:])).to(torch.int64)
+    extrema = extent[1:3] + 0 * d  # finite extrema stay, those of no values become NaN
+    unit = unit.to(sums.dtype)
+    dd, square = d * d, unit * unit
+    c2 = s2 - dd
+    c3 = s3 - d * (3 * c2 + dd)
+    c4 = s4 - d * (4 * c3 + d * (6 * c2 + dd))
     return Moments(
-        count=count.to(torch.int64),
-        mean=shift + d * unit,
-        m2=(s2 - d * d).clamp_min(0.0) * square,
-        m3=(s3 - d * (3 * s2 - 2 * d * d)) * square * unit,
-        m4=(s4 - d * (4 * s3 - d * (6 * s2 - 3 * d * d))).clamp_min(0.0) * square * square,
-        minimum=torch.where(count > 0, minimum, float("nan")),
-        maximum=torch.where(count > 0, maximum, float("nan")),
-        zero_count=counts[0],
-        negative_count=counts[1],
-        saturated_count=counts[2] if len(counts) > 2 else None,
-        nonfinite_count=nonfinite.to(torch.int64),
+        count=whole[0],
+        mean=d * unit + shift,
+        m2=c2.clamp_min(0.0) * square,
+        m3=c3 * (square * unit),
+        m4=c4.clamp_min(0.0) * (square * square),
+        minimum=extrema[0],
+        maximum=extrema[1],
+        zero_count=whole[2],
+        negative_count=whole[3],
+        saturated_count=whole[4] if len(whole) > 4 else None,
+        nonfinite_count=whole[1],
     )
 
 
