@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from lzma import LZMAError
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ics.errors import UsageError
 
@@ -55,9 +55,9 @@ def is_image(name: str) -> bool:
         >>> is_image("./train/cat/1.JPEG"), is_image("train/cat/._1.jpg"), is_image("README.txt")
         (True, False, False)
     """
-    parts = PurePosixPath(name).parts
-    hidden = any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)
-    return not hidden and name.lower().endswith(SUFFIXES)
+    if not name.lower().endswith(SUFFIXES):
+        return False
+    return not any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
 
 
 def _open_folder(path: Path) -> Source:

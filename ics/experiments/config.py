@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ics.errors import UsageError, unknown_name
-from ics.recording.instruments import INSTRUMENTS
-from ics.recording.schedule import Schedule, parse_schedule
+from ics.recording import Schedule, parse_schedule
+from ics.schema import TABLES
 
 NORMS = ("none", "batch")
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
@@ -17,6 +17,7 @@ INITS = ("default", "glorot", "gaussian")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("cross_entropy", "sum_squared_error")
 DTYPES = ("float32", "float64")
+INSTRUMENTS = tuple(name for name in TABLES if name != "steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class RunConfig:
         evaluate_every: steps between two test accuracies; 0 is never.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, ..., or `"auto"`: the first CUDA device if there is one, else the CPU.
         dtype: `"float32"` or `"float64"`.
+        num_threads: CPU threads of torch during the training; None leaves what is set. Small nets are fastest with 1.
 
     Raises:
         UsageError: a setting cannot be used; the message names it.
@@ -88,6 +90,7 @@ class RunConfig:
     evaluate_every: int = 0
     device: str = "auto"
     dtype: str = "float32"
+    num_threads: int | None = None
 
     def __post_init__(self) -> None:
         # A frozen value must not change when the caller's list or dict does, and JSON knows lists but no tuples.
@@ -191,8 +194,16 @@ def _check_texts(config: RunConfig) -> None:
 
 
 def _check_numbers(config: RunConfig) -> None:
-    smallest = {"steps": 1, "batch_size": 1, "image_size": 1, "limit": 1, "seed": 0, "evaluate_every": 0}
-    optional = ("batch_size", "image_size", "limit")
+    smallest = {
+        "steps": 1,
+        "batch_size": 1,
+        "image_size": 1,
+        "limit": 1,
+        "num_threads": 1,
+        "seed": 0,
+        "evaluate_every": 0,
+    }
+    optional = ("batch_size", "image_size", "limit", "num_threads")
     for name, least in smallest.items():
         value = getattr(config, name)
         if value is None and name in optional:

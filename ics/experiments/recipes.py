@@ -48,6 +48,7 @@ def digits_mlp(*, norm: str = "none") -> RunConfig:
         },
         evaluate_every=20,
         device="cpu",
+        num_threads=1,
     )
 
 
@@ -80,6 +81,7 @@ def mnist_sigmoid(*, norm: str = "none") -> RunConfig:
         learning_rate=0.1,
         instruments={**_EVERYTHING, "activations": "log_spaced(200)"},
         evaluate_every=1000,
+        num_threads=1,
     )
 
 
@@ -152,6 +154,7 @@ def deep_linear(*, norm: str = "none") -> RunConfig:
         line_range=(0.01, 30.0),
         line_points=16,
         device="cpu",
+        num_threads=1,
     )
 
 

@@ -84,7 +84,7 @@ def train(
         >>> ics.open_run(path).table("steps", columns=["step", "loss"])  # doctest: +SKIP
     """
     experiment = prepare(config, download=download, progress=progress)
-    with ics.Recorder(
+    recorder = ics.Recorder(
         experiment.model,
         experiment.loss_fn,
         to=to,
@@ -95,7 +95,8 @@ def train(
         config=config.as_dict(),
         seed=config.seed,
         overwrite=overwrite,
-    ) as recorder:
+    )
+    with recorder, cpu_threads(config.num_threads):
         fit(experiment, recorder, progress=progress)
     return Path(to)
 
@@ -151,6 +152,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def cpu_threads(number: int | None) -> Iterator[None]:
+    """Let torch use `number` CPU threads, and as many as before afterwards; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prepare(config: RunConfig, *, download: bool = False, progress: Progress | None = None) -> Experiment:

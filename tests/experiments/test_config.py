@@ -42,6 +42,7 @@ def test_does_not_change_with_the_callers_dict() -> None:
         ("steps", True),
         ("batch_size", 0),
         ("limit", 0),
+        ("num_threads", 0),
         ("seed", -1),
         ("seed", 2**63),
         ("evaluate_every", -1),

@@ -236,7 +236,8 @@ def test_a_slice_of_real_jpegs() -> None:
     assert data.test.targets.bincount().tolist() == [3] * 10
     assert data.classes[0] == "airplane"
     with tarfile.open(CIFAR) as archive:
-        content = archive.extractfile("train/airplane/0001.jpg")
+        member = next(member for member in archive if member.name == "train/airplane/0001.jpg")
+        content = archive.extractfile(member)
         assert content is not None
         expected = np.asarray(Image.open(content).convert("RGB"))
     assert np.array_equal(data.train.inputs[1].permute(1, 2, 0).numpy(), expected)

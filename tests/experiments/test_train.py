@@ -143,6 +143,14 @@ def test_modes_come_back_after_an_error() -> None:
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
+def test_threads_are_set_for_the_training_only(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    config = tiny(steps=1, instruments={}, num_threads=before + 1)
+    train(config, to=tmp_path / "run", progress=lambda *_: seen.append(torch.get_num_threads()))
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
 def test_preparing_twice_gives_equal_experiments_and_seeds_every_generator() -> None:
     first = prepare(tiny(seed=7))
     drawn = (random.random(), np.random.rand(), torch.rand(1).item())
