@@ -177,7 +177,7 @@ def _cells(transition: Transition, key: Mapping[str, Any], numbers: Sequence[flo
         reason = "taylor_error: this is the point itself"
     elif predicted == 0:
         reason = "taylor_error: the predicted change is 0"
-    elif abs(predicted) <= resolution:
+    elif abs(predicted) <= resolution < math.inf:
         reason = "taylor_error: the predicted change is below the resolution of the loss"
     else:
         return cells | values | {"taylor_error": abs(there - start - predicted) / abs(predicted)}
