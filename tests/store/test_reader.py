@@ -202,10 +202,13 @@ def test_a_listing_torn_by_merging_is_taken_again(tmp_path, monkeypatch):
 
     def listing(folder):
         names = sorted(real(folder))
-        if not torn:  # it saw the old parts 0 and 1, then the merged part came and 2 and 3 went
-            torn.append(names[:2])
-            compact(layout.Path(folder), TABLES["steps"])
-            return torn[0]
+        if not torn:  # it saw the old parts 0 and 1, then the merged part came and 2 and 3 went, but not yet 0 and 1
+            torn.extend(names[:2])
+            kept = {name: (tmp_path / "steps" / name).read_bytes() for name in torn}
+            compact(tmp_path / "steps", TABLES["steps"])
+            for name, data in kept.items():
+                (tmp_path / "steps" / name).write_bytes(data)
+            return torn
         return names
 
     monkeypatch.setattr(layout.os, "listdir", listing)

@@ -112,6 +112,16 @@ def test_nan_in_a_row_group_of_equal_values_is_not_overlooked(tmp_path):
     assert run.table("steps", where={"loss": [None, 2.0]})["step"].tolist() == [1]
 
 
+def test_zero_is_zero_whatever_its_sign(tmp_path):
+    writer = Writer(tmp_path / "run", info={})
+    writer.append("steps", {"step": [0, 1, 2], "loss": [0.0, -0.0, 1.0]})
+    writer.close()
+    run = open_run(tmp_path / "run")
+    for zero in (0, 0.0, -0.0):
+        assert run.table("steps", where={"loss": zero})["step"].tolist() == [0, 1]
+        assert run.table("steps", where={"loss": [zero, 2.0]})["step"].tolist() == [0, 1]
+
+
 def test_a_mapping_is_equality_and_lists_are_alternatives(tmp_path):
     rows = [{"step": step, "layer": layer} for step in range(4) for layer in ("a", "b", "c")]
     run = write(tmp_path / "run", rows, flushes=2, close=False)

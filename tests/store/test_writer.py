@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +46,25 @@ def test_rows_are_on_disk_after_flush_and_not_before(tmp_path):
     assert steps_of(tmp_path) == [0]
     one.flush()
     assert len(list((tmp_path / "steps").iterdir())) == 1
+
+
+def test_a_file_is_forced_to_disk_before_it_gets_its_name_and_the_name_afterwards(tmp_path, monkeypatch):
+    one = Writer(tmp_path, info={})
+    one.append("steps", {"step": [0]})
+    calls = []
+    real = os.replace
+
+    def note_force(descriptor):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def note_rename(source, target):
+        calls.append("rename")
+        real(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_force)
+    monkeypatch.setattr(os, "replace", note_rename)
+    one.flush()
+    assert calls == ["file", "rename", "folder"]
 
 
 def test_closing_twice_is_harmless_and_writing_afterwards_is_refused(tmp_path):
