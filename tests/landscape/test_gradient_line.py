@@ -181,7 +181,6 @@ def test_frozen_parameters_stay():
 def test_losses_that_are_not_finite_are_stored():
     row = rows_of(gradient_line(quadratic(np.ones((1, 1)), np.ones(1)), etas=[1e200]))[1]
     assert row["loss"] == row["taylor_error"] == math.inf
-    assert row["gradient_change_l2"] == pytest.approx(1e200)
     assert row["null_reason"] is None
 
 
