@@ -39,12 +39,10 @@ def histogram(x: Tensor, *, max_values: int | None = 65_536) -> Tensor:
         [(-513, 1), (0, 1), (513, 2)]
     """
     values = sample(require_floating(x), max_values)
-    index = _bucket_index(values.to(working_dtype(values)))
-    # One place more than there are buckets takes NaN and infinities. On a GPU bincount would synchronise.
-    if index.device.type == "cpu":
-        return torch.bincount(index, minlength=NUM_BUCKETS + 1)[:NUM_BUCKETS]
+    index = _bucket_index(values.to(working_dtype(values))).long()
+    # One place more than there are buckets takes NaN and infinities. Adding, since bincount synchronises on a GPU.
     counts = torch.zeros(NUM_BUCKETS + 1, dtype=torch.int64, device=x.device)
-    return counts.scatter_add_(0, index.long(), torch.ones_like(index, dtype=torch.int64))[:NUM_BUCKETS]
+    return counts.scatter_add_(0, index, torch.ones_like(index))[:NUM_BUCKETS]
 
 
 def sample(x: Tensor, max_values: int | None) -> Tensor:

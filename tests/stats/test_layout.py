@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from ics.errors import UsageError
-from ics.stats import as_channels, channel_moments, default_channel_axis, histogram, norm
+from ics.stats import (
+    as_channels,
+    channel_moments,
+    columns,
+    cosine,
+    default_channel_axis,
+    distance,
+    dot,
+    histogram,
+    merge,
+    norm,
+)
 from ics.stats.layout import as_slabs, blocks
 
 REFUSED = [torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64]
@@ -78,3 +89,13 @@ def test_measuring_leaves_the_tensor_and_its_graph_alone():
     histogram(y), norm([y])
     assert torch.equal(y, before)
     assert y._version == version
+
+
+def test_nothing_is_read_on_the_host_away_from_the_cpu():
+    """A tensor on device meta has no values, so that whatever looks at one raises, as it would stall a GPU."""
+    x = torch.empty(4, 3, 5, 5, device="meta")
+    moments = channel_moments(x, channel_axis=1, saturation=(0.0, 1.0))
+    cells = columns(merge(moments, moments))
+    tensors = [*cells.values(), histogram(x), histogram(x.permute(0, 2, 3, 1), max_values=10)]
+    tensors += [norm([x]), dot([x], [x]), distance([x], [x]), cosine([x], [x]), cosine([x.double()], [x.double()])]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
