@@ -12,13 +12,13 @@ from scipy import stats
 
 from ics.analysis.bands import common_etas
 from ics.analysis.measures import measure_named, run_measures
+from ics.analysis.per_step import BANDS
 from ics.analysis.reading import as_runs, read
 from ics.store import Run, Runs
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 9999
 FEW_SEEDS = 5
-_LINE_MEASURES = ("loss_range", "gradient_change", "beta", "beta_over_edge")
 
 Array = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def compare(runs_a: Run | Iterable[Run], runs_b: Run | Iterable[Run], *, seed: i
     for name in names:
         one, other = (frame[frame["measure"] == name] for frame in (of_a, of_b))
         row = _compared(one, other, has_ratio=measure_named(name).has_ratio, seed=seed)
-        if etas is None and name in _LINE_MEASURES:
+        if etas is None and name in BANDS:
             reason = (
                 row["null_reason"] or "no step size was probed in both nets, so that their landscapes compare at none"
             )

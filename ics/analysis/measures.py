@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ics.analysis.bands import landscape_bands
 from ics.analysis.drift import drift_between
 from ics.analysis.frames import IDENTITY
+from ics.analysis.per_step import BANDS, SHIFTS, bands_per_step, shifts_per_step
 from ics.analysis.reading import as_runs, named, read, read_steps
 from ics.analysis.shape import HISTOGRAM, normality
-from ics.analysis.shift import shift_against_floor
 from ics.analysis.training import logged_measures
 from ics.store import Run, Runs
-
-_PARAMETERS = "weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +29,12 @@ class Measure:
 
 MEASURES = (
     Measure("final_loss", "training loss, mean over the last tenth of the steps", "loss"),
-    Measure("shift_l2", "||G - G'||, median over steps and layers after the first", "loss/weight"),
-    Measure("shift_cosine", "cos(G, G'), median over steps and layers after the first", "1", has_ratio=False),
-    Measure("shift_relative", "||G - G'|| / ||G||, median over steps and layers after the first", "1"),
-    Measure("shift_over_floor", "||G - G'|| / ||G - G_b||, median over steps and layers after the first", "floor"),
+    Measure("shift_l2", "||G - G'||, median over layers after the first, then over steps", "loss/weight"),
+    Measure("shift_cosine", "cos(G, G'), median over layers after the first, then over steps", "1", has_ratio=False),
+    Measure("shift_relative", "||G - G'|| / ||G||, median over layers after the first, then over steps", "1"),
+    Measure(
+        "shift_over_floor", "||G - G'|| / ||G - G_b||, median over layers after the first, then over steps", "floor"
+    ),
     Measure("loss_range", "largest - smallest loss along the gradient, median over steps", "loss"),
     Measure("gradient_change", "largest change of the gradient along it, median over steps", "loss/weight"),
     Measure("beta", "largest change of the gradient per distance along it, median over steps", "loss/weight^2"),
@@ -117,31 +116,13 @@ def _summarise_steps(runs: Runs, _: object) -> pd.DataFrame | None:
 
 
 def _summarise_shift(runs: Runs, _: object) -> pd.DataFrame | None:
-    frame = read(runs, "gradient_shift", where={"parameters": _PARAMETERS})
-    if frame is None:
-        return None
-    later = frame[frame["layer_index"] > frame.groupby("run")["layer_index"].transform("min")]
-    columns = later.groupby("run")[["shift_l2", "shift_cosine", "shift_relative"]].median()
-    ratios = shift_against_floor(frame, parameters=_PARAMETERS)
-    return columns.assign(shift_over_floor=ratios.groupby("run")["shift_over_floor"].median())
+    frame = shifts_per_step(runs)
+    return None if frame is None else frame.groupby("run")[list(SHIFTS)].median()
 
 
 def _summarise_line(runs: Runs, etas: tuple[float, float] | None) -> pd.DataFrame | None:
-    frame = read(runs, "gradient_line", where={"direction": "gradient"})
-    if frame is None:
-        return None
-    bands = landscape_bands(frame, etas=etas)
-    # Where the loss was not a number, its range has no end: left out, a net that diverges would pass for a smooth one.
-    bands = bands.fillna(dict.fromkeys(("loss_max", "gradient_change_max", "beta_max"), np.inf)).where(
-        bands["loss_max"].isna(), bands
-    )
-    bands = bands.assign(
-        loss_range=bands["loss_max"] - bands["loss_min"],
-        gradient_change=bands["gradient_change_max"],
-        beta=bands["beta_max"],
-        beta_over_edge=bands["beta_max"] / bands["two_over_lr"],
-    )
-    return bands.groupby("run")[["loss_range", "gradient_change", "beta", "beta_over_edge"]].median()
+    frame = bands_per_step(runs, etas=etas)
+    return None if frame is None else frame.groupby("run")[list(BANDS)].median()
 
 
 def first_and_last(runs: Runs) -> pd.DataFrame | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from ics.analysis.comparison import FEW_SEEDS, compare, equal_etas
 from ics.analysis.measures import run_measures
+from ics.analysis.per_step import BANDS, SHIFTS, bands_per_step, shifts_per_step, steps_where_less
 from ics.analysis.reading import as_runs, nets_of
 from ics.store import Run, Runs
 
@@ -21,8 +22,8 @@ def headline(runs: Run | Iterable[Run]) -> tuple[str, str, str]:
     First: the gradient shift of each net as a multiple of its noise floor. Second: the effective beta along the
     gradient at step sizes that all nets were probed at, and relative to 2/lr. Third: how far the inputs of the
     activation functions drifted over training, and how far from normal they are. With two nets each sentence says
-    which is smaller, or that the seeds do not tell them apart (the 95 % interval of `compare` holds 1). Nothing is
-    decided beforehand, and what was not recorded is said to be missing.
+    which is smaller and at how many of the measured steps, or that the seeds do not tell them apart (the 95 % interval
+    of `compare` holds 1). Nothing is decided beforehand, and what was not recorded is said to be missing.
 
     Args:
         runs: opened runs of any number of nets and seeds.
@@ -50,12 +51,13 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class _Findings:
-    """Per net and measure one value (geometric mean over seeds), and the comparison where there are two nets."""
+    """Per net and measure one value (geometric mean over seeds); of two nets also their comparison, and every step."""
 
     nets: list[str]
     values: pd.DataFrame
     comparison: pd.DataFrame | None
     etas: tuple[float, float] | None
+    per_step: Mapping[str, pd.DataFrame | None]
 
     @classmethod
     def of(cls, runs: Runs) -> _Findings:
@@ -63,10 +65,12 @@ class _Findings:
         nets, etas = list(by_net), equal_etas(runs)
         if len(nets) == 2:
             comparison = compare(*by_net.values()).set_index("measure")
-            return cls(nets, comparison[["a", "b"]].set_axis(nets, axis=1), comparison, etas)
+            shifts, bands = shifts_per_step(runs), bands_per_step(runs, etas=etas)
+            per_step = dict.fromkeys(SHIFTS, shifts) | dict.fromkeys(BANDS, bands)
+            return cls(nets, comparison[["a", "b"]].set_axis(nets, axis=1), comparison, etas, per_step)
         per_run = run_measures(runs, etas=etas)
         values = per_run.pivot_table(index="measure", columns="net", values="value", aggfunc=_typical, dropna=False)
-        return cls(nets, values.reindex(columns=nets), None, etas)
+        return cls(nets, values.reindex(columns=nets), None, etas, {})
 
     def value(self, measure: str, net: str) -> float:
         """The value of a net, NaN where it was not measured."""
@@ -90,26 +94,38 @@ class _Findings:
         if self.comparison is None:
             return f": {word} in {smallest}"
         row: Any = self.comparison.loc[measure]
+        where = f": {word} in {smallest}{self._steps(measure, smallest)}"
         if np.isnan(row["ratio"]):
-            return f": {word} in {smallest}" if len(set(values.values())) > 1 else ": the same in both"
+            return where if len(set(values.values())) > 1 else ": the same in both"
         ratio = f"{self.nets[1]} / {self.nets[0]} = {number(row['ratio'])}"
         if np.isnan(row["low"]):
-            return f": {word} in {smallest} ({ratio}; one run on a side, so no interval)"
+            return f"{where} ({ratio}; one run on a side, so no interval)"
         seeds = f"{'only ' if row['n'] < FEW_SEEDS else ''}{row['n']} seeds"
         interval = f"{ratio}, 95 % interval {number(row['low'])} to {number(row['high'])}, {seeds}"
         if row["low"] <= 1 <= row["high"]:
             return f": the seeds do not tell them apart ({interval})"
-        return f": {word} in {smallest} ({interval})"
+        return f"{where} ({interval})"
+
+    def _steps(self, measure: str, smallest: str) -> str:
+        """At how many steps it was smaller: curves may cross, and then one number per training hides it."""
+        (other,) = (net for net in self.nets if net != smallest)
+        found = steps_where_less(self.per_step.get(measure), measure, net=smallest, than=other)
+        if found is None or found[1] < 2:
+            return ""
+        less, steps = found
+        how_many = f"{less} of {steps}" if less < steps else "both" if steps == 2 else f"all {steps}"
+        return f" at {how_many} measured steps"
 
 
 def _shift(findings: _Findings) -> str:
-    what = "Gradient shift: when the layers before it were updated, a layer's gradient changed by"
+    what = "Gradient shift: when the layers before it were updated, a layer's gradient changed by this multiple of"
     if findings.known("shift_over_floor"):
         values, verdict = findings.listed("shift_over_floor"), findings.verdict("shift_over_floor", "less")
-        return f"{what} this multiple of its noise floor (its change from one batch to another), {values}{verdict}."
+        return f"{what} its noise floor (its change from one batch to another), median over steps, {values}{verdict}."
     if findings.known("shift_relative"):
         values, verdict = findings.listed("shift_relative"), findings.verdict("shift_relative", "less")
-        return f"{what} this multiple of its length, {values}{verdict}; no noise floor was recorded to hold it against."
+        missing = "no noise floor was recorded to hold it against"
+        return f"{what} its length, median over steps, {values}{verdict}; {missing}."
     return "Gradient shift: not recorded (instrument gradient_shift)."
 
 
@@ -121,8 +137,8 @@ def _landscape(findings: _Findings) -> str:
     low, high = (number(end) for end in findings.etas)
     values, verdict = findings.listed("beta"), findings.verdict("beta", "smoother")
     return (
-        f"Loss landscape: at step sizes {low} to {high} along the gradient, the largest change of the gradient per "
-        f"distance (effective beta) was {values}{verdict}; as a multiple of 2/lr, {_edge(findings)}."
+        f"Loss landscape: at step sizes {low} to {high} along the gradient, the largest change of the gradient "
+        f"per distance (effective beta) was, median over steps, {values}{verdict}; as a multiple of 2/lr, {_edge(findings)}."
     )
 
 

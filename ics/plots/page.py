@@ -29,12 +29,12 @@ li { margin: 4px 0; }
 .findings { background: #f4f6f8; border-left: 4px solid #0072B2; padding: 10px 16px 10px 36px; }
 .warning { border-left: 4px solid #D55E00; background: #fdf4ee; padding: 8px 14px 8px 30px; }
 figure { margin: 12px 0 18px; }
-figure img { width: 100%; height: auto; display: block; }
+figure img { max-width: 100%; height: auto; display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; margin: 8px 0 14px; }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
 th { color: #4a4a4a; font-weight: 600; vertical-align: bottom; }
-td.net { white-space: nowrap; }
+td.name { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { text-align: right; }
 .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 6px; }
@@ -77,7 +77,8 @@ def picture(figure: Figure, description: str) -> str:
     with style.settings():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<figure><img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}"></figure>'
+    width = f"width:{round(88 * figure.get_figwidth())}px"
+    return f'<figure><img alt="{escape(description)}" style="{width}" src="data:image/svg+xml;base64,{data}"></figure>'
 
 
 def table(frame: pd.DataFrame, *, swatches: dict[str, str] | None = None) -> str:
@@ -97,7 +98,7 @@ def _row(names: Sequence[str], row: Iterable[object], numeric: Sequence[bool], s
         text = escape(_text(value))
         if name == "net" and str(value) in swatches:
             text = f'<span class="swatch" style="background:{swatches[str(value)]}"></span>{text}'
-        kind = "number" if right else "net" if name == "net" else ""
+        kind = "number" if right else "name" if name in ("run", "net") else ""
         cells.append(f"<td{_class(kind)}>{text}</td>")
     return f"<tr>{''.join(cells)}</tr>"
 

@@ -17,6 +17,8 @@ from ics.plots import page, sections
 from ics.plots.sections import Subject, absent
 from ics.store import Run
 
+_DRAWN = ("steps", "gradient_shift", "gradient_line", "activations")
+
 
 def write_report(runs: Run | Iterable[Run], path: str | os.PathLike[str]) -> Path:
     """Write what the runs show to one HTML file with all figures inside; return its path.
@@ -71,7 +73,23 @@ def _runs(subject: Subject) -> str:
         page.items(notes, kind="warning") if notes else page.paragraph("No warnings were recorded.", kind="quiet")
     )
     lead = "The runs of this report. Runs of one net under several seeds are drawn together, as a median and a band."
-    return page.section("Runs", lead, shown, warnings)
+    return page.section("Runs", lead, shown, *_instruments(subject), warnings)
+
+
+def _instruments(subject: Subject) -> list[str]:
+    """What was measured how often, and what of it no figure of this page shows."""
+    schedules: dict[str, list[str]] = {}
+    for one in named(subject.runs):
+        instruments = one.run.info.get("instruments") or {}
+        schedules.setdefault(", ".join(f"{name} {when}" for name, when in instruments.items()), []).append(one.name)
+    texts = [
+        f"Measured{'' if len(schedules) == 1 else ' in ' + ', '.join(names)}: {text or 'nothing is noted in run.json'}."
+        for text, names in schedules.items()
+    ]
+    others = list(dict.fromkeys(table for run in subject.runs for table in run.tables if table not in _DRAWN))
+    if others:
+        texts.append(f"Recorded too, and not drawn here: {', '.join(others)} (ics show RUN --table {others[0]}).")
+    return [page.paragraph(text, kind="quiet") for text in texts]
 
 
 def _describe(one: Named) -> dict[str, Any]:
@@ -90,7 +108,6 @@ def _describe(one: Named) -> dict[str, Any]:
         "parameters": sum(sizes) if sizes and all(size is not None for size in sizes) else None,
         "device": info.get("device"),
         "torch": (info.get("versions") or {}).get("torch"),
-        "measured": ", ".join(f"{name} {when}" for name, when in (info.get("instruments") or {}).items()) or None,
     }
 
 

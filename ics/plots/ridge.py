@@ -19,8 +19,8 @@ _OVERLAP = 1.35
 _NAMES = {
     "input": "input",
     "preactivation": "pre-activation",
-    "normalized": "normalised pre-activation, before gamma and beta",
-    "scaled": "normalised pre-activation, after gamma and beta",
+    "normalized": "normalised pre-activation (before gamma and beta)",
+    "scaled": "normalised pre-activation (after gamma and beta)",
     "activation": "activation",
 }
 

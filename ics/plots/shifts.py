@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -65,7 +65,7 @@ def gradient_shift(
     chosen = (
         f"{len(drawn)} of {len(known)} layers, evenly chosen in the order of execution.\n" if later != drawn else ""
     )
-    note = chosen + (_FIRST if len(known) > 1 else "")
+    note = chosen + (_FIRST if len(known) > 1 else "") + _zeros(grid.flat, shifts[shifts["layer_index"].isin(drawn)])
     style.net_legend(figure, shifts, colors, extra=[style.floor_handle()], note=note)
     return figure
 
@@ -88,7 +88,7 @@ def gradient_shift_by_layer(
         _draw(axes, panel, "layer_index", colors)
         _scale(axes, panel, measure)
         _layer_axis(axes, panel)
-    note = _FIRST if known > 1 else ""
+    note = (_FIRST if known > 1 else "") + _zeros(grid.flat, shifts[shifts["layer_index"] > first])
     style.net_legend(figure, shifts, colors, extra=[style.floor_handle()], note=note)
     return figure
 
@@ -109,6 +109,12 @@ def _scale(axes: Axes, panel: pd.DataFrame, measure: str) -> None:
         axes.set_ylim(max(values - 0.1, -1.05) if pd.notna(values) else -1.05, 1.05)
     else:
         style.value_axis(axes, [panel[name] for name in ("shift_low", "shift_high", "floor_low", "floor_high")])
+
+
+def _zeros(panels: Iterable[Axes], shifts: pd.DataFrame) -> str:
+    logarithmic = any(axes.get_yscale() == "log" for axes in panels)
+    missing = ((shifts["shift"] == 0) & (shifts["measure"] != "cosine")).any()
+    return "\nShifts of exactly 0 have no place on a logarithmic axis." if logarithmic and missing else ""
 
 
 def _layer_axis(axes: Axes, panel: pd.DataFrame) -> None:

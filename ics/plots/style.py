@@ -24,7 +24,7 @@ BAND, FAINT_BAND = 0.30, 0.14
 WIDE = 30.0
 MOST_MARKERS = 30
 
-_PREFERRED = {"standard": 0, "none": 0, "plain": 0, "bn": 1, "batchnorm": 1, "batch": 1}
+_PREFERRED = {"standard": 0, "none": 0, "plain": 0, "batchnorm": 1, "bn": 1, "batch": 1}
 
 _SETTINGS = {
     "font.size": 9.0,
@@ -64,8 +64,8 @@ def net_colors(nets: Iterable[str]) -> dict[str, str]:
         '#D55E00'
     """
     taken: dict[str, int] = {}
-    for net in sorted(set(nets), key=lambda net: (net not in _PREFERRED, net)):
-        wanted = _PREFERRED.get(net, zlib.crc32(net.encode()) % len(PALETTE))
+    for net in sorted(set(nets), key=lambda net: (net.lower() not in _PREFERRED, net)):
+        wanted = _PREFERRED.get(net.lower(), zlib.crc32(net.encode()) % len(PALETTE))
         order = [(wanted + step) % len(PALETTE) for step in range(len(PALETTE))]
         # More nets than colours: they repeat, and markers no longer help; the caller should draw fewer.
         taken[net] = next((place for place in order if place not in taken.values()), wanted)

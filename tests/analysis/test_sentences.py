@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import ics
@@ -27,9 +28,9 @@ def test_each_sentence_names_the_net_with_the_smaller_number(
     tmp_path: Path, standard: dict, bn: dict, smaller: str
 ) -> None:
     shift, landscape, activations = headline_of(tmp_path, standard=standard, bn=bn)
-    assert f": less in {smaller} (bn / standard = " in shift
-    assert f": smoother in {smaller} (" in landscape
-    assert f": lower in {smaller} (" in landscape
+    assert f": less in {smaller} at both measured steps (bn / standard = " in shift
+    assert f": smoother in {smaller} at all 3 measured steps (" in landscape
+    assert f": lower in {smaller} at all 3 measured steps (" in landscape
     assert f": less in {smaller} (" in activations
     other = {"bn": "standard", "standard": "bn"}[smaller]
     text = " ".join((shift, landscape, activations))
@@ -48,6 +49,14 @@ def test_the_numbers_are_those_of_compare(tmp_path: Path) -> None:
     assert "9 in standard and 2 in bn" in sentences[1]
     assert "0.45 in standard and 0.1 in bn" in sentences[1]
     assert "step sizes 0.05 to 0.4" in sentences[1]
+
+
+def test_curves_that_cross_are_said_to_cross(tmp_path: Path) -> None:
+    early, late = line_frame(curvature=2.0, steps=(0, 10)), line_frame(curvature=90.0, steps=(20,))
+    make_run(tmp_path, "standard", 0, steps=STEPS, frames={"gradient_line": pd.concat([early, late])})
+    make_run(tmp_path, "bn", 0, steps=STEPS, curvature=5.0)
+    _, landscape, _ = analysis.headline(ics.open_runs([tmp_path / "standard-0", tmp_path / "bn-0"]))
+    assert "2 in standard and 5 in bn: smoother in standard at 2 of 3 measured steps" in landscape
 
 
 def test_seeds_that_disagree_are_not_told_apart(tmp_path: Path) -> None:

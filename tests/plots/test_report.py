@@ -97,7 +97,7 @@ def test_findings_runs_notes_and_comparison_are_there(written: Path, folder: Pat
     for sentence in analysis.headline(runs):
         assert sentence in text
     for run in runs:
-        assert f"<td>{run.name}</td>" in text
+        assert f'<td class="name">{run.name}</td>' in text
     assert "bn-0: gradient_line switched off at step 5: <Oops>" in text
     assert "&lt;Oops&gt;" in read_page(written)[0]
     for row in analysis.compare(runs[2:], runs[:2]).itertuples():
