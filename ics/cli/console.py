@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ics.errors import IcsError, UsageError
+from ics.errors import IcsError, MeasurementWarning, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISTAKE = 2
 INTERRUPTED = 130
+
+_SHOWN = 4
 
 Report = Callable[[str, int, int], None]
 """Called as `report(what, done, total)`."""
@@ -54,22 +57,26 @@ def print_frame(frame: pd.DataFrame, *, max_rows: int | None = None) -> None:
 
 
 @contextmanager
-def progress_bar(*, quiet: bool = False) -> Iterator[Report]:
-    """Yield `report(what, done, total)`, which draws a bar on stderr; a bar for each `what`."""
+def progress_bar() -> Iterator[Report]:
+    """Yield `report(what, done, total)`, which draws a bar on stderr for each `what`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=quiet) as progress:
 
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
+    def report(what: str, done: int, total: int) -> None:
+        progress.start()  # not before there is something to show: a mistake in the options leaves no trace of a bar
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total)
+        progress.update(tasks[what], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            progress.stop()
 
 
 def need(condition: object, message: str) -> None:
@@ -79,13 +86,13 @@ def need(condition: object, message: str) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:
+    if value is None:
         return "null"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return "null" if math.isnan(value) else f"{value:.4g}"
     if hasattr(value, "__len__") and not isinstance(value, str):
-        first = ", ".join(_cell(member) for member in list(value)[:3])
-        return f"[{first}{', ...' if len(value) > 3 else ''}] ({len(value)})"
+        members = [_cell(member) for member in list(value)[:_SHOWN]]
+        return f"[{', '.join(members)}]" if len(value) <= _SHOWN else f"[{', '.join(members)}, ...] ({len(value)})"
     return str(value)
 
 
@@ -104,10 +111,14 @@ def _help_of(error: Any) -> str:
 def _plain_warnings() -> Iterator[None]:
     """Print warnings of measurements as sentences, without the file and line they came from."""
 
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"ics: note: {' '.join(str(message).split())}", err=True)
-
     before = warnings.showwarning
+
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        if isinstance(message, MeasurementWarning):
+            typer.echo(f"ics: note: {' '.join(str(message).split())}", err=True)
+        else:
+            before(message, *place, **more)
+
     warnings.showwarning = show
     try:
         yield

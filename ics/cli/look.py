@@ -37,7 +37,7 @@ def show(
     if columns is None:
         frame = frame.dropna(axis="columns", how="all")
     if frame.empty:
-        typer.echo(f"no rows of {table}{' for which ' + ' and '.join(where) if where else ''}")
+        typer.echo(f"{opened.name} has no rows of {table}{' for which ' + ' and '.join(where) if where else ''}")
     else:
         print_frame(frame, max_rows=rows)
 
@@ -50,6 +50,7 @@ def report(
     import ics
 
     opened = ics.open_runs(runs)
+    to.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to shows before the drawing
     with progress_bar() as progress:
         progress("drawing", 0, 1)
         page = ics.plots.write_report(opened, to)
@@ -66,7 +67,9 @@ def compare(
 
     a, b = ics.open_runs(run_a), ics.open_runs(run_b)
     frame = ics.analysis.compare(a, b)
-    print_frame(frame.drop(columns=["meaning", "unit"]))
+    print_frame(frame.drop(columns=["meaning", "unit", "null_reason"]))
+    for name, reason in frame.loc[frame["null_reason"].notna(), ["measure", "null_reason"]].itertuples(index=False):
+        typer.echo(f"{name}: {reason}")
 
 
 def schema(
