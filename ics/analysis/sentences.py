@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,9 @@ def number(value: float) -> str:
     return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
+_LEAST = {"less": "least", "smoother": "smoothest", "lower": "lowest"}
+
+
 @dataclass(frozen=True)
 class _Findings:
     """Per net and measure one value (geometric mean over seeds); of two nets also their comparison, and every step."""
@@ -83,7 +86,7 @@ class _Findings:
     def listed(self, measure: str, unit: str = "") -> str:
         """`0.4 std in standard and 0.2 std in bn`."""
         parts = [f"{number(self.value(measure, net))}{unit and ' ' + unit} in {net}" for net in self.nets]
-        return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        return _joined(parts)
 
     def verdict(self, measure: str, word: str) -> str:
         """Which net has the smaller value; the empty string where that is not to be said."""
@@ -92,7 +95,8 @@ class _Findings:
             return ""
         smallest = min(values, key=lambda net: values[net])
         if self.comparison is None:
-            return f": {word} in {smallest}"
+            least = [net for net, value in values.items() if value == values[smallest]]
+            return f": {_LEAST[word]} in {_joined(least)}"
         row: Any = self.comparison.loc[measure]
         where = f": {word} in {smallest}{self._steps(measure, smallest)}"
         if np.isnan(row["ratio"]):
@@ -137,8 +141,9 @@ def _landscape(findings: _Findings) -> str:
     low, high = (number(end) for end in findings.etas)
     values, verdict = findings.listed("beta"), findings.verdict("beta", "smoother")
     return (
-        f"Loss landscape: at step sizes {low} to {high} along the gradient, the largest change of the gradient "
-        f"per distance (effective beta) was, median over steps, {values}{verdict}; as a multiple of 2/lr, {_edge(findings)}."
+        f"Loss landscape: at step sizes {low} to {high} along the gradient, the largest change of the gradient per "
+        f"distance (effective beta) was, median over steps, {values}{verdict}; "
+        f"as a multiple of 2/lr, {_edge(findings)}."
     )
 
 
@@ -157,8 +162,12 @@ def _activations(findings: _Findings) -> str:
     return (
         f"Activations: from the first to the last measured step, what enters the activation functions moved by {moved} "
         f"(mean per channel){verdict}; its distance to a normal distribution (Kolmogorov-Smirnov, 0 is normal) went "
-        f"{' and '.join(shapes)}."
+        f"{_joined(shapes)}."
     )
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
 
 
 def _typical(values: pd.Series) -> float:

@@ -60,7 +60,8 @@ def landscape(
         style.step_axis(axes, bands["step"])
     missing = int(bands["loss_max"].isna().sum())
     edge = Line2D([], [], color=style.GREY, linestyle="--", label="2 / learning rate")
-    note = f"Gaps: at {missing} points in training the largest loss was not a number." if missing else ""
+    points = "1 point" if missing == 1 else f"{missing} points"
+    note = f"Gaps: at {points} in training the largest loss was not a number." if missing else ""
     style.net_legend(figure, bands, colors, extra=[edge], note=note)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def settings() -> Iterator[None]:
 
 def grid_of_axes(rows: int, columns: int, *, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
     """Return a figure and its axes, shape (rows, columns). It belongs to no pyplot window: nothing has to be closed."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Drawing(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -148,7 +149,7 @@ def net_legend(
     bands = "Lines: median over runs; bands: smallest to largest." if (frame["num_runs"] > 1).any() else ""
     title = "\n".join(line for line in (bands, note) if line)
     legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 4), title=title or None, title_fontsize=8.0
+        handles=handles, loc="outside lower center", ncols=min(len(handles), 5), title=title or None, title_fontsize=8.0
     )
     legend.get_title().set(color=GREY, multialignment="center")
 
@@ -171,4 +172,13 @@ def short(name: str, limit: int = 18) -> str:
         >>> short("encoder.layers.11.attention.out_proj")
         '…ttention.out_proj'
     """
-    return name if len(name) <= limit else "…" + name[-(limit - 1) :]
+    return name if len(name) <= limit else "…" + name[-(limit - 1) :].lstrip(".")
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows by itself: pyplot, which would do that, does not know of it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()

@@ -83,7 +83,7 @@ def test_a_single_net_is_described_and_compared_with_nothing(tmp_path: Path) -> 
 def test_three_nets_are_listed_and_the_smallest_named(tmp_path: Path) -> None:
     middle = {"shift": 0.5, "curvature": 5.0, "drift": 1.0}
     _, landscape, _ = headline_of(tmp_path, seeds=1, standard=ROUGH, noisy=middle, bn=SMOOTH)
-    assert "9 in standard, 5 in noisy and 2 in bn: smoother in bn;" in landscape
+    assert "9 in standard, 5 in noisy and 2 in bn: smoothest in bn;" in landscape
 
 
 def test_without_a_floor_the_relative_shift_speaks(tmp_path: Path) -> None:

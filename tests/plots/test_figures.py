@@ -145,7 +145,7 @@ def test_landscape_leaves_a_gap_where_the_loss_was_no_number_and_says_so() -> No
     frame.loc[(frame["step"] == 10) & (frame["eta"] > 0.3), ["loss", "gradient_change_l2"]] = np.nan
     figure = plots.landscape(frame)
     assert np.isnan(line(figure.axes[0], "loss_max/run").get_ydata()).tolist() == [False, True, False, False]
-    assert "Gaps: at 1 points" in texts(figure)
+    assert "Gaps: at 1 point in" in texts(figure)
 
 
 def test_distributions_draws_ridges_and_zeros() -> None:
@@ -196,6 +196,7 @@ def test_a_figure_is_drawn_saved_and_owned_by_nobody(name: str, tmp_path: object
     pd.testing.assert_frame_equal(frame, copy)
     figure.savefig(f"{tmp_path}/{name}.png")
     figure.savefig(f"{tmp_path}/{name}.svg")
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     assert figure.get_suptitle()
     for axes in figure.axes:
         assert axes.has_data()
