@@ -50,6 +50,24 @@ def test_measuring_changes_nothing(name):
     assert versions == [v._version for v in (*taken.before.values(), *taken.after.values(), *taken.buffers.values())]
 
 
+def test_gradients_outside_the_model_are_left_alone():
+    model, head = nn.Linear(2, 2), nn.Linear(2, 1)
+    x = torch.ones(3, 2, requires_grad=True)
+    objective = Objective(model, lambda model, x: head(model(x)).sum(), x)
+    objective(objective.parameters)
+    assert x.grad is head.weight.grad is None
+
+
+def test_buffers_that_a_pass_reads_and_writes_start_from_training_s_each_time():
+    torch.manual_seed(0)
+    model = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3))  # a power iteration per pass, kept in buffers
+    objective = Objective(model, lambda model, x: model(x).square().sum(), torch.ones(5, 4))
+    first = objective(objective.parameters)
+    second = objective(objective.parameters)
+    assert torch.equal(first.loss, second.loss)
+    assert torch.equal(model(torch.ones(5, 4)).square().sum(), first.loss)
+
+
 def test_everything_comes_back_when_the_loss_raises():
     taken = take_step("residual")
     then = everything_about(taken.model)
