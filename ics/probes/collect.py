@@ -153,7 +153,7 @@ class _Reduction:
 
     def __init__(self, tensor: Tensor, site: Site, moments: stats.Moments, histogram: Tensor | None) -> None:
         self._tensor, self._version = weakref.ref(tensor), version_of(tensor)
-        self._axis, self._asymptotes = site.axis, site.asymptotes
+        self._axis = site.axis
         self.moments, self.histogram = moments, histogram
 
     def fits(self, tensor: Tensor, site: Site) -> bool:
@@ -163,7 +163,6 @@ class _Reduction:
             and not tensor.is_inference()
             and self._version == version_of(tensor)
             and (tensor.ndim == 0 or self._axis % tensor.ndim == site.axis % tensor.ndim)
-            and site.asymptotes in (None, self._asymptotes)
         )
 
 

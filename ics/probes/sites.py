@@ -211,7 +211,7 @@ class Tracker:
         module = self._stack[-1].module
         name = self._name(module)
         source = kind_of(module) if is_activation(module) else function.name
-        if origin is None or origin.stage == "activation" or (origin.layer, origin.call, "activation") in self._taken:
+        if origin is None or (origin.layer, origin.call, "activation") in self._taken:
             layer, call, axis = name, self._free_call(name, "activation"), default_channel_axis(result)
         else:
             layer, call, axis = origin.layer, origin.call, origin.axis

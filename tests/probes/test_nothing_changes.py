@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.overrides import _len_torch_function_stack
+from torch.overrides import TorchFunctionMode, _len_torch_function_stack
 from torch.utils.checkpoint import checkpoint
 
 from ics import stats
@@ -137,11 +137,14 @@ def test_an_exception_that_the_model_catches_does_not_confuse_the_rows() -> None
             try:
                 return self.failing(x)
             except ValueError:
-                return torch.relu(self.head(x))
+                return torch.tanh(2 * torch.relu(self.head(x)))
 
     net = Catching()
     rows = activations(probed(net, lambda: net(torch.ones(2, 3))))
-    assert ("head", 0, "activation") in rows
+    assert [key for key in rows if key[2] == "activation"][-2:] == [
+        ("head", 0, "activation"),
+        ("(root)", 0, "activation"),
+    ]
     assert _len_torch_function_stack() == 0
 
 
@@ -158,7 +161,10 @@ def test_tensor_hooks_go_with_the_probes() -> None:
 
 
 def test_an_error_of_the_probes_stops_the_measuring_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
     def fail(*_: object, **__: object) -> None:
+        calls.append(1)
         raise ArithmeticError("no moments today")
 
     net, x = dense(3, 4, 2), torch.ones(2, 3, dtype=torch.float64)
@@ -168,9 +174,49 @@ def test_an_error_of_the_probes_stops_the_measuring_not_the_training(monkeypatch
     monkeypatch.setattr(stats, "channel_moments", fail)
     probes = probed(net, lambda: (net(x) ** 2).sum().backward())
     assert torch.equal(net[0].weight.grad, gradient)
+    assert len(calls) == 1
     with pytest.raises(ArithmeticError, match="no moments today"):
         probes.blocks()
     assert hooks_left(net) == []
+
+
+class Counting(TorchFunctionMode):
+    """A user's function mode: counts the functions it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_the_probes_compute_is_seen_by_no_function_mode() -> None:
+    net, x = Residual(), torch.randn(3, 2, 4, 4)
+    with Counting() as plain:
+        net(x).sum().backward()
+    with Counting() as measured, Probes(net, **EVERYTHING):
+        net(x).sum().backward()
+    assert measured.seen == plain.seen
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_statistics_are_computed_without_a_graph_and_without_autocast(
+    monkeypatch: pytest.MonkeyPatch, autocast: bool
+) -> None:
+    states = set()
+
+    def moments(x: Tensor, **options: Any) -> stats.Moments:
+        states.add((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        return real(x, **options)
+
+    real = stats.channel_moments
+    monkeypatch.setattr(stats, "channel_moments", moments)
+    net, x = Residual(), torch.randn(3, 2, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        probed(net, lambda: torch.autograd.grad(net(x).sum(), list(net.parameters()), create_graph=True))
+    assert states == {(False, False)}
 
 
 def test_before_optimizer_step_sees_the_gradients_as_used() -> None:
