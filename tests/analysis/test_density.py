@@ -58,6 +58,14 @@ def test_zeros_of_a_sampled_histogram_leave_no_spike_either() -> None:
     assert analysis.densities(frame)["density"].max() < 1.3 * stats.norm.pdf(0)
 
 
+def test_a_sample_that_caught_only_zeros_says_nothing_about_the_rest() -> None:
+    frame = frame_of(np.zeros(1000)).assign(count=10**6, zero_fraction=0.9995, minimum=0.0, maximum=3.0)
+    assert (analysis.densities(frame)["density"] == 0).all()
+    # while a histogram of all values does show that some are not 0, though too small to tell apart
+    whole = frame_of(np.concatenate([np.zeros(900), np.full(100, 1e-12)]))
+    assert integral(analysis.densities(whole)) == pytest.approx(0.1)
+
+
 def test_heavy_tails_do_not_squeeze_the_bulk_and_are_stated() -> None:
     x = SAMPLES["cauchy"]
     points = analysis.densities(frame_of(x))

@@ -114,6 +114,14 @@ def test_wasserstein_1_equals_the_integral_between_quantile_functions_that_cross
     assert histograms.wasserstein_1(a, b) == pytest.approx(truth, rel=1e-5)
 
 
+def test_wasserstein_1_of_a_spread_and_its_middle_is_a_quarter_of_its_width() -> None:
+    spread = histograms.from_cells([513], [8], minimum=1.0, maximum=1.0625)
+    middle = histograms.from_cells([513], [5], minimum=1.03125, maximum=1.03125)
+    assert spread is not None
+    assert middle is not None
+    assert histograms.wasserstein_1(spread, middle) == pytest.approx(1 / 64)
+
+
 def test_wasserstein_1_of_equal_histograms_is_0_and_of_constants_their_distance() -> None:
     normal = made_from(SAMPLES["normal"])
     assert histograms.wasserstein_1(normal, normal) == 0

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -47,6 +48,12 @@ def band_heights(axes: Axes, color: str) -> list[tuple[float, float]]:
     bands = [band for band in axes.collections if to_hex(band.get_facecolor()[0]).upper() == color.upper()]
     extents = [np.concatenate([path.vertices[:, 1] for path in band.get_paths()]) for band in bands]
     return [(extent.min(), extent.max()) for extent in extents]
+
+
+def zero_bars(axes: Axes) -> list[np.ndarray]:
+    """End points of the vertical bars of a panel."""
+    collections = [lines for lines in axes.collections if isinstance(lines, LineCollection)]
+    return [segment for lines in collections for segment in lines.get_segments()]
 
 
 def texts(figure: Figure) -> str:
@@ -161,6 +168,8 @@ def test_distributions_draws_ridges_and_zeros() -> None:
                 np.testing.assert_array_equal(drawn.get_xdata(), ridge["x"])
                 scale = np.diff(np.asarray(drawn.get_ydata())[[0, ridge["height"].argmax()]])
                 np.testing.assert_allclose(drawn.get_ydata(), base + scale * ridge["height"], atol=1e-12)
+                bar = [0.0, base], [0.0, base + scale.item() * ridge["zero_fraction"].iloc[0]]
+                assert any(np.allclose(bar, segment) for segment in zero_bars(axes))
                 assert f"{ridge['zero_fraction'].iloc[0]:.0%} zero" in [text.get_text() for text in axes.texts]
             assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "10", "20", "30"]
     assert "Grey bar" in texts(figure)
