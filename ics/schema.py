@@ -18,6 +18,7 @@ DType = Literal["int64", "float64", "string", "bool", "list<float64>", "list<int
 SITES = ("input", "preactivation", "normalized", "scaled", "activation")
 DIRECTIONS = ("gradient", "update", "random")
 PARAMETERS = ("weight", "all")
+REMAINDER = "(remainder)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,27 @@ GRADIENT_SHIFT = Table(
     ),
 )
 
+ATTRIBUTION = Table(
+    "attribution",
+    "step, layer, source layer before it (or the remainder), and set of parameters",
+    (
+        STEP,
+        LAYER,
+        LAYER_INDEX,
+        Column("source_layer", "string", f"the one layer that was updated; {REMAINDER} for layers acting together"),
+        Column("source_index", "int64", "position of the source layer in the order of execution; -1 for the remainder"),
+        Column("parameters", "string", "weight, or all parameters of the layer"),
+    ),
+    (
+        Column("shift_l2", "float64", "||p||, p = grad_i with only the source updated - G_i", "loss/weight"),
+        Column("whole_shift_l2", "float64", "||s||, s = G' - G as in gradient_shift", "loss/weight"),
+        Column("fraction", "float64", "||p|| / ||s||"),
+        Column("whole_shift_cosine", "float64", "cos(p, s)"),
+        Column("share", "float64", "<p, s> / ||s||^2; the shares of a layer, remainder included, add up to 1"),
+        NULL_REASON,
+    ),
+)
+
 GRADIENT_LINE = Table(
     "gradient_line",
     "step, direction, draw and eta",
@@ -280,6 +302,7 @@ TABLES: Mapping[str, Table] = {
         NORMALIZATION,
         DRIFT,
         GRADIENT_SHIFT,
+        ATTRIBUTION,
         GRADIENT_LINE,
         CURVATURE,
     )

@@ -1,10 +1,12 @@
 """Loss and gradient at other parameter values: internal covariate shift, the loss along a line."""
 
 from ics.landscape.agreement import Agreement
+from ics.landscape.attribution import attribution
 from ics.landscape.curvature import curvature
 from ics.landscape.gradient_line import default_etas, gradient_line
 from ics.landscape.gradient_shift import gradient_shift
 from ics.landscape.hessian import HessianAt
+from ics.landscape.linearised import compare_linearised, linearised_shift
 from ics.landscape.objective import Evaluation, Objective
 from ics.landscape.randomness import RandomState
 from ics.landscape.substitution import substituted
@@ -17,10 +19,13 @@ __all__ = [
     "Objective",
     "RandomState",
     "Transition",
+    "attribution",
+    "compare_linearised",
     "curvature",
     "default_etas",
     "gradient_line",
     "gradient_shift",
+    "linearised_shift",
     "make_transition",
     "substituted",
 ]

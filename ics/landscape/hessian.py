@@ -60,15 +60,28 @@ class HessianAt:
             vector: a tensor for each parameter with a part in v; left out parameters count as zero.
             of: names of the parameters whose part of the product is wanted; default all.
         """
+        return self.slope_gradient(self.slopes(vector), of=of)
+
+    def slopes(self, vector: Mapping[str, Tensor]) -> list[list[Tensor]]:
+        """Return the terms of g.v, one per parameter in `vector`, for each micro-batch; they carry their graph.
+
+        Cost: one product of the entries and their sum. Terms of several vectors may be put together before
+        `slope_gradient`, which then gives the product with the sum of the vectors.
+        """
+        terms = [[(graph[name] * vector[name]).sum() for name in graph if name in vector] for graph in self._graphs]
+        return [[term for term in each if term.requires_grad] for each in terms]  # a linear loss has no second graph
+
+    def slope_gradient(
+        self, slopes: Sequence[Sequence[Tensor]], *, of: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the gradient of what `slopes` returned with respect to the parameters `of`: their part of H v."""
         rows = self.names if of is None else tuple(of)
         total = {name: torch.zeros_like(self._leaves[name]).detach() for name in rows}
-        for graph in self._graphs:
-            terms = [(graph[name] * vector[name]).sum() for name in graph if name in vector]
-            terms = [term for term in terms if term.requires_grad]  # a linear loss has a gradient without a graph
+        for terms in slopes:
             if not terms:
                 continue
             leaves = [self._leaves[name] for name in rows]
-            parts = torch.autograd.grad(torch.stack(terms).sum(), leaves, retain_graph=True, allow_unused=True)
+            parts = torch.autograd.grad(torch.stack(list(terms)).sum(), leaves, retain_graph=True, allow_unused=True)
             for name, part in zip(rows, parts, strict=True):
                 if part is not None:
                     total[name] = total[name] + part

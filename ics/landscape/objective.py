@@ -195,7 +195,7 @@ class Objective:
 
 def add_gradients(gradients: dict[str, Tensor | None], loss: Tensor, leaves: Mapping[str, Tensor]) -> None:
     """Add d loss / d leaf to each of `gradients`, in the order in which repeated `loss.backward()` adds to `.grad`."""
-    if not loss.requires_grad:
+    if not (gradients and loss.requires_grad):
         return
     found = torch.autograd.grad(loss, [leaves[name] for name in gradients], allow_unused=True)
     for name, gradient in zip(gradients, found, strict=True):
