@@ -32,6 +32,7 @@ INSTRUMENTS: Mapping[str, Instrument] = {
     "gradient_shift": Instrument(evaluates=True, needs_step=True),
     "gradient_line": Instrument(evaluates=True, options=frozenset({"etas", "directions", "num_random"})),
     "curvature": Instrument(evaluates=True, options=frozenset({"num_eigenvalues", "tolerance", "max_products"})),
+    "drift": Instrument(needs_step=True, options=frozenset({"probe_batch", "forward", "reference_step", "sites"})),
 }
 
 PROBES = frozenset({"activations", "gradients", "normalization"})

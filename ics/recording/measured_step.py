@@ -25,6 +25,7 @@ from ics.landscape import (
 from ics.probes import Probes, find_layers, parameter_block, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.compiled import forced_eager
+from ics.recording.drift import Drift, Update
 from ics.recording.instruments import PROBES
 from ics.records import Block, Layer
 
@@ -54,6 +55,8 @@ class MeasuredStep:
     due: frozenset[str]
     batch: Any
     accumulate: bool
+    number: int
+    drift: Drift
     before: dict[str, Tensor] = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
     random_state: RandomState = field(init=False)
@@ -129,6 +132,8 @@ class MeasuredStep:
         if "curvature" in self.due:
             options = self.setup.options.get("curvature", {})
             yield frozenset({"curvature"}), lambda: [curvature(self.transition(previous), **options)]
+        if "drift" in self.due:
+            yield frozenset({"drift"}), lambda: [self.drift_rows()]
 
     def norms(self) -> dict[str, Tensor | None]:
         """Gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
@@ -186,6 +191,11 @@ class MeasuredStep:
         options = dict(self.setup.options.get("gradient_line", {}))
         etas = options.pop("etas", None) or default_etas(self.learning_rate)
         return gradient_line(self.transition(previous), etas=etas, **options)
+
+    def drift_rows(self) -> Block:
+        """Rows of `drift`: the probe batch before and after this update, and against the reference step."""
+        update = Update(self.number, self.before, self._after(), self.buffers, self.random_state)
+        return self.drift.measure(update, batch=self.batch, accumulate=self.accumulate)
 
     def _make_probes(self) -> Probes:
         options = {**self.setup.options.get("gradients", {}), **self.setup.options.get("activations", {})}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.batches import copy_batch, holds_micro_batches
 from ics.recording.compiled import unwrapped
+from ics.recording.drift import Drift
 from ics.recording.instruments import check_options, choose_instruments, needs_batch
 from ics.recording.logbook import Logbook
 from ics.recording.measured_step import MeasuredStep, Setup
@@ -96,6 +97,9 @@ class Recorder:
         self.path = Path(to)
         self._schedules = choose_instruments(instruments, loss_fn=loss_fn)
         self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, check_options(options))
+        self._drift = Drift(
+            self._setup.model, loss_fn=loss_fn, selection=layers, **self._setup.options.get("drift", {})
+        )
         self._strict = strict
         self._next_step = 0
         self._layers: tuple[Layer, ...] = ()
@@ -125,14 +129,15 @@ class Recorder:
             UsageError: an instrument that is due evaluates the loss, and no batch was given.
         """
         due = self._due(self._next_step)
-        if batch is None and needs_batch(due):
+        if batch is None and (needs_batch(due) or ("drift" in due and self._drift.needs_batch)):
             raise UsageError(
-                f"step {self._next_step} evaluates the loss elsewhere and expects the batch, got none; "
+                f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
                 "type recorder.step(batch)"
             )
         accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
-        measured = MeasuredStep(self._setup, due, batch, accumulate) if due else None
-        return Step(self, self._next_step, measured, (batch, accumulate))
+        number = self._next_step
+        measured = MeasuredStep(self._setup, due, batch, accumulate, number, self._drift) if due else None
+        return Step(self, number, measured, (batch, accumulate))
 
     def close(self, *, state: str = "completed") -> None:
         """Write what is left, compact the run and mark its end; safe to call twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from ics import schema
 from ics.buckets import OVERFLOW
 from ics.records import Block
 
+_UNDEFINED = "no channel varies on both sides, or a value is not finite"
+_DISTANCES = tuple(column.name for column in schema.DRIFT.values if column.dtype == "float64")
 HostColumns = dict[str, list[Any]]
 
 _MOMENTS = frozenset(
@@ -60,6 +63,8 @@ def _host_columns(block: Block, arrays: Iterable[np.ndarray]) -> HostColumns:
         _make_sparse(columns)
     if "count" in columns and "mean" in columns:
         _nullify_empty(columns)
+    if block.table == "drift":
+        _nullify_undefined(columns)
     return columns
 
 
@@ -91,3 +96,14 @@ def _nullify_empty(columns: HostColumns) -> None:
             reasons[row] = reasons[row] or "no finite values"
             for name in _MOMENTS & columns.keys():
                 columns[name][row] = None
+
+
+def _nullify_undefined(columns: HostColumns) -> None:
+    """Give distances that are defined for no channel null, and the reason."""
+    for row, reason in enumerate(columns["null_reason"]):
+        undefined = [name for name in _DISTANCES if columns[name][row] is not None and math.isnan(columns[name][row])]
+        floors = [name for name in undefined if name.startswith("floor_")]
+        whys = [reason, _UNDEFINED if len(undefined) > len(floors) else None, floors and f"floor: {_UNDEFINED}"]
+        columns["null_reason"][row] = "; ".join(filter(None, whys)) or None
+        for name in undefined:
+            columns[name][row] = None

@@ -1,11 +1,21 @@
-"""Pure tensor -> tensor statistics: moments per channel and pooled, histograms, vectors."""
+"""Pure tensor -> tensor statistics: moments per channel and pooled, histograms, distances, vectors."""
 
+from ics.stats.distances import (
+    Distribution,
+    distribution,
+    gaussian_kl,
+    log_variance_ratio,
+    mean_shift,
+    union,
+    wasserstein_1,
+)
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_channels, default_channel_axis
 from ics.stats.moments import Moments, channel_moments, columns, merge, pool
 from ics.stats.vectors import cosine, distance, dot, norm
 
 __all__ = [
+    "Distribution",
     "Moments",
     "as_channels",
     "channel_moments",
@@ -13,9 +23,15 @@ __all__ = [
     "cosine",
     "default_channel_axis",
     "distance",
+    "distribution",
     "dot",
+    "gaussian_kl",
     "histogram",
+    "log_variance_ratio",
+    "mean_shift",
     "merge",
     "norm",
     "pool",
+    "union",
+    "wasserstein_1",
 ]
