@@ -22,6 +22,8 @@ _HOME = {
     "gradient_line": "ics.recording",
     "activation_stats": "ics.recording",
     "sharpness": "ics.recording",
+    "attribution": "ics.recording",
+    "loss_slice": "ics.recording",
     # read
     "open_run": "ics.store",
     "open_runs": "ics.store",
@@ -32,7 +34,7 @@ _HOME = {
 }
 _ROOMS = ("analysis", "plots")
 
-__all__ = [*_HOME, *_ROOMS, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME, *_ROOMS, "__version__"]
 
 if TYPE_CHECKING:
     from ics import analysis as analysis
@@ -43,10 +45,12 @@ if TYPE_CHECKING:
     from ics.recording import Recorder as Recorder
     from ics.recording import activation_stats as activation_stats
     from ics.recording import at as at
+    from ics.recording import attribution as attribution
     from ics.recording import every as every
     from ics.recording import gradient_line as gradient_line
     from ics.recording import gradient_shift as gradient_shift
     from ics.recording import log_spaced as log_spaced
+    from ics.recording import loss_slice as loss_slice
     from ics.recording import sharpness as sharpness
     from ics.store import open_run as open_run
     from ics.store import open_runs as open_runs

@@ -9,6 +9,7 @@ from ics.landscape.hessian import HessianAt
 from ics.landscape.linearised import compare_linearised, linearised_shift
 from ics.landscape.objective import Evaluation, Objective
 from ics.landscape.randomness import RandomState
+from ics.landscape.slices import loss_slice
 from ics.landscape.substitution import substituted
 from ics.landscape.transition import Transition, make_transition
 
@@ -26,6 +27,7 @@ __all__ = [
     "gradient_line",
     "gradient_shift",
     "linearised_shift",
+    "loss_slice",
     "make_transition",
     "substituted",
 ]

@@ -9,14 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ics import landscape, schema
+from ics import landscape
 from ics.errors import UsageError
-from ics.landscape import Objective, RandomState, make_transition, substituted
+from ics.landscape import RandomState, substituted
 from ics.probes import Probes, find_layers, select_layers
-from ics.recording.batches import holds_micro_batches
 from ics.recording.compiled import forced_eager, unwrapped
-from ics.recording.transfer import to_host
-from ics.records import Block
+from ics.recording.one_shot_parts import as_frame, transition_to
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -68,10 +66,10 @@ def gradient_shift(
     """
     model = unwrapped(model)
     with forced_eager():
-        transition = _transition(model, loss_fn, batch, after, second_batch, micro_batches)
+        transition = transition_to(model, loss_fn, batch, after, second_batch, micro_batches)
         found = find_layers(model, lambda: transition.objective(transition.before), grouping=grouping)
         selected = select_layers(found, layers)
-        return _frame(landscape.gradient_shift(transition, layers=found, selected=selected))
+        return as_frame(landscape.gradient_shift(transition, layers=found, selected=selected))
 
 
 def gradient_line(
@@ -118,9 +116,9 @@ def gradient_line(
         raise UsageError('the direction "update" expects the parameters after the step, got none; type after={...}')
     model = unwrapped(model)
     with forced_eager():
-        transition = _transition(model, loss_fn, batch, after or {}, None, micro_batches, learning_rate)
+        transition = transition_to(model, loss_fn, batch, after or {}, None, micro_batches, learning_rate)
         block = landscape.gradient_line(transition, etas=etas, directions=tuple(directions), num_random=num_random)
-        return _frame(block)
+        return as_frame(block)
 
 
 def sharpness(
@@ -155,8 +153,8 @@ def sharpness(
     """
     model = unwrapped(model)
     with forced_eager():
-        transition = _transition(model, loss_fn, batch, {}, None, micro_batches, learning_rate)
-        return _frame(landscape.curvature(transition, num_eigenvalues=num_eigenvalues))
+        transition = transition_to(model, loss_fn, batch, {}, None, micro_batches, learning_rate)
+        return as_frame(landscape.curvature(transition, num_eigenvalues=num_eigenvalues))
 
 
 def activation_stats(
@@ -194,7 +192,7 @@ def activation_stats(
             (forward or feed)(model, batch)
     finally:
         state.restore()
-    return _frame(*probes.blocks())
+    return as_frame(*probes.blocks())
 
 
 def feed(model: nn.Module, batch: Any) -> object:
@@ -204,38 +202,3 @@ def feed(model: nn.Module, batch: Any) -> object:
     if isinstance(batch, tuple | list):
         return model(batch[0])
     return model(batch)
-
-
-def _transition(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    batch: Any,
-    after: Mapping[str, Tensor],
-    second_batch: Any,
-    micro_batches: bool | None,
-    learning_rate: float | None = None,
-) -> landscape.Transition:
-    accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
-    state = RandomState.capture(model)
-    objective = Objective(model, loss_fn, batch, accumulate=accumulate, random_state=state)
-    second = (
-        None
-        if second_batch is None
-        else Objective(model, loss_fn, second_batch, accumulate=accumulate, random_state=state)
-    )
-    before = {name: value.detach() for name, value in model.named_parameters()}
-    return make_transition(
-        objective,
-        before=before,
-        after=before | {name: value.detach() for name, value in after.items()},
-        second=second,
-        learning_rate=learning_rate,
-    )
-
-
-def _frame(*blocks: Block) -> pd.DataFrame:
-    """Return the rows of one table as a frame, its columns in the schema's order."""
-    frames = [pd.DataFrame(columns) for _, columns in to_host(blocks)]
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    order = [name for name in schema.table_named(blocks[0].table).column_names if name in frame.columns]
-    return frame[order]
