@@ -29,14 +29,15 @@ def checked(frame: pd.DataFrame, table: str, columns: Iterable[str]) -> pd.DataF
         )
     missing = [name for name in columns if name not in frame.columns]
     if missing:
+        once = f"type runs.table({table!r}), or for a measurement taken once frame.assign(step=0)"
         raise SelectionError(
             f"expected the columns of the table {table!r}, got a frame without {', '.join(missing)}; "
-            f"type runs.table({table!r})"
+            + (once if missing == ["step"] else f"type runs.table({table!r})")
         )
     if frame.empty:
         raise UsageError(
             f"expected rows of the table {table!r}, got a frame without any; "
-            f"record them (instruments={{{table!r}: ics.every(10)}}) or choose fewer rows away in `where`"
+            f"record them (instruments={{{table!r}: ics.every(10)}}) or leave fewer rows out in `where`"
         )
     return _identified(frame)
 

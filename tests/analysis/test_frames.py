@@ -29,6 +29,8 @@ def test_mistakes_say_what_to_type() -> None:
     frame = pd.DataFrame({"step": [0]})
     with pytest.raises(SelectionError, match=r"without loss, duration; type runs\.table\('steps'\)"):
         frames.checked(frame, "steps", ["step", "loss", "duration"])
+    with pytest.raises(SelectionError, match=r"without step; .* frame\.assign\(step=0\)"):
+        frames.checked(frame.drop(columns="step").assign(loss=1.0), "steps", ["step", "loss"])
     with pytest.raises(UsageError, match="got a frame without any"):
         frames.checked(frame.iloc[:0], "steps", ["step"])
     with pytest.raises(UsageError, match="got NoneType"):
