@@ -84,9 +84,10 @@ class Collector:
         record.statistics.add(*self._reduce(tensor, site, gradient=False))
 
     def add_gradient(self, site: Site, gradient: Tensor) -> None:
-        """Take dL/d(site) into account."""
-        record = self.gradients.setdefault(site.key, Record(site))
-        record.statistics.add(*self._reduce(gradient, site, gradient=True))
+        """Take dL/d(site) into account, if it is expected: its site may have been withdrawn since."""
+        record = self.gradients.get(site.key)
+        if record is not None:
+            record.statistics.add(*self._reduce(gradient, site, gradient=True))
 
     def expect_value(self, site: Site, reason: str) -> None:
         """Make a row for a site, null for `reason` until its tensor comes."""

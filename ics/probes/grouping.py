@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -49,14 +50,17 @@ class ParameterUse:
 
 
 def followed_modules(model: nn.Module) -> dict[nn.Module, str]:
-    """Return the modules whose calls are followed, with their names: all but those that compute a parametrization."""
-    inside = {
+    """Return the modules whose calls are followed, with their names.
+
+    Left out are those that compute a parametrization, and scripted modules, which take no hooks.
+    """
+    left_out = {
         module
         for outer in model.modules()
-        if isinstance(outer, parametrize.ParametrizationList)
+        if isinstance(outer, parametrize.ParametrizationList | torch.jit.ScriptModule)
         for module in outer.modules()
     }
-    return {module: name for module, name in module_names(model).items() if module not in inside}
+    return {module: name for module, name in module_names(model).items() if module not in left_out}
 
 
 def group_layers(

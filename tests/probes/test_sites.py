@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ics.errors import MeasurementWarning, SelectionError, UsageError
 from ics.probes import Probes
 from tests.probes.nets import dense, residual, residual_by_hand
-from tests.probes.rows import Key, activations, assert_row, expected, probed
+from tests.probes.rows import Key, activations, assert_row, expected, gradients, probed
 
 AXES = {"head": -1}
 
@@ -169,8 +169,18 @@ def test_a_container_that_owns_a_parameter_has_no_preactivation() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(torch.cat([self.token, x])) * 2
 
-    rows = activations(probed(net := WithToken(), lambda: net(torch.randn(2, 3))))
-    assert list(rows) == [("layer", 0, "input"), ("layer", 0, "preactivation")]
+    net, x = WithToken(), torch.randn(2, 3, requires_grad=True)
+    probes = probed(net, lambda: net(x).sum().backward())
+    expected_rows = [("layer", 0, "input"), ("layer", 0, "preactivation")]
+    assert list(activations(probes)) == list(gradients(probes)) == expected_rows
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_modules_are_passed_over() -> None:
+    scripted = torch.jit.trace(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.ones(2, 3))
+    net = nn.Sequential(nn.Linear(3, 3), scripted)
+    rows = activations(probed(net, lambda: net(torch.ones(2, 3))))
+    assert list(rows) == [("0", 0, "input"), ("0", 0, "preactivation")]
 
 
 def test_a_layer_that_applies_its_own_activation_shows_no_preactivation() -> None:
