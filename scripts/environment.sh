@@ -55,14 +55,17 @@ make_venv() {
 }
 
 install_project() {
-    local quiet=()  # expanded with care below: an empty array is an error under `set -u` in bash before 4.4
-    [ -t 2 ] || quiet=(--quiet)
+    local options=()  # expanded with care below: an empty array is an error under `set -u` in bash before 4.4
+    [ -t 2 ] || options+=(--quiet)
     if have_uv; then
-        uv pip install ${quiet[@]+"${quiet[@]}"} --python "$python" --editable "$1" >&2
+        # uv leaves compiling to the first import. Where Python is told to keep nothing of that, each process would compile
+        # all of torch anew, which takes seconds.
+        [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || options+=(--compile-bytecode)
+        uv pip install ${options[@]+"${options[@]}"} --python "$python" --editable "$1" >&2
     else
         # A .venv that uv made has no pip.
         "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null 2>&1 || make_venv
-        "$python" -m pip install ${quiet[@]+"${quiet[@]}"} --disable-pip-version-check --editable "$1" >&2
+        "$python" -m pip install ${options[@]+"${options[@]}"} --disable-pip-version-check --editable "$1" >&2
     fi
 }
 
