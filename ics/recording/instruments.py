@@ -30,6 +30,7 @@ INSTRUMENTS: Mapping[str, Instrument] = {
     "gradients": Instrument(options=frozenset({"sites", "histogram", "per_channel"})),
     "normalization": Instrument(),
     "gradient_shift": Instrument(evaluates=True, needs_step=True),
+    "attribution": Instrument(evaluates=True, needs_step=True),
     "gradient_line": Instrument(evaluates=True, options=frozenset({"etas", "directions", "num_random"})),
     "curvature": Instrument(evaluates=True, options=frozenset({"num_eigenvalues", "tolerance", "max_products"})),
     "drift": Instrument(needs_step=True, options=frozenset({"probe_batch", "forward", "reference_step", "sites"})),

@@ -16,6 +16,7 @@ from ics.landscape import (
     Objective,
     RandomState,
     Transition,
+    attribution,
     curvature,
     default_etas,
     gradient_line,
@@ -127,6 +128,8 @@ class MeasuredStep:
             yield frozenset({"gradients"}), lambda: [self.parameters(layers)]
         if "gradient_shift" in self.due:
             yield frozenset({"gradient_shift"}), lambda: [self.gradient_shift(layers, previous)]
+        if "attribution" in self.due:
+            yield frozenset({"attribution"}), lambda: [self.attribution(layers, previous)]
         if "gradient_line" in self.due:
             yield frozenset({"gradient_line"}), lambda: [self.gradient_line(previous)]
         if "curvature" in self.due:
@@ -185,6 +188,11 @@ class MeasuredStep:
         """Rows of `gradient_shift` for the selected layers."""
         selected = select_layers(layers, self.setup.selection)
         return gradient_shift(self.transition(previous), layers=layers, selected=selected)
+
+    def attribution(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
+        """Rows of `attribution` for the selected layers."""
+        selected = select_layers(layers, self.setup.selection)
+        return attribution(self.transition(previous), layers=layers, selected=selected)
 
     def gradient_line(self, previous: tuple[Any, bool] | None) -> Block:
         """Rows of `gradient_line`; step sizes of 1/2 to 4 times the learning rate unless `etas` are given."""

@@ -11,7 +11,16 @@ import torch
 import ics
 from tests.recording.nets import NETS, OPTIMIZERS, loss_fn, make_batches, make_net, one_step
 
-EVERYTHING = ("activations", "gradients", "normalization", "gradient_shift", "gradient_line", "curvature", "drift")
+EVERYTHING = (
+    "activations",
+    "gradients",
+    "normalization",
+    "gradient_shift",
+    "attribution",
+    "gradient_line",
+    "curvature",
+    "drift",
+)
 
 
 def train(name, optimizer_name, batches, to=None, instruments=EVERYTHING):

@@ -15,7 +15,16 @@ import ics
 from ics.errors import LossError, MeasurementWarning, SelectionError, UsageError
 from tests.recording.nets import NETS, OPTIMIZERS, loss_fn, make_batches, make_net, one_step
 
-EVERYTHING = ("activations", "gradients", "normalization", "gradient_shift", "gradient_line", "curvature", "drift")
+EVERYTHING = (
+    "activations",
+    "gradients",
+    "normalization",
+    "gradient_shift",
+    "attribution",
+    "gradient_line",
+    "curvature",
+    "drift",
+)
 
 
 def record(to, name="normalised_mlp", *, steps=3, size=7, dtype=torch.float32, optimizer="sgd", **options):
