@@ -45,7 +45,7 @@ def test_a_notebook_defines_no_functions(source: Path) -> None:
 def test_a_notebook_runs_where_nothing_was_recorded(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # jupyter warns where it is not told
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
     notebook = jupytext.read(source)
     (tmp_path / "notebooks").mkdir()
     client = NotebookClient(
