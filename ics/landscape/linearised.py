@@ -26,7 +26,9 @@ def linearised_shift(
 
     on the batch of the update with its random draws. Exact where the loss is quadratic in the parameters. The gradient
     is computed once and its graph kept; the inner products s_i = sum_{j<i} <g_j, Delta_j> grow by one term a layer,
-    and the gradient of s_i for W_i is layer i's row of the sum.
+    and the gradient of s_i for W_i is layer i's row of the sum. The Hessian of a net with kinks (ReLU, max-pooling) is
+    that of the piece W(t) lies on: units that the update switches on or off are in the shift and never in this, so that
+    with kinks the two agree only for updates that cross none.
 
     Args:
         transition: W(t) to W(t+1) and the loss.

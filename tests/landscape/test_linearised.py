@@ -132,6 +132,20 @@ def test_what_it_leaves_out_shrinks_with_the_square_of_the_update():
         assert coarse / fine == pytest.approx(2.0, rel=0.1)  # relative to a shift that is itself O(update)
 
 
+def test_a_unit_that_the_update_switches_on_is_not_seen():
+    """w_2 relu(w_1 x): dL/dw_2 goes from 0 to relu(w_1 + d_1), and the Hessian at an idle unit is zero."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1, bias=False)).double()
+    objective = Objective(model, lambda model, x: model(x).sum(), torch.ones(1, 1, dtype=torch.float64))
+    before = {
+        name: torch.full((1, 1), value, dtype=torch.float64) for name, value in [("0.weight", -1), ("2.weight", 3)]
+    }
+    transition = make_transition(objective, before=before, after={"0.weight": -before["0.weight"]})
+    columns = compared(transition, layers_of(model, [("0",), ("2",)]))
+    assert (columns["linearised_l2"][2], columns["unexplained_relative"][2]) == (0.0, 1.0)
+    assert columns["linearised_cosine"][2] is None
+    assert "linearised shift is exactly zero" in columns["null_reason"][2]
+
+
 def test_comparison_measures_length_angle_and_what_is_left():
     transition, layers, _, _ = quadratic()
     shift = shifted_of(transition, layers)["w1"]["w1"] - transition.gradients["w1"]
