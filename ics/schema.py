@@ -6,59 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
+from ics.columns import Column, Table
 from ics.errors import unknown_name
 
 SCHEMA_VERSION = 1
-
-DType = Literal["int64", "float64", "string", "bool", "list<float64>", "list<int64>"]
 
 SITES = ("input", "preactivation", "normalized", "scaled", "activation")
 DIRECTIONS = ("gradient", "update", "random")
 PARAMETERS = ("weight", "all")
 REMAINDER = "(remainder)"
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: its type as stored, unit, meaning and source. Value columns may hold null, keys may not."""
-
-    name: str
-    dtype: DType
-    meaning: str
-    unit: str = "1"
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One table. A `wide` table takes further float64 columns that the user logs."""
-
-    name: str
-    row: str
-    keys: tuple[Column, ...]
-    values: tuple[Column, ...]
-    wide: bool = False
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """Keys, then values."""
-        return self.keys + self.values
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """Names of all columns, in order."""
-        return tuple(column.name for column in self.columns)
-
-    def column(self, name: str) -> Column:
-        """Return the column called `name`; raises `SelectionError` with near matches if there is none."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise unknown_name(f"column of {self.name}", name, self.column_names)
-
 
 STEP = Column("step", "int64", "optimizer steps done before this one, from 0", "steps")
 LAYER = Column("layer", "string", "dotted module name as in state_dict, wrapper prefixes stripped")
