@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from ics import schema, stats
-from ics.landscape.full_passes import full_passes, update
-from ics.landscape.layerwise import NOTHING_TRAINED, chosen_layers, in_order, trained_names, undirected_shift
+from ics.landscape.full_passes import full_passes
+from ics.landscape.layerwise import (
+    NOTHING_TRAINED,
+    chosen_layers,
+    in_order,
+    moved_names,
+    trained_names,
+    undirected_shift,
+)
 from ics.landscape.transition import Transition, vector
 from ics.records import Block, Layer
 
@@ -114,9 +121,10 @@ def _whole_shifts(transition: Transition, layers: Sequence[Layer], targets: Sequ
 
 def _parts(transition: Transition, source: Layer, names: Collection[str]) -> dict[str, Tensor]:
     """Return s_ij by parameter name for all layers i behind the source j, from one pass; empty if j did not move."""
-    point = dict(transition.before)
-    if not (names and update(point, transition, source)):
+    moved = moved_names(transition, source)
+    if not (names and moved):
         return {}
+    point = {**transition.before, **{name: transition.after[name] for name in moved}}
     return _change(transition, transition.objective(point, wanted=list(names)).gradients, names)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ics.errors import UsageError, unknown_name
 from ics.landscape.cancelled import cancelled_parameters
 from ics.landscape.transition import Transition
@@ -47,6 +49,12 @@ def trained_names(transition: Transition, layer: Layer, parameters: str = "all")
     """Return the trained parameters of a layer: of its "weight", or "all" of them."""
     names = layer.weight if parameters == "weight" else layer.parameters
     return tuple(name for name in names if name in transition.gradients)
+
+
+def moved_names(transition: Transition, layer: Layer) -> tuple[str, ...]:
+    """Return the parameters of a layer of which the update changed a bit."""
+    before, after = transition.before, transition.after
+    return tuple(name for name in layer.parameters if not torch.equal(before[name], after[name]))
 
 
 def undirected_shift(transition: Transition, layer: Layer, names: Sequence[str], shift: float) -> str | None:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from ics import schema, stats
 from ics.landscape.hessian import HessianAt
-from ics.landscape.layerwise import NOTHING_TRAINED, chosen_layers, in_order, trained_names, undirected_shift
+from ics.landscape.layerwise import (
+    NOTHING_TRAINED,
+    chosen_layers,
+    in_order,
+    moved_names,
+    trained_names,
+    undirected_shift,
+)
 from ics.landscape.transition import Transition, vector
 from ics.records import Layer
 
@@ -129,8 +136,7 @@ def compare_linearised(
 
 def _update(transition: Transition, layer: Layer) -> dict[str, Tensor]:
     """Return Delta of the parameters of a layer that moved."""
-    before, after = transition.before, transition.after
-    return {name: after[name] - before[name] for name in layer.parameters if not torch.equal(before[name], after[name])}
+    return {name: transition.after[name] - transition.before[name] for name in moved_names(transition, layer)}
 
 
 def _measure(
