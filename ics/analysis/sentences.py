@@ -125,11 +125,11 @@ def _shift(findings: _Findings) -> str:
     what = "Gradient shift: when the layers before it were updated, a layer's gradient changed by this multiple of"
     if findings.known("shift_over_floor"):
         values, verdict = findings.listed("shift_over_floor"), findings.verdict("shift_over_floor", "less")
-        return f"{what} its noise floor (its change from one batch to another), median over steps, {values}{verdict}."
+        return f"{what} its noise floor: {values}, median over steps{verdict}."
     if findings.known("shift_relative"):
         values, verdict = findings.listed("shift_relative"), findings.verdict("shift_relative", "less")
         missing = "no noise floor was recorded to hold it against"
-        return f"{what} its length, median over steps, {values}{verdict}; {missing}."
+        return f"{what} its length: {values}, median over steps{verdict}; {missing}."
     return "Gradient shift: not recorded (instrument gradient_shift)."
 
 
@@ -137,18 +137,17 @@ def _landscape(findings: _Findings) -> str:
     if not findings.known("beta"):
         return "Loss landscape: not recorded (instrument gradient_line)."
     if findings.etas is None:
-        return f"Loss landscape: no step size was probed in all nets; beta as a multiple of 2/lr was {_edge(findings)}."
+        return f"Loss landscape: no step size was probed in all nets; effective beta was {_edge(findings)} of 2/lr."
     low, high = (number(end) for end in findings.etas)
     values, verdict = findings.listed("beta"), findings.verdict("beta", "smoother")
     return (
-        f"Loss landscape: at step sizes {low} to {high} along the gradient, the largest change of the gradient per "
-        f"distance (effective beta) was, median over steps, {values}{verdict}; "
-        f"as a multiple of 2/lr, {_edge(findings)}."
+        f"Loss landscape: at step sizes {low} to {high} along the gradient, effective beta was {values} "
+        f"({_edge(findings)} of 2/lr), median over steps{verdict}."
     )
 
 
 def _edge(findings: _Findings) -> str:
-    return findings.listed("beta_over_edge") + findings.verdict("beta_over_edge", "lower")
+    return _joined([number(findings.value("beta_over_edge", net)) for net in findings.nets])
 
 
 def _activations(findings: _Findings) -> str:
@@ -160,9 +159,8 @@ def _activations(findings: _Findings) -> str:
         for net in findings.nets
     ]
     return (
-        f"Activations: from the first to the last measured step, what enters the activation functions moved by {moved} "
-        f"(mean per channel){verdict}; its distance to a normal distribution (Kolmogorov-Smirnov, 0 is normal) went "
-        f"{_joined(shapes)}."
+        f"Activations: from the first to the last measured step, the mean of what enters an activation function moved "
+        f"by {moved}{verdict}; its distance to a normal distribution (Kolmogorov-Smirnov) went {_joined(shapes)}."
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -92,7 +93,7 @@ def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 @contextmanager
 def settings() -> Iterator[None]:
     """The settings of every figure, as long as the context lasts; also needed where a figure is saved."""
-    with matplotlib.rc_context(rc=_SETTINGS):
+    with matplotlib.rc_context(rc={**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_SETTINGS}):
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -109,17 +109,23 @@ class Probes:
                 stacklevel=2,
             )
 
-    def blocks(self) -> list[Block]:
+    def blocks(self, layers: Sequence[Layer] | None = None) -> list[Block]:
         """Return the rows of each instrument, tensors still on the device.
 
-        The bias gradient in front of a normalisation is read from `.grad` now. An error that measuring met inside
-        the user's passes, where it must not stop a training, is raised here.
+        Rows of a layer have its number; rows that belong to none (an activation of a sum, say) have the number of the
+        layer that ran before them, so that a name has one number in every table. The bias gradient in front of a
+        normalisation is read from `.grad` now. An error that measuring met inside the user's passes, where it must
+        not stop a training, is raised here.
+
+        Args:
+            layers: the layers that give the numbers; default those of `layers()`.
         """
         if self._watch is None:
             return []
         if self._watch.failure is not None:
             raise self._watch.failure
-        order, collector, blocks = self._watch.tracker.order, self._measured.collector, []
+        order = _numbers(self._watch.tracker.order, self.layers() if layers is None else layers)
+        collector, blocks = self._measured.collector, []
         if self._wanted.activations:
             blocks.append(collector.activations_block(order))
         if self._wanted.gradients:
@@ -135,3 +141,12 @@ class Probes:
 
     def _make_sink(self, hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
         return MeasuringSink(self._wanted, self._measured, hooks, recomputation)
+
+
+def _numbers(names: Iterable[str], layers: Sequence[Layer]) -> dict[str, int]:
+    """Return the number of every name, given in the order in which they appeared."""
+    known, number, numbers = {layer.name: layer.index for layer in layers}, 0, {}
+    for name in names:
+        number = known.get(name, number)
+        numbers[name] = number
+    return numbers

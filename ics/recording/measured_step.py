@@ -123,7 +123,8 @@ class MeasuredStep:
         `previous` is the batch before, and whether it is a list of micro-batches: the second batch of the floor.
         """
         if self.probes is not None:
-            yield self.due & PROBES, self.probes.blocks
+            probes = self.probes
+            yield self.due & PROBES, lambda: probes.blocks(layers)
         if "gradients" in self.due:
             yield frozenset({"gradients"}), lambda: [self.parameters(layers)]
         if "gradient_shift" in self.due:

@@ -46,8 +46,8 @@ def test_layer_index_counts_layers_in_the_order_of_execution() -> None:
     assert {layer: row["layer_index"] for (layer, _, _), row in rows.items()} == {
         "stem": 0,
         "conv": 1,
-        "relu": 2,
-        "head": 3,
+        "relu": 1,  # of a sum, no layer of its own: it has the number of the layer before it
+        "head": 2,
     }
 
 

@@ -51,6 +51,14 @@ def test_a_run_holds_every_table_of_its_instruments(tmp_path):
     assert list(run.table("steps")["step"]) == [0, 1, 2]
 
 
+def test_a_layer_has_the_same_number_in_every_table(tmp_path):
+    run, _, _ = record(tmp_path / "run", "residual", steps=1)
+    numbers = dict(zip(run.layers["name"], run.layers["index"], strict=True))
+    for table in ("activations", "gradients", "gradient_shift"):
+        for layer, number in run.table(table)[["layer", "layer_index"]].itertuples(index=False):
+            assert numbers.get(layer, number) == number, (table, layer)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_same_rows_at_batch_sizes_1_2_and_7(name, tmp_path):
     sizes = (2, 7) if name == "normalised_mlp" else (1, 2, 7)  # batch norm of a vector needs two samples
