@@ -1,4 +1,4 @@
-"""The two values that pass between the floors: `Layer`, which names what is measured, and `Block`, the rows measured."""
+"""The two values that pass between the floors: `Layer` names what is measured, `Block` holds the rows measured."""
 
 from __future__ import annotations
 
