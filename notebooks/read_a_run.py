@@ -63,7 +63,7 @@ ics.plots.training_curves(runs.table("steps"))
 # ## Internal covariate shift, against its floor
 
 # %%
-ics.plots.gradient_shift(runs.table("gradient_shift"))
+ics.plots.gradient_shift_by_layer(runs.table("gradient_shift"))
 
 # %% [markdown]
 # The same as a number: the shift as a multiple of its floor, median over steps and layers, per run.
@@ -106,4 +106,4 @@ batchnorm = [run for run in runs if run.info["config"]["norm"] == "batch"]
 ics.analysis.compare(standard, batchnorm)[["measure", "a", "b", "ratio", "low", "high", "n"]].round(3)
 
 # %%
-print(*ics.analysis.headline(runs), sep="\n\n")
+print(*ics.analysis.headline([*standard, *batchnorm]), sep="\n\n")
