@@ -19,7 +19,11 @@ REMAINDER = "(remainder)"
 
 STEP = Column("step", "int64", "optimizer steps done before this one, from 0", "steps")
 LAYER = Column("layer", "string", "dotted module name as in state_dict, wrapper prefixes stripped")
-LAYER_INDEX = Column("layer_index", "int64", "position of the layer in the order of execution, from 0")
+LAYER_INDEX = Column(
+    "layer_index",
+    "int64",
+    "position of the layer in the order of execution, from 0; what is no layer has that of the layer before it",
+)
 CALL = Column("call", "int64", "how many times the layer had been called before in the same forward pass")
 SITE = Column("site", "string", "place of the tensor: " + ", ".join(SITES))
 NULL_REASON = Column("null_reason", "string", "why a value of this row is null; null where none is")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ics import schema, stats
 from ics.errors import MeasurementWarning, unknown_name
 from ics.probes.collect import make_block
-from ics.probes.grouping import declared_layers
+from ics.probes.grouping import Grouping, declared_layers, layer_numbers
 from ics.probes.hooks import Watch
 from ics.probes.names import kind_of
 from ics.probes.normalization import has_known_formula, normalized
@@ -78,6 +78,7 @@ def sites_of_pass(
     *,
     sites: str | Iterable[str] = schema.SITES,
     layers: Selection = None,
+    grouping: Grouping = "paper",
     halves: bool = False,
 ) -> SitesOfPass:
     """Measure the distribution of every channel at every site while `run` calls the model.
@@ -89,6 +90,7 @@ def sites_of_pass(
         run: performs the pass; who calls this sees to it that it leaves no trace.
         sites: which sites, of `ics.schema.SITES`.
         layers: whose sites, as for `select_layers`.
+        grouping: which modules make up a layer, as for `find_layers`; decides the layers' numbers.
         halves: whether to measure the halves of the batch too, for the floor.
 
     Cost: the pass, and two reads of each tensor (four with `halves`).
@@ -120,7 +122,7 @@ def sites_of_pass(
             MeasurementWarning,
             stacklevel=2,
         )
-    return sink.seen(watch.tracker.order)
+    return sink.seen(layer_numbers(watch.tracker.order, watch.layers(grouping)[0]))
 
 
 def drift_rows(now: SitesOfPass, then: SitesOfPass, *, reference: str, floor: SitesOfPass) -> list[Row]:

@@ -184,3 +184,16 @@ def _weight_of(head: nn.Module, parameters: Mapping[str, Slot], claims: Sequence
         name for name, value in values.items() if value is not None and not is_lazy(value) and value.ndim > 1
     )
     return matrices or tuple(mine)
+
+
+def layer_numbers(names: Iterable[str], layers: Sequence[Layer]) -> dict[str, int]:
+    """Return the number of every name, given in the order in which they appeared.
+
+    What is no layer (an activation of a sum, say) has the number of the layer that ran before it, so that a name has
+    one number in every table.
+    """
+    known, number, numbers = {layer.name: layer.index for layer in layers}, 0, {}
+    for name in names:
+        number = known.get(name, number)
+        numbers[name] = number
+    return numbers

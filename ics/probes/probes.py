@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError, unknown_name
 from ics.probes.collect import Collector, make_block
-from ics.probes.grouping import Grouping, declared_layers
+from ics.probes.grouping import Grouping, declared_layers, layer_numbers
 from ics.probes.hooks import Watch
 from ics.probes.recompute import Recomputation
 from ics.probes.selection import Selection, select_layers
@@ -124,7 +124,7 @@ class Probes:
             return []
         if self._watch.failure is not None:
             raise self._watch.failure
-        order = _numbers(self._watch.tracker.order, self.layers() if layers is None else layers)
+        order = layer_numbers(self._watch.tracker.order, self.layers() if layers is None else layers)
         collector, blocks = self._measured.collector, []
         if self._wanted.activations:
             blocks.append(collector.activations_block(order))
@@ -141,12 +141,3 @@ class Probes:
 
     def _make_sink(self, hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
         return MeasuringSink(self._wanted, self._measured, hooks, recomputation)
-
-
-def _numbers(names: Iterable[str], layers: Sequence[Layer]) -> dict[str, int]:
-    """Return the number of every name, given in the order in which they appeared."""
-    known, number, numbers = {layer.name: layer.index for layer in layers}, 0, {}
-    for name in names:
-        number = known.get(name, number)
-        numbers[name] = number
-    return numbers

@@ -17,6 +17,7 @@ from ics.landscape import RandomState, substituted
 from ics.landscape.randomness import replayed
 from ics.landscape.substitution import attributes_kept
 from ics.probes.drift import SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
+from ics.probes.grouping import Grouping
 from ics.recording.batches import copy_batch
 from ics.recording.one_shot import feed
 from ics.records import Block
@@ -47,6 +48,7 @@ class Drift:
         model: the model, in the mode in which it is trained.
         loss_fn: the recorder's, which feeds the probe batch to the model where there is no `forward`.
         selection: layers, as for `Recorder`.
+        grouping: which modules make up a layer, as for `Recorder`.
         probe_batch: the batch, copied now; default the first batch measured, of micro-batches the first.
         forward: `forward(model, batch)` where the batch is fed in another way than through `loss_fn`, or without one
             than as in `ics.activation_stats`.
@@ -67,6 +69,7 @@ class Drift:
         *,
         loss_fn: Forward | None,
         selection: Any = None,
+        grouping: Grouping = "paper",
         probe_batch: Any = None,
         forward: Forward | None = None,
         reference_step: int | None = None,
@@ -84,6 +87,7 @@ class Drift:
         self._from_step = reference_step or 0
         self._sites_wanted = checked_sites(sites)
         self._selection = selection
+        self._grouping = grouping
         self._random_state: RandomState | None = None
         self._reference: tuple[int, SitesOfPass] | None = None
 
@@ -111,7 +115,14 @@ class Drift:
     def _sites(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *, halves: bool) -> SitesOfPass:
         run = partial(self._forward, self._model, copy_batch(self._batch))  # a forward may write into its batch
         with self._standing_at(parameters, buffers):
-            return sites_of_pass(self._model, run, halves=halves, sites=self._sites_wanted, layers=self._selection)
+            return sites_of_pass(
+                self._model,
+                run,
+                halves=halves,
+                sites=self._sites_wanted,
+                layers=self._selection,
+                grouping=self._grouping,
+            )
 
     @contextmanager
     def _standing_at(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Iterator[None]:

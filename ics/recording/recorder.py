@@ -98,7 +98,11 @@ class Recorder:
         self._schedules = choose_instruments(instruments, loss_fn=loss_fn)
         self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, check_options(options))
         self._drift = Drift(
-            self._setup.model, loss_fn=loss_fn, selection=layers, **self._setup.options.get("drift", {})
+            self._setup.model,
+            loss_fn=loss_fn,
+            selection=layers,
+            grouping=grouping,
+            **self._setup.options.get("drift", {}),
         )
         self._strict = strict
         self._next_step = 0
