@@ -1,0 +1,207 @@
+"""What G' of all layers costs, in plain training steps: the kept prefix beside one full pass per layer.
+
+    python scripts/bench/gradient_shift.py                # all nets, CSV and plot into docs/bench/
+    python scripts/bench/gradient_shift.py resnet18 --repeats 5
+
+Every repeat runs a plain step (forward, backward, SGD with momentum), the kept prefix, and the full passes, one after
+the other in one process, so that a machine's slow minutes hit all three. Ratios are taken within a repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from ics.landscape import Objective, make_transition
+from ics.landscape.full_passes import full_passes
+from ics.landscape.kept_prefix import kept_prefix
+from ics.probes import find_layers
+
+DOCS = Path(__file__).parents[2] / "docs" / "bench"
+
+
+def cifar_resnet18() -> nn.Module:
+    """ResNet-18 with the stem for 32 x 32 images."""
+    model = torchvision.models.resnet18(num_classes=10)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+def cifar_vgg16(norm: bool) -> nn.Module:
+    """VGG-16's features for 32 x 32 images, with one linear layer."""
+    make = torchvision.models.vgg16_bn if norm else torchvision.models.vgg16
+    return nn.Sequential(make().features, nn.Flatten(), nn.Linear(512, 10))
+
+
+def linear_net() -> nn.Module:
+    """The deep linear net: 25 layers of 10 x 10."""
+    return nn.Sequential(*(nn.Linear(10, 10, bias=False) for _ in range(25)))
+
+
+def mlp16() -> nn.Module:
+    """16 layers of 100 with batch norm."""
+    layers = [(nn.Linear(100, 100), nn.BatchNorm1d(100), nn.ReLU(inplace=True)) for _ in range(15)]
+    return nn.Sequential(*(module for layer in layers for module in layer), nn.Linear(100, 10))
+
+
+IMAGES = ((128, 3, 32, 32), 10)
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "vgg16_bn": (lambda: cifar_vgg16(True), *IMAGES),
+    "vgg16": (lambda: cifar_vgg16(False), *IMAGES),
+    "resnet18": (cifar_resnet18, *IMAGES),
+    "deep_linear": (linear_net, (1000, 10), 10),
+    "mlp16": (mlp16, (128, 100), 10),
+}
+
+
+def loss_fn(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy."""
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def measure(name: str, *, repeats: int, device: str) -> Iterable[dict[str, object]]:
+    """Yield a row per repeat and grouping."""
+    make, shape, classes = NETS[name]
+    torch.manual_seed(0)
+    model = make().to(device)
+    batch = (torch.randn(shape, device=device), torch.randint(classes, shape[:1], device=device))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def plain() -> None:
+        optimizer.zero_grad()
+        loss_fn(model, batch).backward()
+        optimizer.step()
+
+    objective = Objective(model, loss_fn, batch)
+    before = {key: value.clone() for key, value in objective.parameters.items()}
+    plain()
+    after = {key: value.clone() for key, value in objective.parameters.items()}
+    transition = make_transition(objective, before=before, after=after)
+    for grouping in ("leaf", "paper"):
+        layers = find_layers(model, lambda: objective(before), grouping=grouping)
+        every = {"layers": layers, "selected": frozenset(layer.name for layer in layers)}
+        ways = {
+            "plain": plain,
+            "kept_prefix": partial(exhaust, kept_prefix, transition, **every),
+            "full_passes": partial(exhaust, full_passes, transition, **every),
+        }
+        for repeat in range(repeats + 1):  # the first is a warm-up
+            seconds = {way: timed(run, device) for way, run in ways.items()}
+            restore(model, after)
+            if repeat:
+                yield {"net": name, "grouping": grouping, "layers": len(layers), "repeat": repeat, **seconds}
+
+
+def exhaust(make: Callable[..., Iterable[object]], *arguments: object, **options: object) -> None:
+    """Run an iterator to its end, keeping nothing."""
+    for _ in make(*arguments, **options):
+        pass
+
+
+def timed(run: Callable[[], None], device: str) -> float:
+    """Seconds of one call, the device's work included."""
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def restore(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """Put parameters back, so that every repeat measures the same step."""
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter.copy_(values[key])
+
+
+def summary(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return median ratios to the plain step, with their range, per net and grouping."""
+    found = []
+    for net, grouping in dict.fromkeys((row["net"], row["grouping"]) for row in rows):
+        chosen = [row for row in rows if (row["net"], row["grouping"]) == (net, grouping)]
+        layers = int(str(chosen[0]["layers"]))
+        line: dict[str, object] = {"net": net, "grouping": grouping, "layers": layers}
+        for way in ("kept_prefix", "full_passes"):
+            ratios = [float(str(row[way])) / float(str(row["plain"])) for row in chosen]
+            line |= {f"{way}_steps": round(statistics.median(ratios), 2)}
+            line |= {f"{way}_low": round(min(ratios), 2), f"{way}_high": round(max(ratios), 2)}
+        line["per_layer"] = round(float(str(line["kept_prefix_steps"])) / layers, 3)
+        speedups = [float(str(row["full_passes"])) / float(str(row["kept_prefix"])) for row in chosen]
+        line["times_faster"] = round(statistics.median(speedups), 2)
+        found.append(line)
+    return found
+
+
+def draw(lines: list[dict[str, object]], path: Path) -> None:
+    """Draw the cost in plain steps of both ways, per net."""
+    from matplotlib.figure import Figure
+
+    lines = [line for line in lines if line["grouping"] == "leaf"]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for offset, (way, color) in enumerate((("full_passes", "#999999"), ("kept_prefix", "#0072B2"))):
+        places = [place + 0.38 * (offset - 0.5) for place in range(len(lines))]
+        values = [float(str(line[f"{way}_steps"])) for line in lines]
+        low = [value - float(str(line[f"{way}_low"])) for value, line in zip(values, lines, strict=True)]
+        high = [float(str(line[f"{way}_high"])) - value for value, line in zip(values, lines, strict=True)]
+        bars = axes.barh(
+            places, values, 0.36, xerr=[low, high], color=color, label=way.replace("_", " "), ecolor="#333"
+        )
+        axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=6, fontsize=8)
+    axes.set_yticks(range(len(lines)), [f"{line['net']} ({line['layers']} modules)" for line in lines])
+    axes.invert_yaxis()
+    axes.set_xlabel("cost of G' for every module, in plain training steps (median; whiskers: range)")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def write(rows: list[dict[str, object]], path: Path) -> None:
+    """Write rows as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    """Measure, print, and write the CSVs and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nets", nargs="*", help=f"of {', '.join(NETS)}; default all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--to", type=Path, default=DOCS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # without it, untrained nets without batch norm time subnormal numbers
+    rows: list[dict[str, object]] = []
+    for name in options.nets or NETS:
+        for row in measure(name, repeats=options.repeats, device=options.device):
+            rows.append(row)
+            print(
+                {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True
+            )
+    lines = summary(rows)
+    for line in lines:
+        print(line)
+    options.to.mkdir(parents=True, exist_ok=True)
+    write(rows, options.to / f"gradient_shift_{options.device}_raw.csv")
+    write(lines, options.to / f"gradient_shift_{options.device}.csv")
+    draw(lines, options.to / f"gradient_shift_{options.device}.png")
+
+
+if __name__ == "__main__":
+    main()
