@@ -83,6 +83,6 @@ make_environment() {
     : >"$unfinished"
     install_project "$root${extra:+[$extra]}" || stop "The installation failed; what went wrong is above. Run this again once that is mended."
     grep -qsF -e "$key " "$stamp" || : >"$stamp"
-    printf '%s\n' "$key " "$key $extra" >>"$stamp"
+    printf '%s\n' "$key " ${extra:+"$key $extra"} >>"$stamp"
     rm -f "$unfinished"
 }

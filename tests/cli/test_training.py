@@ -67,12 +67,13 @@ def test_train_shows_its_progress(run_ics: Command, tmp_path: Path) -> None:
 
 
 def test_demo_writes_runs_and_a_report_twice(run_ics: Command, tmp_path: Path) -> None:
-    command = ("demo", "--steps", 21, "--seeds", 1, "--to", tmp_path / "demo")
-    assert run_ics(*command).status == 0
-    outcome = run_ics(*command)  # replaces its own runs
+    command = ("demo", "--seeds", 1, "--to", tmp_path / "demo")
+    assert run_ics(*command, "--steps", 1).status == 0
+    outcome = run_ics(*command, "--steps", 21)  # replaces its own runs
     assert outcome.status == 0
     runs = ics.open_runs(f"{tmp_path}/demo/*-0")
     assert [run.name for run in runs] == ["batchnorm-0", "standard-0"]
+    assert [len(run.table("steps")) for run in runs] == [21, 21]
     first, second, third, *_ = outcome.out.splitlines()
     ordered = ics.open_runs([tmp_path / "demo" / "standard-0", tmp_path / "demo" / "batchnorm-0"])
     assert (first.strip(), second.strip(), third.strip()) == ics.analysis.headline(ordered)
