@@ -13,7 +13,7 @@ from torch import Tensor
 from ics import schema, stats
 from ics.errors import UsageError, unknown_name
 from ics.landscape.cancelled import cancelled_parameters
-from ics.landscape.full_passes import full_passes
+from ics.landscape.kept_prefix import kept_prefix
 from ics.landscape.transition import Transition, vector
 from ics.records import Block, Layer
 
@@ -72,7 +72,7 @@ def gradient_shift(
     second = transition.second(transition.before).gradients if transition.second else {}
     rows: list[_Row] = []
     measured: list[Tensor] = []
-    for layer, shifted in full_passes(transition, layers=layers, selected=chosen):
+    for layer, shifted in kept_prefix(transition, layers=layers, selected=chosen):
         for parameters in schema.PARAMETERS:
             row = _Row(layer, parameters, _trained(transition, layer, parameters))
             rows.append(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ics.errors import LossError, UsageError, unknown_name
 from ics.landscape.agreement import Agreement, compare
-from ics.landscape.randomness import RandomState, replayed
-from ics.landscape.substitution import attributes_kept, substituted
+from ics.landscape.randomness import RandomState
+from ics.landscape.substitution import attributes_kept, substituted, tensor_places
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -80,23 +80,32 @@ class Objective:
         self.model = model
         self.batches: tuple[Any, ...] = tuple(batch) if accumulate else (batch,)
         self.trainable = tuple(name for name, value in model.named_parameters() if value.requires_grad)
+        self._names = dict.fromkeys(name for name, _ in model.named_parameters())
         self._loss_fn = loss_fn
+        self._modules, self._places = tuple(model.modules()), tensor_places(model)
         self._random_state = random_state or RandomState.capture(model)
         present = dict(model.named_buffers()) if buffers is None else buffers
         self._buffers = {name: value.detach().clone() for name, value in present.items()}
-        self._model_writes = True  # until an evaluation has shown that it does not write into its parameters
+        self.writes_parameters = True  # until an evaluation has shown that the model does not
 
     @property
     def parameters(self) -> dict[str, Tensor]:
         """The model's present parameter values, detached but not copied."""
         return {name: value.detach() for name, value in self.model.named_parameters()}
 
-    def __call__(self, parameters: Mapping[str, Tensor], *, wanted: Sequence[str] | None = None) -> Evaluation:
+    def __call__(
+        self,
+        parameters: Mapping[str, Tensor],
+        *,
+        wanted: Sequence[str] | None = None,
+        around: Callable[[int], AbstractContextManager[object]] = nullcontext,
+    ) -> Evaluation:
         """Evaluate at `parameters`.
 
         Args:
             parameters: a value for every parameter, by its name in `named_parameters`; none of them is written to.
             wanted: names of the parameters whose gradient is wanted; default all that are trained.
+            around: context to put around the forward pass of each micro-batch, made from its number.
 
         Returns:
             The loss and d loss / d parameter. A loss that is NaN or infinite is returned as it is.
@@ -110,7 +119,7 @@ class Objective:
         """
         names = self.trainable if wanted is None else tuple(wanted)
         self._check_names([*parameters, *names], given=parameters)
-        loss, gradients = self._evaluate(parameters, names)
+        loss, gradients = self._evaluate(parameters, names, around)
         if wanted is None and all(gradient is None for gradient in gradients.values()):
             raise LossError(
                 "loss_fn must return a loss that depends on the model's trained parameters, got one that depends on "
@@ -134,13 +143,17 @@ class Objective:
     def standing_at(self, leaves: Mapping[str, Tensor]) -> Iterator[None]:
         """Let the model hold `leaves` and fresh clones of the buffers, with the random numbers of the training pass."""
         buffers = {name: value.clone() for name, value in self._buffers.items()}
-        with (
-            replayed(self._random_state, self.model),
-            attributes_kept(self.model),
-            substituted(self.model, {**leaves, **buffers}),
-            torch.enable_grad(),
-        ):
-            yield
+        drawn = self._random_state.now()
+        self._random_state.restore()
+        try:
+            with (
+                attributes_kept(self.model, modules=self._modules),
+                substituted(self.model, {**leaves, **buffers}, places=self._places),
+                torch.enable_grad(),
+            ):
+                yield
+        finally:
+            drawn.restore()
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of one (micro-)batch at whatever the model holds, still attached to its graph."""
@@ -152,40 +165,44 @@ class Objective:
             )
         return loss.reshape(())
 
-    def leaves(self, parameters: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, nn.Parameter]:
-        """Return fresh leaves with the values of `parameters`, of which those `wanted` require a gradient.
+    def leaves(self, parameters: Mapping[str, Tensor], wanted: Sequence[str] = ()) -> dict[str, nn.Parameter]:
+        """Return fresh leaves with the values of `parameters`.
 
+        All that training trains require a gradient, wanted or not: modules choose another kernel where nothing does.
         A model that writes into its parameters (an embedding with max_norm) gets copies; which models do is seen at
         the first evaluation, and the others are spared the copy afterwards.
         """
-        chosen = frozenset(wanted)
+        chosen = frozenset((*self.trainable, *wanted))
         return {
-            name: nn.Parameter(value.detach().clone() if self._model_writes else value.detach(), name in chosen)
+            name: nn.Parameter(value.detach().clone() if self.writes_parameters else value.detach(), name in chosen)
             for name, value in parameters.items()
         }
 
     def _evaluate(
-        self, parameters: Mapping[str, Tensor], names: Sequence[str]
+        self,
+        parameters: Mapping[str, Tensor],
+        names: Sequence[str],
+        around: Callable[[int], AbstractContextManager[object]],
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         leaves = self.leaves(parameters, names)
         versions = [leaf._version for leaf in leaves.values()]
         total: Tensor | None = None
         gradients: dict[str, Tensor | None] = dict.fromkeys(names)
         with self.standing_at(leaves):
-            for batch in self.batches:
-                loss = self.loss(batch)
+            for number, batch in enumerate(self.batches):
+                with around(number):
+                    loss = self.loss(batch)
                 add_gradients(gradients, loss, leaves)
                 total = loss.detach() if total is None else total + loss.detach()
-        self._model_writes = versions != [leaf._version for leaf in leaves.values()]
+        self.writes_parameters = versions != [leaf._version for leaf in leaves.values()]
         assert total is not None
         return total, gradients
 
     def _check_names(self, names: Sequence[str], *, given: Mapping[str, Tensor]) -> None:
-        known = dict(self.model.named_parameters())
         for name in names:
-            if name not in known:
-                raise unknown_name("parameter", name, known)
-        missing = [name for name in known if name not in given]
+            if name not in self._names:
+                raise unknown_name("parameter", name, self._names)
+        missing = [name for name in self._names if name not in given]
         if missing:
             raise UsageError(
                 f"an objective expects a value for every parameter, got none for {', '.join(missing)}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +42,20 @@ class RandomState:
             >>> torch.equal(first, torch.rand(2))
             True
         """
-        numpy = sys.modules.get("numpy")
-        return cls(
-            python=random.getstate(),
-            numpy=None if numpy is None else numpy.random.get_state(),
-            cpu=torch.get_rng_state(),
-            devices={device: _device_state(device) for device in _devices(model)},
-            held=tuple((generator, generator.get_state()) for generator in _generators(model)),
+        return _capture(_devices(model), _generators(model))
+
+    def now(self) -> RandomState:
+        """Return the present state of the same generators."""
+        return _capture(self.devices, [generator for generator, _ in self.held])
+
+    def equals(self, other: RandomState) -> bool:
+        """Return whether no number was drawn between two states of the same generators."""
+        tensors = [self.cpu, *self.devices.values(), *(state for _, state in self.held)]
+        others = [other.cpu, *other.devices.values(), *(state for _, state in other.held)]
+        return (
+            all(map(torch.equal, tensors, others))
+            and self.python == other.python
+            and _plain(self.numpy) == _plain(other.numpy)
         )
 
     def restore(self) -> None:
@@ -74,6 +81,22 @@ def replayed(state: RandomState, model: nn.Module) -> Iterator[None]:
         now.restore()
 
 
+def _capture(devices: Iterable[torch.device], generators: Iterable[torch.Generator]) -> RandomState:
+    numpy = sys.modules.get("numpy")
+    return RandomState(
+        python=random.getstate(),
+        numpy=None if numpy is None else numpy.random.get_state(),
+        cpu=torch.get_rng_state(),
+        devices={device: _device_state(device) for device in devices},
+        held=tuple((generator, generator.get_state()) for generator in generators),
+    )
+
+
+def _plain(numpy_state: Any) -> Any:
+    """Return numpy's state (name, words, position, ...) as something that compares with ==."""
+    return numpy_state and (numpy_state[0], numpy_state[1].tobytes(), *numpy_state[2:])
+
+
 def _devices(model: nn.Module) -> list[torch.device]:
     tensors = [*model.parameters(), *model.buffers()]
     return list(dict.fromkeys(tensor.device for tensor in tensors if tensor.device.type in ("cuda", "mps")))
@@ -81,7 +104,7 @@ def _devices(model: nn.Module) -> list[torch.device]:
 
 def _generators(model: nn.Module) -> list[torch.Generator]:
     held = (value for module in model.modules() for value in vars(module).values())
-    return list(dict.fromkeys(value for value in held if isinstance(value, torch.Generator)))
+    return list(dict.fromkeys(value for value in held if type(value) is torch.Generator))
 
 
 def _device_state(device: torch.device) -> Tensor:

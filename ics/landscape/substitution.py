@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,12 +15,19 @@ Place = tuple[dict[str, Any], str]
 
 
 @contextmanager
-def substituted(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+def substituted(
+    model: nn.Module, values: Mapping[str, Tensor], *, places: Mapping[str, Sequence[Place]] | None = None
+) -> Iterator[None]:
     """Let the model use `values` for its parameters and buffers of those names; its own come back at the end.
 
     Entries of the modules' dictionaries are exchanged, everywhere a shared tensor is used, and no tensor is written
     to: a parameter keeps its identity, its `.grad` and every bit. Adding and subtracting an update instead would
     change 16 % of float32 weights.
+
+    Args:
+        model: the model.
+        values: tensors by name, as in `named_parameters` and `named_buffers`.
+        places: `tensor_places(model)`, where it is known already.
 
     Raises:
         SelectionError: a name that is no parameter or buffer of the model.
@@ -31,7 +39,7 @@ def substituted(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None
         ...     float(model(torch.ones(1, 1)))
         3.0
     """
-    places = tensor_places(model)
+    places = tensor_places(model) if places is None else places
     for name in values:
         if name not in places:
             raise unknown_name("parameter or buffer", name, places)
@@ -47,12 +55,16 @@ def substituted(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None
 
 
 @contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
+def attributes_kept(model: nn.Module, *, modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
     """Put back what a forward pass assigns to a module's plain attributes: counters, caches, moving averages.
 
     Only assignments are undone; a list or tensor that the pass writes into keeps what was written.
+
+    Args:
+        model: the model.
+        modules: `model.modules()`, where they are known already.
     """
-    kept = [(module, dict(vars(module))) for module in model.modules()]
+    kept = [(module, dict(vars(module))) for module in (model.modules() if modules is None else modules)]
     try:
         yield
     finally:
@@ -75,4 +87,4 @@ def tensor_places(model: nn.Module) -> dict[str, list[Place]]:
 
 
 def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
-    return now.keys() == then.keys() and all(now[name] is then[name] for name in then)
+    return now.keys() == then.keys() and all(map(is_, now.values(), then.values()))

@@ -1,0 +1,148 @@
+"""G' of every layer from one pass of the updated net: what comes before layer i is computed once, not once per layer.
+
+For layer i all earlier layers are at W(t+1), so whatever the net computes before it first reads a parameter of layer i
+or of a later one is the same for every later layer too. The updated net runs once, and what each module call returns
+is kept; for layer i the calls that are over by then hand back what was kept, and the rest runs at W'. Code between
+calls runs every time. The result is bit-identical to full passes: the same operations on the same numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from ics.errors import MeasurementWarning
+from ics.landscape.call_recording import Recording
+from ics.landscape.call_replay import Replay, ReplayError
+from ics.landscape.calls import Interception
+from ics.landscape.full_passes import Gradients, Hybrid, full_pass, hybrids
+from ics.landscape.objective import Evaluation, Objective
+from ics.landscape.randomness import RandomState
+from ics.landscape.transition import Transition
+from ics.records import Layer
+
+_WORTHWHILE = 3  # for fewer layers the pass that is written down costs more than it saves
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
+
+_refused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def kept_prefix(
+    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str]
+) -> Iterator[tuple[Layer, Gradients]]:
+    """Yield each selected layer with G'_i, as `full_passes` does.
+
+    A model that cannot be replayed call by call (it calls other modules each time, or changes what is kept) is
+    measured by full passes from then on, and one `MeasurementWarning` says why.
+
+    Args:
+        transition: W(t) to W(t+1) and the loss.
+        layers: all layers, in the order of execution.
+        selected: names of the layers wanted.
+
+    Cost: one and a half forward passes, and for each selected layer a forward-backward pass of what comes after the
+    first reading of its parameters; memory for what every module call returns.
+    """
+    planned = list(hybrids(transition, layers=layers, selected=selected))
+    to_run = [hybrid for hybrid in planned if hybrid.moved and hybrid.wanted]
+    found: dict[str, Gradients] = {}
+    model = transition.objective.model
+    if len(to_run) >= _WORTHWHILE and model not in _refused:
+        try:
+            _replay_all(transition, to_run, found)
+        except Exception as error:  # whatever it is, full passes do without it, and raise it again if it is the user's
+            _refused.add(model)
+            warnings.warn(
+                f"G' of every layer takes a full pass each for this {type(model).__name__}, because {_reason(error)}; "
+                "the numbers are the same",
+                MeasurementWarning,
+                stacklevel=2,
+            )
+    for hybrid in planned:
+        known = found.pop(hybrid.layer.name, None)
+        yield hybrid.layer, full_pass(transition, hybrid) if known is None else known
+
+
+def _replay_all(transition: Transition, planned: Sequence[Hybrid], found: dict[str, Gradients]) -> None:
+    """Put G' of each hybrid into `found`, as far as it goes."""
+    objective = transition.objective
+    _check_kind(objective)
+    interception = Interception(objective.model)
+    with _eager(objective.model), interception.installed():
+        recordings, updated = _record(objective, transition.after, interception)
+        frontiers = [[recording.frontier(hybrid.own) for recording in recordings] for hybrid in planned]
+        for number, recording in enumerate(recordings):
+            recording.settle(last_frontier=max(at[number] for at in frontiers))
+        for at in (frontiers[len(planned) // 2], [float("inf")] * len(recordings)):
+            again = _replay(objective, transition.after, interception, recordings, at)
+            if not torch.equal(again.loss.nan_to_num(), updated.loss.nan_to_num()):
+                raise ReplayError("the loss is another one when its module calls hand back what they returned before")
+        for hybrid, at in zip(planned, frontiers, strict=True):
+            for recording, frontier in zip(recordings, at, strict=True):
+                recording.release(frontier)
+            there = _replay(objective, hybrid.parameters, interception, recordings, at, wanted=hybrid.wanted)
+            found[hybrid.layer.name] = there.gradients
+
+
+def _record(
+    objective: Objective, parameters: Mapping[str, Tensor], interception: Interception
+) -> tuple[list[Recording], Evaluation]:
+    """Run the net once, and return what was written down of each micro-batch, and the loss."""
+    recordings: list[Recording] = []
+    generators = RandomState.capture(objective.model)
+
+    @contextmanager
+    def around(_: int) -> Iterator[None]:
+        recording = Recording(objective.model, generators)
+        with recording.watching(), interception.handled_by(recording):
+            yield
+        recordings.append(recording)
+
+    there = objective(parameters, wanted=(), around=around)
+    return recordings, there
+
+
+def _replay(
+    objective: Objective,
+    parameters: Mapping[str, Tensor],
+    interception: Interception,
+    recordings: Sequence[Recording],
+    frontiers: Sequence[float],
+    *,
+    wanted: Sequence[str] = (),
+) -> Evaluation:
+    """Evaluate with every call that was over at its micro-batch's frontier handing back what it returned."""
+
+    @contextmanager
+    def around(number: int) -> Iterator[None]:
+        replay = Replay(recordings[number], frontiers[number])
+        with interception.handled_by(replay):
+            yield
+        replay.check()
+
+    return objective(parameters, wanted=wanted, around=around)
+
+
+def _check_kind(objective: Objective) -> None:
+    if any(isinstance(module, _PARALLEL) for module in objective.model.modules()):
+        raise ReplayError("calls of its modules cannot be intercepted (it is parallel or scripted)")
+    if objective.writes_parameters:
+        raise ReplayError("it writes into its parameters")
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[object]:
+    """Compiled code would call no stand-in."""
+    compiled = any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ReplayError) else f"replaying it raised {type(error).__name__}: {error}"
