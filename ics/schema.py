@@ -193,6 +193,9 @@ GRADIENT_SHIFT = Table(
         Column("floor_l2", "float64", "||G - G_b||, G_b the gradient of a second batch at W(t)", "loss/weight"),
         Column("floor_cosine", "float64", "cos(G, G_b)"),
         Column("floor_relative", "float64", "||G - G_b|| / ||G||"),
+        Column("linearised_l2", "float64", "||l||, l = sum over j < i of H_ij (W_j(t+1) - W_j(t))", "loss/weight"),
+        Column("linearised_cosine", "float64", "cos(l, G' - G)"),
+        Column("unexplained_relative", "float64", "||G' - G - l|| / ||G' - G||; the option linearised"),
         NULL_REASON,
     ),
 )

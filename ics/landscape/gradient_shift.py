@@ -11,21 +11,24 @@ import torch
 from torch import Tensor
 
 from ics import schema, stats
-from ics.errors import UsageError, unknown_name
 from ics.landscape.cancelled import cancelled_parameters
 from ics.landscape.kept_prefix import kept_prefix
+from ics.landscape.layerwise import NOTHING_TRAINED, chosen_layers, in_order, trained_names
+from ics.landscape.linearised import compare_linearised, linearised_shift
 from ics.landscape.transition import Transition, vector
 from ics.records import Block, Layer
 
 _COLUMNS = tuple(column.name for column in schema.GRADIENT_SHIFT.columns if column.name != "step")
 
-_NOTHING_TRAINED = "no trained parameter of its own: frozen, or shared with an earlier layer"
-
 Gradients = Mapping[str, Tensor | None]
 
 
 def gradient_shift(
-    transition: Transition, *, layers: Sequence[Layer], selected: Sequence[Layer] | None = None
+    transition: Transition,
+    *,
+    layers: Sequence[Layer],
+    selected: Sequence[Layer] | None = None,
+    linearised: bool = False,
 ) -> Block:
     """Measure how much each layer's gradient changes because the layers before it were updated.
 
@@ -40,6 +43,8 @@ def gradient_shift(
         transition: W(t) to W(t+1), the loss, and the second batch if there is one.
         layers: all layers of the model in the order of execution.
         selected: the layers to measure; default all.
+        linearised: also measure how much of each shift its linearisation explains (see `linearised_shift`); without
+            it those columns are null.
 
     Returns:
         Two rows a layer, for its weight and for all its parameters, with the columns of `gradient_shift` but for
@@ -66,20 +71,42 @@ def gradient_shift(
         >>> block.columns["shift_l2"][:2], block.columns["shift_cosine"][:2]
         ([0.0, 0.0], [1.0, 1.0])
     """
-    layers = _in_order(layers)
-    chosen = _chosen(layers, selected)
+    layers = in_order(layers, measurement="gradient_shift")
+    chosen = chosen_layers(layers, selected)
     floor = transition.second is not None
     second = transition.second(transition.before).gradients if transition.second else {}
     rows: list[_Row] = []
     measured: list[Tensor] = []
-    for layer, shifted in kept_prefix(transition, layers=layers, selected=chosen):
+    kept: dict[str, Gradients] = {}
+    for layer, shifted in kept_prefix(transition, layers=layers, selected=frozenset(each.name for each in chosen)):
+        if linearised:
+            kept[layer.name] = shifted
         for parameters in schema.PARAMETERS:
-            row = _Row(layer, parameters, _trained(transition, layer, parameters))
+            row = _Row(layer, parameters, trained_names(transition, layer, parameters))
             rows.append(row)
             measured.append(_measure(transition, shifted, second, row.names))
     numbers = torch.stack(measured).tolist() if measured else []  # the one copy to the host
     cells = [_cells(transition, row, values, floor=floor) for row, values in zip(rows, numbers, strict=True)]
+    if linearised:
+        _add_linearised(cells, transition, kept, layers=layers, selected=chosen)
     return Block("gradient_shift", {column: [each.get(column) for each in cells] for column in _COLUMNS})
+
+
+def _add_linearised(
+    cells: Sequence[dict[str, Any]],
+    transition: Transition,
+    kept: Mapping[str, Gradients],
+    *,
+    layers: Sequence[Layer],
+    selected: Sequence[Layer],
+) -> None:
+    """Put the columns of `compare_linearised`, whose rows are the same, into the cells of each row."""
+    linear = linearised_shift(transition, layers=layers, selected=selected)
+    found = compare_linearised(transition, linear, kept, layers=selected)
+    for place, row in enumerate(cells):
+        reasons = [row.get("null_reason"), found["null_reason"][place]]
+        row |= {name: found[name][place] for name in ("linearised_l2", "linearised_cosine", "unexplained_relative")}
+        row["null_reason"] = "; ".join(dict.fromkeys(filter(None, reasons))) or None
 
 
 @dataclass(frozen=True)
@@ -89,31 +116,6 @@ class _Row:
     layer: Layer
     parameters: str
     names: tuple[str, ...]
-
-
-def _in_order(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers by execution; with a layer missing, later ones would be measured as if it had not moved."""
-    ordered = sorted(layers, key=lambda layer: layer.index)
-    if [layer.index for layer in ordered] != list(range(len(ordered))):
-        raise UsageError(
-            f"gradient_shift expects every layer of the model, numbered from 0 in the order of execution, got numbers "
-            f"{[layer.index for layer in ordered]}; type gradient_shift(transition, layers=all_layers, selected=some)"
-        )
-    return ordered
-
-
-def _chosen(layers: Sequence[Layer], selected: Sequence[Layer] | None) -> frozenset[str]:
-    known = [layer.name for layer in layers]
-    chosen = known if selected is None else [layer.name for layer in selected]
-    for name in chosen:
-        if name not in known:
-            raise unknown_name("layer", name, known)
-    return frozenset(chosen)
-
-
-def _trained(transition: Transition, layer: Layer, parameters: str) -> tuple[str, ...]:
-    names = layer.weight if parameters == "weight" else layer.parameters
-    return tuple(name for name in names if name in transition.gradients)
 
 
 def _measure(transition: Transition, shifted: Gradients, second: Gradients, names: Sequence[str]) -> Tensor:
@@ -141,7 +143,7 @@ def _cells(transition: Transition, row: _Row, numbers: Sequence[float], *, floor
         "parameters": row.parameters,
     }
     if not row.names:
-        return cells | {"null_reason": _NOTHING_TRAINED}
+        return cells | {"null_reason": NOTHING_TRAINED}
     cells |= {"gradient_norm": norm, "shifted_gradient_norm": shifted_norm, "shift_l2": shift}
     undirected = _undirected(transition, row, norm)
     reasons = [undirected]

@@ -188,7 +188,8 @@ class MeasuredStep:
     def gradient_shift(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
         """Rows of `gradient_shift` for the selected layers."""
         selected = select_layers(layers, self.setup.selection)
-        return gradient_shift(self.transition(previous), layers=layers, selected=selected)
+        options = self.setup.options.get("gradient_shift", {})
+        return gradient_shift(self.transition(previous), layers=layers, selected=selected, **options)
 
     def attribution(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
         """Rows of `attribution` for the selected layers."""

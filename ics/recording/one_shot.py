@@ -28,6 +28,7 @@ def gradient_shift(
     second_batch: Any = None,
     layers: Any = None,
     grouping: Literal["paper", "leaf"] = "paper",
+    linearised: bool = False,
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
     """Internal covariate shift of every layer between the model's parameters and those `after` an update.
@@ -44,6 +45,7 @@ def gradient_shift(
         second_batch: another batch, for the floor; without it the floor is null.
         layers: which layers, as for `Recorder`.
         grouping: "paper" or "leaf", as for `Recorder`.
+        linearised: also measure how much of each shift is curvature times step, sum over j < i of H_ij Delta_j.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
     Returns:
@@ -69,7 +71,7 @@ def gradient_shift(
         transition = transition_to(model, loss_fn, batch, after, second_batch, micro_batches)
         found = find_layers(model, lambda: transition.objective(transition.before), grouping=grouping)
         selected = select_layers(found, layers)
-        return as_frame(landscape.gradient_shift(transition, layers=found, selected=selected))
+        return as_frame(landscape.gradient_shift(transition, layers=found, selected=selected, linearised=linearised))
 
 
 def gradient_line(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ics.errors import SelectionError, UsageError
-from ics.landscape import Objective, make_transition
+from ics.landscape import Objective, gradient_shift, make_transition
 from ics.landscape.full_passes import full_passes
 from ics.landscape.linearised import compare_linearised, linearised_shift
 from ics.records import Layer
@@ -210,3 +210,29 @@ def test_selected_layers_are_what_they_are_among_all():
         linearised_shift(taken.transition(), layers=taken.layers[1:])
     with pytest.raises(SelectionError, match="no layer is named 'head'"):
         linearised_shift(taken.transition(), layers=taken.layers[:2], selected=taken.layers[4:])
+
+
+def test_the_table_holds_it_on_request_in_the_rows_of_the_shift():
+    transition, layers, matrix, delta = quadratic()
+    plain = gradient_shift(transition, layers=layers).columns
+    table = gradient_shift(transition, layers=layers, selected=layers[1:], linearised=True).columns
+    assert plain["linearised_l2"] == [None] * 6
+    assert table["layer"] == ["w1", "w1", "w2", "w2"]
+    parts = np.split(np.arange(9), np.cumsum(SIZES)[:-1])
+    for row, layer in enumerate((1, 1, 2, 2)):
+        moved = np.concatenate(parts[:layer])
+        update = np.concatenate([delta[f"w{number}"].numpy() for number in range(layer)])
+        expected = np.linalg.norm(matrix[np.ix_(parts[layer], moved)] @ update)
+        assert table["linearised_l2"][row] == pytest.approx(expected, rel=1e-12)
+        assert table["linearised_l2"][row] == pytest.approx(table["shift_l2"][row], rel=1e-10)  # a quadratic is linear
+        assert table["linearised_cosine"][row] == pytest.approx(1, abs=1e-12)
+        assert table["unexplained_relative"][row] < 1e-10
+
+
+def test_the_first_layers_linearisation_is_null_with_its_reason_once():
+    transition, layers, _, _ = quadratic()
+    table = gradient_shift(transition, layers=layers, linearised=True).columns
+    assert table["linearised_l2"][0] == 0
+    assert table["unexplained_relative"][0] is None
+    assert "floor: no second batch" in table["null_reason"][0]
+    assert table["null_reason"][0].count("exactly zero") == 1
