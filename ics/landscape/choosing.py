@@ -1,0 +1,133 @@
+"""Which way to G' is the fastest for a model: found out once, by measurement."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ics import stats
+from ics.landscape.batched import BatchedPassError, batched_passes
+from ics.landscape.full_passes import Gradients, full_passes, hybrids
+from ics.landscape.transition import Transition, vector
+from ics.records import Layer
+
+_FEWEST = 3  # hybrids; for fewer there is nothing to gain
+_SMALL_SECONDS = 0.05  # a pass that takes longer is not bound by launches, and may not fit into memory several times
+_WORTHWHILE = 1.25  # plain passes round as training does: they are left only for a clear gain
+_CHUNK = 12
+_ROUNDS = 2
+
+Found = list[tuple[Layer, Gradients]]
+_Key = tuple[bool, tuple[str, ...]]
+
+
+class Passes(Protocol):
+    """A way to G' of every selected layer: `full_passes` or one that gives the same."""
+
+    def __call__(
+        self, transition: Transition, *, layers: Sequence[Layer], selected: Collection[str]
+    ) -> Iterator[tuple[Layer, Gradients]]:
+        """Yield each selected layer with G'."""
+
+
+_chosen: weakref.WeakKeyDictionary[nn.Module, dict[_Key, Passes]] = weakref.WeakKeyDictionary()
+
+
+def fastest(
+    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str], usual: Passes = full_passes
+) -> Iterator[tuple[Layer, Gradients]]:
+    """Yield each selected layer with G' by the way that was seen to be the fastest for the model.
+
+    The first time that a model's layers are measured, the usual way gives the result. If the model is small, the
+    usual way, full passes, and batched passes are then timed in turns. From the second time on the fastest is taken;
+    batched passes only if they gave the same gradients (to the root of the machine precision) in clearly less time.
+    What was chosen is remembered as long as the model lives. A batched pass that cannot be run later on is replaced by
+    the usual way for good.
+
+    Whichever way is taken, the numbers agree up to rounding; all but batched passes agree bit by bit.
+
+    Args:
+        transition: W(t) to W(t+1) and the loss.
+        layers: all layers, in the order of execution.
+        selected: names of the layers wanted.
+        usual: the way that is right for any model, and bit-identical to full passes.
+
+    Cost: the fastest way's; for a small model's first time that of three rounds of all of them.
+    """
+    choices = _chosen.setdefault(transition.objective.model, {})
+    key = (transition.objective.model.training, tuple(layer.name for layer in layers if layer.name in selected))
+    if key not in choices:
+        planned = hybrids(transition, layers=layers, selected=selected)
+        num_hybrids = sum(hybrid.moved and bool(hybrid.wanted) for hybrid in planned)
+        if num_hybrids >= _FEWEST:
+            found, choices[key] = _choose(transition, layers, selected, usual, num_hybrids)
+            yield from found
+            return
+    try:
+        yield from choices.get(key, usual)(transition, layers=layers, selected=selected)
+    except BatchedPassError:  # raised before anything was yielded
+        choices[key] = usual
+        yield from usual(transition, layers=layers, selected=selected)
+
+
+def _choose(
+    transition: Transition, layers: Sequence[Layer], selected: Collection[str], usual: Passes, num_hybrids: int
+) -> tuple[Found, Passes]:
+    """Return what the usual way finds, and the way to take from now on."""
+
+    def seconds(way: Passes) -> tuple[float, Found]:
+        return _timed(partial(way, transition, layers=layers, selected=selected), transition.loss.device)
+
+    first, expected = seconds(usual)
+    if first > num_hybrids * _SMALL_SECONDS:
+        return expected, usual
+    exact = list(dict.fromkeys((usual, full_passes)))
+    chunks = sorted({min(_CHUNK, num_hybrids), num_hybrids})
+    batched: list[Passes] = [partial(batched_passes, chunk=chunk) for chunk in chunks]
+    batched = [way for way in batched if _is_right(way, transition, layers, selected, expected)]
+    least = dict.fromkeys((*exact, *batched), math.inf)
+    for _ in range(_ROUNDS):
+        for way in least:
+            with suppress(BatchedPassError):
+                least[way] = min(least[way], seconds(way)[0])
+    handicap = dict.fromkeys(batched, _WORTHWHILE)
+    return expected, min(least, key=lambda way: least[way] * handicap.get(way, 1))
+
+
+def _timed(run: Callable[[], Iterable[tuple[Layer, Gradients]]], device: torch.device) -> tuple[float, Found]:
+    _wait(device)
+    start = time.perf_counter()
+    found = list(run())
+    _wait(device)
+    return time.perf_counter() - start, found
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _is_right(
+    way: Passes, transition: Transition, layers: Sequence[Layer], selected: Collection[str], expected: Found
+) -> bool:
+    """Return whether half the digits of every layer's gradient are those expected; NaN never is."""
+    try:
+        found = list(way(transition, layers=layers, selected=selected))
+    except BatchedPassError:
+        return False
+    tolerance = torch.finfo(transition.loss.dtype).eps ** 0.5
+    for (_, wanted), (_, there) in zip(expected, found, strict=True):
+        if any((wanted[name] is None) != (there[name] is None) for name in wanted):
+            return False
+        g, g_there = (vector(each, wanted, like=transition.before) for each in (wanted, there))
+        if g and not bool(stats.distance(g, g_there) <= tolerance * stats.norm(g)):
+            return False
+    return True
