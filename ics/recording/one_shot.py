@@ -58,7 +58,7 @@ def gradient_shift(
         SelectionError: a layer or a name in `after` that is not there.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
         >>> batch = (torch.ones(4, 2), torch.zeros(4, 1))
         >>> after = {name: value - 0.1 for name, value in model.named_parameters()}
         >>> loss_fn = lambda model, batch: ((model(batch[0]) - batch[1]) ** 2).mean()

@@ -53,7 +53,7 @@ def attribution(
 
     Example:
         >>> import torch
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
         >>> after = {name: value - 0.1 for name, value in model.named_parameters()}
         >>> frame = attribution(model, lambda model, x: model(x).square().mean(), torch.ones(4, 2), after)
         >>> frame.loc[frame.layer == "2", ["source_layer", "parameters", "share"]].values.tolist()[:2]
