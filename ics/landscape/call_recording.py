@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ics.landscape.calls import AttributeChange, BufferChange, Call, Forward
+from ics.landscape.calls import NEVER, AttributeChange, BufferChange, Call, Forward
 from ics.landscape.keeping import Kept, Tree, is_plain, keep, tensors_in
 from ics.landscape.randomness import RandomState
 
@@ -36,6 +37,9 @@ class Recording:
         self.calls: list[Call] = []
         self.first_read: dict[str, int] = {}
         self._model = model
+        self._changes_state = False
+        self._changes_statistics = False
+        self._statistics_are_read = False
         self._time = 0
         self._open: list[Call] = []
         self._kept: dict[tuple[int, int], Kept] = {}
@@ -43,21 +47,28 @@ class Recording:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note every reading of a parameter, through the dictionaries that modules look theirs up in."""
+        """Note every reading of a parameter, through the dictionaries that modules look theirs up in.
+
+        And every reading of running statistics by anyone but their own module.
+        """
         names = {id(value): name for name, value in self._model.named_parameters()}
 
-        def read(value: Tensor | None) -> None:
+        def read(module: nn.Module, value: Tensor | None) -> None:
             if id(value) in names:
                 self.first_read.setdefault(names[id(value)], self._time)
+            elif not (self._open and self._open[-1].module is module):
+                self._statistics_are_read = True
 
-        before = [(vars(module), module._parameters) for module in self._model.modules()]
+        watched: list[tuple[nn.Module, str, Mapping[str, Tensor | None]]]
+        watched = [(module, "_parameters", module._parameters) for module in self._model.modules()]
+        watched += [(module, "_buffers", module._buffers) for module in self._model.modules() if _is_norm(module)]
         try:
-            for attributes, parameters in before:
-                attributes["_parameters"] = _WatchedParameters(parameters, read)
+            for module, name, entries in watched:
+                vars(module)[name] = _Watched(entries, functools.partial(read, module))
             yield
         finally:
-            for attributes, parameters in before:
-                attributes["_parameters"] = parameters
+            for module, name, entries in watched:
+                vars(module)[name] = entries
 
     def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run the call and write it down."""
@@ -84,6 +95,11 @@ class Recording:
             call.writes = self._writes(call, arguments, versions)
         return output
 
+    @property
+    def carries_over(self) -> bool:
+        """Whether the pass left something in buffers or attributes that the next micro-batch reads."""
+        return self._changes_state or (self._changes_statistics and self._statistics_are_read)
+
     def settle(self, *, last_frontier: float) -> None:
         """End of the pass: give up copies that were not needed, and what no replay will hand back."""
         for kept in self._kept.values():
@@ -96,6 +112,10 @@ class Recording:
     def frontier(self, names: Sequence[str]) -> float:
         """Return the time at which one of the parameters called `names` was first read; infinity if none was."""
         return min((self.first_read[name] for name in names if name in self.first_read), default=float("inf"))
+
+    def reads_later(self, name: str, frontier: float) -> bool:
+        """Return whether the parameter was not read before `frontier`."""
+        return self.first_read.get(name, NEVER) >= frontier
 
     def release(self, frontier: float) -> None:
         """Free what lies inside calls that are handed back as a whole from now on."""
@@ -126,6 +146,10 @@ class Recording:
 
     def _note_changes(self, call: Call, before: _State) -> None:
         changes = list(before.changes(self._keep_attribute))
+        if changes and _is_norm(call.module) and None not in changes:
+            self._changes_statistics = True
+        elif changes:
+            self._changes_state = True
         if None in changes:
             for each in (call, *self._open):
                 each.repeatable = False
@@ -150,7 +174,7 @@ class _State:
         attributes = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
         return cls(
             module,
-            {name: (value, _version(value)) for name, value in module._buffers.items()},
+            {name: (value, _version(value)) for name, value in dict.items(module._buffers)},
             attributes,
             {name: _content(value) for name, value in attributes.items() if isinstance(value, _CONTAINERS)},
         )
@@ -159,7 +183,7 @@ class _State:
         """Yield what is different now; None for what cannot be done again."""
         now = _State.of(self.module)
         # F.batch_norm writes into the running statistics without counting a version.
-        uncounted = isinstance(self.module, _NormBase) and self.module.training
+        uncounted = _is_norm(self.module)
         for name, (value, version) in now.buffers.items():
             before, before_version = self.buffers.get(name, (None, 0))
             if value is not before or version != before_version or (uncounted and value is not None):
@@ -177,11 +201,11 @@ class _State:
                 yield None  # appended to a list, say: whoever else holds the list must see it too
 
 
-class _WatchedParameters(dict[str, Any]):
-    """A module's parameters; tells which are read."""
+class _Watched(dict[str, Any]):
+    """A module's parameters or buffers; tells which are read."""
 
-    def __init__(self, parameters: Mapping[str, Any], read: Callable[[Tensor | None], None]) -> None:
-        super().__init__(parameters)
+    def __init__(self, entries: Mapping[str, Any], read: Callable[[Tensor | None], None]) -> None:
+        super().__init__(entries)
         self._read = read
 
     def __getitem__(self, name: str) -> Any:
@@ -196,14 +220,21 @@ class _WatchedParameters(dict[str, Any]):
             return default
 
     def items(self) -> Any:
-        for value in super().values():
-            self._read(value)
+        self._read_all()
         return super().items()
 
     def values(self) -> Any:
+        self._read_all()
+        return super().values()
+
+    def _read_all(self) -> None:
         for value in super().values():
             self._read(value)
-        return super().values()
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """A batch or instance normalisation whose running statistics do not enter what it returns."""
+    return isinstance(module, _NormBase) and module.training
 
 
 def _version(value: Tensor | None) -> int:

@@ -75,7 +75,7 @@ def _replay_all(transition: Transition, planned: Sequence[Hybrid], found: dict[s
     interception = Interception(objective.model)
     with _eager(objective.model), interception.installed():
         recordings, updated = _record(objective, transition.after, interception)
-        frontiers = [[recording.frontier(hybrid.own) for recording in recordings] for hybrid in planned]
+        frontiers = [_frontiers(recordings, hybrid) for hybrid in planned]
         for number, recording in enumerate(recordings):
             recording.settle(last_frontier=max(at[number] for at in frontiers))
         for at in (frontiers[len(planned) // 2], [float("inf")] * len(recordings)):
@@ -87,6 +87,15 @@ def _replay_all(transition: Transition, planned: Sequence[Hybrid], found: dict[s
                 recording.release(frontier)
             there = _replay(objective, hybrid.parameters, interception, recordings, at, wanted=hybrid.wanted)
             found[hybrid.layer.name] = there.gradients
+
+
+def _frontiers(recordings: Sequence[Recording], hybrid: Hybrid) -> list[float]:
+    """Return, per micro-batch, the time up to which the pass is the same as that of the updated net.
+
+    What one micro-batch leaves in buffers for the next differs from hybrid to hybrid: then the next runs whole.
+    """
+    carried = [any(recording.carries_over for recording in recordings[:number]) for number in range(len(recordings))]
+    return [0.0 if late else one.frontier(hybrid.own) for one, late in zip(recordings, carried, strict=True)]
 
 
 def _record(
@@ -116,7 +125,17 @@ def _replay(
     *,
     wanted: Sequence[str] = (),
 ) -> Evaluation:
-    """Evaluate with every call that was over at its micro-batch's frontier handing back what it returned."""
+    """Evaluate with every call that was over at its micro-batch's frontier handing back what it returned.
+
+    Parameters read before that require no gradient, so that the operations there save nothing for the backward pass,
+    whether their call is handed back or runs: activation checkpointing counts what is saved. All others do, because
+    modules choose other kernels where nothing does.
+    """
+    later = [
+        name
+        for name in objective.trainable
+        if all(one.reads_later(name, at) for one, at in zip(recordings, frontiers, strict=True))
+    ]
 
     @contextmanager
     def around(number: int) -> Iterator[None]:
@@ -125,7 +144,7 @@ def _replay(
             yield
         replay.check()
 
-    return objective(parameters, wanted=wanted, around=around)
+    return objective(parameters, wanted=wanted, requiring=(*later, *wanted), around=around)
 
 
 def _check_kind(objective: Objective) -> None:

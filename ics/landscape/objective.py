@@ -98,6 +98,7 @@ class Objective:
         parameters: Mapping[str, Tensor],
         *,
         wanted: Sequence[str] | None = None,
+        requiring: Sequence[str] | None = None,
         around: Callable[[int], AbstractContextManager[object]] = nullcontext,
     ) -> Evaluation:
         """Evaluate at `parameters`.
@@ -105,6 +106,8 @@ class Objective:
         Args:
             parameters: a value for every parameter, by its name in `named_parameters`; none of them is written to.
             wanted: names of the parameters whose gradient is wanted; default all that are trained.
+            requiring: names of the parameters that require a gradient in the pass; default all that are trained, as
+                modules choose other kernels where nothing does.
             around: context to put around the forward pass of each micro-batch, made from its number.
 
         Returns:
@@ -119,7 +122,8 @@ class Objective:
         """
         names = self.trainable if wanted is None else tuple(wanted)
         self._check_names([*parameters, *names], given=parameters)
-        loss, gradients = self._evaluate(parameters, names, around)
+        leaves = self.leaves(parameters, (*self.trainable, *names) if requiring is None else requiring)
+        loss, gradients = self._evaluate(leaves, names, around)
         if wanted is None and all(gradient is None for gradient in gradients.values()):
             raise LossError(
                 "loss_fn must return a loss that depends on the model's trained parameters, got one that depends on "
@@ -165,14 +169,15 @@ class Objective:
             )
         return loss.reshape(())
 
-    def leaves(self, parameters: Mapping[str, Tensor], wanted: Sequence[str] = ()) -> dict[str, nn.Parameter]:
-        """Return fresh leaves with the values of `parameters`.
+    def leaves(
+        self, parameters: Mapping[str, Tensor], requiring: Sequence[str] | None = None
+    ) -> dict[str, nn.Parameter]:
+        """Return fresh leaves with the values of `parameters`, by default requiring a gradient if they are trained.
 
-        All that training trains require a gradient, wanted or not: modules choose another kernel where nothing does.
         A model that writes into its parameters (an embedding with max_norm) gets copies; which models do is seen at
         the first evaluation, and the others are spared the copy afterwards.
         """
-        chosen = frozenset((*self.trainable, *wanted))
+        chosen = frozenset(self.trainable if requiring is None else requiring)
         return {
             name: nn.Parameter(value.detach().clone() if self.writes_parameters else value.detach(), name in chosen)
             for name, value in parameters.items()
@@ -180,11 +185,10 @@ class Objective:
 
     def _evaluate(
         self,
-        parameters: Mapping[str, Tensor],
+        leaves: Mapping[str, Tensor],
         names: Sequence[str],
         around: Callable[[int], AbstractContextManager[object]],
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        leaves = self.leaves(parameters, names)
         versions = [leaf._version for leaf in leaves.values()]
         total: Tensor | None = None
         gradients: dict[str, Tensor | None] = dict.fromkeys(names)

@@ -26,10 +26,12 @@ def loss_and_gradients(model, loss_fn, batch, values, names, *, random_state, bu
     return loss.detach(), dict(zip(names, found, strict=True))
 
 
-def shifted_gradients(model, loss_fn, batch, before, after, layers, *, random_state, buffers):
+def shifted_gradients(model, loss_fn, batch, before, after, layers, *, random_state, buffers, only=None):
     """G'_i of every layer: all layers executed before it at W(t+1), itself and all later ones at W(t)."""
     shifted = {}
     for i, layer in enumerate(layers):
+        if only is not None and layer.name not in only:
+            continue
         hybrid = dict(before)
         for earlier in layers[:i]:
             for name in earlier.parameters:
