@@ -26,7 +26,7 @@ _CHUNK = 12
 _ROUNDS = 2
 
 Found = list[tuple[Layer, Gradients]]
-_Key = tuple[bool, tuple[str, ...]]
+_Key = tuple[bool, bool, tuple[str, ...]]
 
 
 class Passes(Protocol):
@@ -42,7 +42,12 @@ _chosen: weakref.WeakKeyDictionary[nn.Module, dict[_Key, Passes]] = weakref.Weak
 
 
 def fastest(
-    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str], usual: Passes = full_passes
+    transition: Transition,
+    *,
+    layers: Sequence[Layer],
+    selected: Collection[str],
+    usual: Passes = full_passes,
+    exact: bool = False,
 ) -> Iterator[tuple[Layer, Gradients]]:
     """Yield each selected layer with G' by the way that was seen to be the fastest for the model.
 
@@ -59,16 +64,20 @@ def fastest(
         layers: all layers, in the order of execution.
         selected: names of the layers wanted.
         usual: the way that is right for any model, and bit-identical to full passes.
+        exact: choose among bit-identical ways only. Otherwise the last digits depend on what was faster, and on
+            which layers are measured together.
 
     Cost: the fastest way's; for a small model's first time that of three rounds of all of them.
     """
-    choices = _chosen.setdefault(transition.objective.model, {})
-    key = (transition.objective.model.training, tuple(layer.name for layer in layers if layer.name in selected))
+    model = transition.objective.model
+    choices = _chosen.setdefault(model, {})
+    key = (exact, model.training, tuple(layer.name for layer in layers if layer.name in selected))
     if key not in choices:
         planned = hybrids(transition, layers=layers, selected=selected)
         num_hybrids = sum(hybrid.moved and bool(hybrid.wanted) for hybrid in planned)
         if num_hybrids >= _FEWEST:
-            found, choices[key] = _choose(transition, layers, selected, usual, num_hybrids)
+            chunks = () if exact else sorted({min(_CHUNK, num_hybrids), num_hybrids})
+            found, choices[key] = _choose(transition, layers, selected, usual, num_hybrids, chunks)
             yield from found
             return
     try:
@@ -79,7 +88,12 @@ def fastest(
 
 
 def _choose(
-    transition: Transition, layers: Sequence[Layer], selected: Collection[str], usual: Passes, num_hybrids: int
+    transition: Transition,
+    layers: Sequence[Layer],
+    selected: Collection[str],
+    usual: Passes,
+    num_hybrids: int,
+    chunks: Sequence[int],
 ) -> tuple[Found, Passes]:
     """Return what the usual way finds, and the way to take from now on."""
 
@@ -89,11 +103,11 @@ def _choose(
     first, expected = seconds(usual)
     if first > num_hybrids * _SMALL_SECONDS:
         return expected, usual
-    exact = list(dict.fromkeys((usual, full_passes)))
-    chunks = sorted({min(_CHUNK, num_hybrids), num_hybrids})
+    if not chunks and usual is full_passes:
+        return expected, usual
     batched: list[Passes] = [partial(batched_passes, chunk=chunk) for chunk in chunks]
     batched = [way for way in batched if _is_right(way, transition, layers, selected, expected)]
-    least = dict.fromkeys((*exact, *batched), math.inf)
+    least = dict.fromkeys((usual, full_passes, *batched), math.inf)
     for _ in range(_ROUNDS):
         for way in least:
             with suppress(BatchedPassError):

@@ -86,6 +86,7 @@ def measure(name: str, *, repeats: int, device: str) -> Iterator[dict[str, objec
         "batched_12": partial(exhaust, batched_passes, transition, chunk=12, **every),
         "batched_all": partial(exhaust, batched_passes, transition, **every),
         "fastest": partial(exhaust, fastest, transition, usual=kept_prefix, **every),
+        "fastest_exact": partial(exhaust, fastest, transition, usual=kept_prefix, exact=True, **every),
     }
     seconds: dict[str, list[float]] = {way: [] for way in run}
     for _ in range(5):
