@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ics.landscape import Objective, RandomState, choosing, make_transition
@@ -12,65 +11,8 @@ from ics.landscape.batched import BatchedPassError, batched_passes
 from ics.landscape.choosing import fastest
 from ics.landscape.full_passes import full_passes
 from tests.landscape.nets import NETS, cross_entropy, layers_of, take_step
+from tests.landscape.steps import all_of, assert_same, deep_linear, groups_of, step_of
 from tests.reference.gradient_shift_kpass import shifted_gradients
-
-DEPTH = 6
-
-
-def squared_error(model, batch):
-    x, y = batch
-    return F.mse_loss(model(x), y)
-
-
-def deep_linear(*, norm=True):
-    modules = []
-    for _ in range(DEPTH - 1):
-        modules += [nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)] if norm else [nn.Linear(4, 4, bias=False)]
-    return nn.Sequential(*modules, nn.Linear(4, 4, bias=False))
-
-
-def groups_of(model):
-    """Each linear layer with the batch norm behind it."""
-    kinds = [type(module) for module in model]
-    return [
-        (str(i), str(i + 1)) if nn.BatchNorm1d in kinds[i + 1 : i + 2] else (str(i),)
-        for i, kind in enumerate(kinds)
-        if kind is nn.Linear
-    ]
-
-
-def step_of(model, groups, *, loss_fn=squared_error, accumulate=False, dtype=torch.float64, frozen=()):
-    """A transition to parameters 3 % away, with its layers; `frozen` parameters stay and are not trained."""
-    generator = torch.Generator().manual_seed(3)
-    model.to(dtype)
-    for name in frozen:
-        model.get_parameter(name).requires_grad_(False)
-    batches = [tuple(torch.randn(8, 4, generator=generator, dtype=dtype) for _ in "xy") for _ in range(2)]
-    objective = Objective(model, loss_fn, batches if accumulate else batches[0], accumulate=accumulate)
-    before = {name: value.clone() for name, value in objective.parameters.items()}
-    after = {
-        name: value if name in frozen else value + 0.03 * torch.randn(value.shape, generator=generator, dtype=dtype)
-        for name, value in before.items()
-    }
-    return make_transition(objective, before=before, after=after), layers_of(model, groups)
-
-
-def all_of(way, transition, layers, **options):
-    selected = options.pop("selected", [layer.name for layer in layers])
-    return {layer.name: found for layer, found in way(transition, layers=layers, selected=selected, **options)}
-
-
-def assert_same(found, wanted, *, rel=1e-12):
-    """Norm-wise by layer: a bias that batch norm subtracts again has a gradient of rounding noise alone."""
-    assert list(found) == list(wanted)
-    for layer, gradients in wanted.items():
-        assert found[layer].keys() == gradients.keys()
-        norm = sum(float(g.square().sum()) for g in gradients.values() if g is not None) ** 0.5
-        for name, gradient in gradients.items():
-            if gradient is None:
-                assert found[layer][name] is None
-            else:
-                assert float((found[layer][name] - gradient).norm()) <= rel * norm, (layer, name)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, None])
@@ -147,17 +89,6 @@ class Item(nn.Linear):
 
     def forward(self, x):
         return super().forward(x) * (1 + 0.1 * float(x.detach().mean().item()))
-
-
-class Moody(nn.Linear):
-    """Reads a number of the pass when it feels like it."""
-
-    reads = False
-
-    def forward(self, x):
-        out = super().forward(x)
-        assert not self.reads or out.sum().item() != 0
-        return out
 
 
 class Branching(nn.Linear):
@@ -239,93 +170,6 @@ def test_nothing_is_yielded_when_the_loss_is_not_a_number():
     )
     with pytest.raises(BatchedPassError, match="another loss"):
         next(batched_passes(transition, layers=layers, selected=["2"]))
-
-
-class Clock:
-    """Stands for `time`: every way takes the seconds that are written down for it, and its calls are listed."""
-
-    def __init__(self, seconds):
-        self.seconds, self.now, self.calls = seconds, 0.0, []
-
-    def perf_counter(self):
-        return self.now
-
-    def charged(self, name, way):
-        def charged(*arguments, **options):
-            call = (name, options.get("chunk"))
-            self.calls.append(call)
-            self.now += self.seconds[call]
-            return way(*arguments, **options)
-
-        return charged
-
-
-@pytest.mark.parametrize(
-    ("seconds", "chosen"),
-    [
-        ((0.1, 0.2, 0.02, 0.03), ("batched", 3)),
-        ((0.1, 0.2, 0.03, 0.02), ("batched", 5)),
-        ((0.1, 0.2, 0.09, 0.09), ("usual", None)),
-        ((0.1, 0.09, 0.08, 0.08), ("full", None)),
-        ((9.0, 0.01, 0.01, 0.01), ("usual", None)),
-        ((0.1, 0.09), ("full", None)),
-        ((0.09, 0.1), ("usual", None)),
-    ],
-)
-def test_the_fastest_way_is_chosen_once_and_the_first_result_is_the_usual_one(monkeypatch, seconds, chosen):
-    ways = [("usual", None), ("full", None), ("batched", 3), ("batched", 5)][: len(seconds)]
-    clock, exact = Clock(dict(zip(ways, seconds, strict=True))), len(seconds) == 2
-    model = deep_linear()
-    transition, layers = step_of(model, groups_of(model))
-    wanted = all_of(full_passes, transition, layers)
-    usual = clock.charged("usual", full_passes)
-    monkeypatch.setattr(choosing, "time", clock)
-    monkeypatch.setattr(choosing, "full_passes", clock.charged("full", full_passes))
-    monkeypatch.setattr(choosing, "batched_passes", clock.charged("batched", batched_passes))
-    monkeypatch.setattr(choosing, "_CHUNK", 3)
-    assert_same(all_of(fastest, transition, layers, usual=usual, exact=exact), wanted, rel=0)
-    assert clock.calls[0] == ("usual", None)
-    for _ in range(2):
-        clock.calls.clear()
-        assert_same(all_of(fastest, transition, layers, usual=usual, exact=exact), wanted)
-        assert clock.calls == [chosen]
-
-
-def test_a_batched_pass_that_fails_later_is_replaced_by_the_usual_way_for_good(monkeypatch):
-    model = nn.Sequential(*(Moody(4, 4) for _ in range(4)))
-    transition, layers = step_of(model, [(str(i),) for i in range(4)])
-    wanted = all_of(full_passes, transition, layers)
-    monkeypatch.setattr(choosing, "_WORTHWHILE", 1e-9)
-    all_of(fastest, transition, layers)
-    (way,) = choosing._chosen[model].values()
-    assert way.func is batched_passes
-    model[2].reads = True
-    assert_same(all_of(fastest, transition, layers), wanted, rel=0)
-    assert set(choosing._chosen[model].values()) == {full_passes}
-
-
-def test_a_wrong_batched_pass_is_never_chosen(monkeypatch):
-    model = deep_linear()
-    transition, layers = step_of(model, groups_of(model))
-
-    def wrong(*arguments, **options):
-        for layer, gradients in batched_passes(*arguments, **options):
-            yield layer, {name: gradient * 1.001 for name, gradient in gradients.items()}
-
-    monkeypatch.setattr(choosing, "batched_passes", wrong)
-    monkeypatch.setattr(choosing, "_WORTHWHILE", 1e-9)
-    wanted = all_of(full_passes, transition, layers)
-    for _ in range(2):
-        assert_same(all_of(fastest, transition, layers), wanted, rel=0)
-
-
-def test_what_was_chosen_goes_with_the_model():
-    model = deep_linear()
-    transition, layers = step_of(model, groups_of(model))
-    all_of(fastest, transition, layers)
-    num_models = len(choosing._chosen)
-    del transition, model
-    assert len(choosing._chosen) == num_models - 1
 
 
 def test_layers_before_and_behind_a_stack_are_not_stacked():

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from ics.landscape import choosing
+from ics.landscape.batched import batched_passes
+from ics.landscape.choosing import fastest
+from ics.landscape.full_passes import full_passes
+from tests.landscape.steps import all_of, assert_same, deep_linear, groups_of, step_of
+
+
+class Clock:
+    """Stands for `time`: every way takes the seconds that are written down for it, and its calls are listed."""
+
+    def __init__(self, seconds):
+        self.seconds, self.now, self.calls = seconds, 0.0, []
+
+    def perf_counter(self):
+        return self.now
+
+    def charged(self, name, way):
+        def charged(*arguments, **options):
+            call = (name, options.get("chunk"))
+            self.calls.append(call)
+            self.now += self.seconds[call]
+            return way(*arguments, **options)
+
+        return charged
+
+
+class Moody(nn.Linear):
+    """Reads a number of the pass when it feels like it."""
+
+    reads = False
+
+    def forward(self, x):
+        out = super().forward(x)
+        assert not self.reads or out.sum().item() != 0
+        return out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ((0.1, 0.2, 0.02, 0.03), ("batched", 3)),
+        ((0.1, 0.2, 0.03, 0.02), ("batched", 5)),
+        ((0.1, 0.2, 0.09, 0.09), ("usual", None)),
+        ((0.1, 0.09, 0.08, 0.08), ("full", None)),
+        ((9.0, 0.01, 0.01, 0.01), ("usual", None)),
+        ((0.1, 0.09), ("full", None)),
+        ((0.09, 0.1), ("usual", None)),
+    ],
+)
+def test_the_fastest_way_is_chosen_once_and_the_first_result_is_the_usual_one(monkeypatch, seconds, chosen):
+    ways = [("usual", None), ("full", None), ("batched", 3), ("batched", 5)][: len(seconds)]
+    clock, exact = Clock(dict(zip(ways, seconds, strict=True))), len(seconds) == 2
+    model = deep_linear()
+    transition, layers = step_of(model, groups_of(model))
+    wanted = all_of(full_passes, transition, layers)
+    usual = clock.charged("usual", full_passes)
+    monkeypatch.setattr(choosing, "time", clock)
+    monkeypatch.setattr(choosing, "full_passes", clock.charged("full", full_passes))
+    monkeypatch.setattr(choosing, "batched_passes", clock.charged("batched", batched_passes))
+    monkeypatch.setattr(choosing, "_CHUNK", 3)
+    assert_same(all_of(fastest, transition, layers, usual=usual, exact=exact), wanted, rel=0)
+    assert clock.calls[0] == ("usual", None)
+    for _ in range(2):
+        clock.calls.clear()
+        assert_same(all_of(fastest, transition, layers, usual=usual, exact=exact), wanted)
+        assert clock.calls == [chosen]
+
+
+def test_a_batched_pass_that_fails_later_is_replaced_by_the_usual_way_for_good(monkeypatch):
+    model = nn.Sequential(*(Moody(4, 4) for _ in range(4)))
+    transition, layers = step_of(model, [(str(i),) for i in range(4)])
+    wanted = all_of(full_passes, transition, layers)
+    monkeypatch.setattr(choosing, "_WORTHWHILE", 1e-9)
+    all_of(fastest, transition, layers)
+    (way,) = choosing._chosen[model].values()
+    assert way.func is batched_passes
+    model[2].reads = True
+    assert_same(all_of(fastest, transition, layers), wanted, rel=0)
+    assert set(choosing._chosen[model].values()) == {full_passes}
+
+
+def test_a_wrong_batched_pass_is_never_chosen(monkeypatch):
+    model = deep_linear()
+    transition, layers = step_of(model, groups_of(model))
+
+    def wrong(*arguments, **options):
+        for layer, gradients in batched_passes(*arguments, **options):
+            yield layer, {name: gradient * 1.001 for name, gradient in gradients.items()}
+
+    monkeypatch.setattr(choosing, "batched_passes", wrong)
+    monkeypatch.setattr(choosing, "_WORTHWHILE", 1e-9)
+    wanted = all_of(full_passes, transition, layers)
+    for _ in range(2):
+        assert_same(all_of(fastest, transition, layers), wanted, rel=0)
+
+
+def test_what_was_chosen_goes_with_the_model():
+    model = deep_linear()
+    transition, layers = step_of(model, groups_of(model))
+    all_of(fastest, transition, layers)
+    num_models = len(choosing._chosen)
+    del transition, model
+    assert len(choosing._chosen) == num_models - 1
