@@ -126,6 +126,52 @@ def test_what_comes_before_a_layer_is_computed_once():
     assert Counting.runs == 10 * 10
 
 
+class Adding(nn.Module):
+    """Writes into its argument and returns it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = Counting(6, 6)
+
+    def forward(self, x):
+        x += self.linear(x.clone())
+        return x
+
+
+def test_a_call_that_returns_its_own_argument_is_handed_back_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), Adding(), Adding(), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+    transition, layers, circumstances = moved(model, cross_entropy, vectors())
+    Counting.runs = 0
+    assert_equal_to_the_reference(transition, layers, circumstances, selected=["3", "4", "5"])
+    assert Counting.runs == 2 + 3 * 2  # once to keep, and in the reference's three passes
+
+
+def test_batch_norm_alone_does_not_keep_the_second_micro_batch_from_being_replayed():
+    torch.manual_seed(0)
+    model = nn.Sequential(Counting(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+    batches = [vectors(4), vectors(4)]
+    objective = Objective(model, cross_entropy, batches, accumulate=True)
+    before = copies(model.named_parameters())
+    transition = make_transition(objective, before=before, after={name: 1.1 * value for name, value in before.items()})
+    layers = find_layers(model, lambda: objective(before), grouping="leaf")
+    Counting.runs = 0
+    list(kept_prefix(transition, layers=layers, selected=["2", "3", "4"]))
+    assert Counting.runs == 2  # once for each micro-batch
+
+
+def test_a_batch_that_the_model_writes_into_stays_the_user_s_own():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ReLU(inplace=True), nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 6), nn.Linear(6, 3)
+    )
+    batch = vectors()
+    place, rectified = batch[0].data_ptr(), batch[0].relu()
+    assert_equal_to_the_reference(*moved(model, cross_entropy, batch))
+    assert batch[0].data_ptr() == place
+    assert torch.equal(batch[0], rectified)
+
+
 def test_selected_layers_alone():
     torch.manual_seed(3)
     transition, layers, circumstances = moved(TRICKY["attributes"](), cross_entropy, vectors())
@@ -170,7 +216,7 @@ def test_losses_that_use_the_model_in_their_own_way(loss_fn):
     assert_equal_to_the_reference(*moved(TRICKY["preactivation"](), loss_fn, vectors()))
 
 
-@pytest.mark.parametrize("name", ["preactivation", "attention", "buffers", "draws"])
+@pytest.mark.parametrize("name", ["preactivation", "attention", "buffers", "statistics", "draws"])
 def test_micro_batches(name):
     torch.manual_seed(3)
     model = TRICKY[name]()

@@ -136,16 +136,22 @@ class Skip(nn.Module):
 class Attributes(nn.Module):
     """Modules that count their calls and leave tensors on themselves, read later on in the pass."""
 
+    class Same(Skip):
+        def forward(self, x):
+            super().forward(x)
+            return self.kept  # whoever writes into what is returned writes into the attribute
+
     def __init__(self):
         super().__init__()
-        self.down, self.down2, self.middle, self.up = Skip(), Skip(), nn.Linear(6, 6), nn.Linear(6, 6)
-        self.head = nn.Linear(6, 3)
+        self.down, self.same = nn.Sequential(Skip(), Skip()), self.Same()
+        self.middle, self.up, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
 
     def forward(self, x):
-        h = self.middle(self.down2(self.down(x)))
-        h = self.up(F.silu(h)) + self.down.kept
-        h = self.down(h)  # the second call multiplies by 2
-        return self.head(h + self.down2.kept)
+        h = self.same(self.down(x))
+        h.mul_(0.5)
+        h = self.up(F.silu(self.middle(h.clone()))) + self.down[0].kept
+        h = self.down[0](h)  # the second call multiplies by 2
+        return self.head(h + self.down[1].kept + self.same.kept)
 
 
 class Collecting(nn.Module):
@@ -164,11 +170,12 @@ class Collecting(nn.Module):
     def __init__(self):
         super().__init__()
         features = []
-        self.first, self.second, self.third = (self.Appending(features) for _ in range(3))
+        self.first, second, third = (self.Appending(features) for _ in range(3))
+        self.others = nn.Sequential(second, third)
         self.head = nn.Linear(18, 3)
 
     def forward(self, x):
-        self.third(self.second(self.first(x)))
+        self.others(self.first(x))
         features = torch.cat(self.first.features, 1)
         self.first.features.clear()
         return self.head(features)
@@ -187,19 +194,45 @@ class Centred(nn.Module):
 
 
 class Buffers(nn.Module):
-    """One such module called between all layers, and batch norm by running statistics."""
+    """Such modules between all layers, which share their buffer, and batch norm by running statistics."""
 
     def __init__(self):
         super().__init__()
         self.linears = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
-        self.centre = Centred()
+        self.centre, self.other = Centred(), Centred()
+        self.other.mean = self.centre.mean
         self.norm = nn.BatchNorm1d(6)
         self.head = nn.Linear(6, 3)
 
     def forward(self, x):
         for linear in self.linears:
-            x = self.norm(torch.tanh(self.centre(linear(x))))
+            x = self.norm(self.other(torch.tanh(self.centre(linear(x)))))
         return self.head(x + self.norm.running_mean)
+
+
+class Statistics(nn.Module):
+    """Reads running statistics that a batch norm in training mode only writes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        h = self.norm(self.second(torch.tanh(self.first(x))))
+        return self.head(h + self.norm.running_mean)
+
+
+class Late(nn.Module):
+    """A module that runs another one before it reads a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.weight = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x):
+        return F.linear(torch.tanh(self.inner(torch.tanh(self.stem(x)))), self.weight)
 
 
 class Norms(nn.Module):
@@ -341,7 +374,7 @@ class Checkpointed(nn.Module):
 TRICKY = {
     each.__name__.lower(): each
     for each in (
-        *(Preactivation, Views, Containers, Opaque, Attributes, Collecting, Buffers, Norms),
+        *(Preactivation, Views, Containers, Opaque, Attributes, Collecting, Buffers, Statistics, Late, Norms),
         *(Draws, Target, Borrowed, Attention, Recurrent, Checkpointed),
     )
 }
