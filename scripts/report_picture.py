@@ -1,4 +1,4 @@
-"""Make docs/report.png from the runs of the demo: `.venv/bin/python docs/report_picture.py`."""
+"""Make docs/report.png from the runs of the demo: `.venv/bin/python scripts/report_picture.py`."""
 
 from __future__ import annotations
 
