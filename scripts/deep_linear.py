@@ -3,8 +3,8 @@
     .venv/bin/python -m scripts.deep_linear                # train three seeds of the four nets; finished runs are kept
     .venv/bin/python -m scripts.deep_linear --page         # figures, tables and CSV of the page, from the runs alone
 
-25 layers of 10 x 10 learn y = A x by gradient descent on all 1000 samples, with and without BatchNorm, at learning rates
-1e-6 and 1e-7. Cost: see docs/deep_linear.md.
+25 layers of 10 x 10 learn y = A x by gradient descent on all 1000 samples, with and without BatchNorm, at learning
+rates 1e-6 and 1e-7. Cost: see docs/deep_linear.md.
 """
 
 from __future__ import annotations
