@@ -38,7 +38,8 @@ class Passes(Protocol):
         """Yield each selected layer with G'."""
 
 
-_chosen: weakref.WeakKeyDictionary[nn.Module, dict[_Key, Passes]] = weakref.WeakKeyDictionary()
+# None: measured once, and nothing chosen yet.
+_chosen: weakref.WeakKeyDictionary[nn.Module, dict[_Key, Passes | None]] = weakref.WeakKeyDictionary()
 
 
 def fastest(
@@ -51,9 +52,10 @@ def fastest(
 ) -> Iterator[tuple[Layer, Gradients]]:
     """Yield each selected layer with G' by the way that was seen to be the fastest for the model.
 
-    The first time that a model's layers are measured, the usual way gives the result. If the model is small, the
-    usual way, full passes, and batched passes are then timed in turns. From the second time on the fastest is taken;
-    batched passes only if they gave the same gradients (to the root of the machine precision) in clearly less time.
+    The first time that a model's layers are measured, the usual way gives the result, and that is all: choosing costs
+    more than a single measurement could gain. The second time too, but if the model is small, the usual way, full
+    passes, and batched passes are then timed in turns. From the third time on the fastest is taken; batched passes
+    only if they gave the same gradients (to the root of the machine precision) in clearly less time.
     What was chosen is remembered as long as the model lives. A batched pass that cannot be run later on is replaced by
     the usual way for good.
 
@@ -67,12 +69,12 @@ def fastest(
         exact: choose among bit-identical ways only. Otherwise the last digits depend on what was faster, and on
             which layers are measured together.
 
-    Cost: the fastest way's; for a small model's first time that of three rounds of all of them.
+    Cost: the fastest way's; for a small model's second time that of three rounds of all of them.
     """
     model = transition.objective.model
     choices = _chosen.setdefault(model, {})
     key = (exact, model.training, tuple(layer.name for layer in layers if layer.name in selected))
-    if key not in choices:
+    if choices.get(key, usual) is None:
         planned = hybrids(transition, layers=layers, selected=selected)
         num_hybrids = sum(hybrid.moved and bool(hybrid.wanted) for hybrid in planned)
         if num_hybrids >= _FEWEST:
@@ -80,8 +82,9 @@ def fastest(
             found, choices[key] = _choose(transition, layers, selected, usual, num_hybrids, chunks)
             yield from found
             return
+    way = choices.setdefault(key, None) or usual
     try:
-        yield from choices.get(key, usual)(transition, layers=layers, selected=selected)
+        yield from way(transition, layers=layers, selected=selected)
     except BatchedPassError:  # raised before anything was yielded
         choices[key] = usual
         yield from usual(transition, layers=layers, selected=selected)

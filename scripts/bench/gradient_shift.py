@@ -1,10 +1,17 @@
-"""What G' of all layers costs, in plain training steps: the kept prefix beside one full pass per layer.
+"""What G' of all layers costs, in plain training steps: the kept prefix beside slower ways to the same numbers.
 
     python scripts/bench/gradient_shift.py                # all nets, CSV and plot into docs/bench/
-    python scripts/bench/gradient_shift.py resnet18 --repeats 5
+    python scripts/bench/gradient_shift.py resnet18 --repeats 5 --batch 128
 
-Every repeat runs a plain step (forward, backward, SGD with momentum), the kept prefix, and the full passes, one after
-the other in one process, so that a machine's slow minutes hit all three. Ratios are taken within a repeat.
+Four ways, one after the other in one process in every repeat, so that a machine's slow minutes hit all of them:
+
+- plain: a training step (forward, backward, SGD with momentum), the unit;
+- kept_prefix: what `ics.gradient_shift` does;
+- full_passes: one whole forward pass per layer, and its backward pass down to that layer;
+- k_pass: one whole forward and backward pass per layer, as the definition reads.
+
+On the CPU the process's CPU time on one thread is taken, which other programs on the machine disturb least; on a GPU
+wall time after synchronising. Ratios are taken within a repeat.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ import argparse
 import csv
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +29,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from ics.landscape import Objective, make_transition
-from ics.landscape.full_passes import full_passes
+from ics.landscape import Objective, Transition, make_transition
+from ics.landscape.full_passes import full_passes, hybrids
 from ics.landscape.kept_prefix import kept_prefix
 from ics.probes import find_layers
+from ics.records import Layer
 
 DOCS = Path(__file__).parents[2] / "docs" / "bench"
 
@@ -70,9 +78,19 @@ def loss_fn(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def measure(name: str, *, repeats: int, device: str) -> Iterable[dict[str, object]]:
+def k_pass(transition: Transition, *, layers: Sequence[Layer], selected: frozenset[str]) -> Iterator[object]:
+    """One whole forward and backward pass per layer."""
+    for hybrid in hybrids(transition, layers=layers, selected=selected):
+        if hybrid.moved:
+            yield transition.objective(hybrid.parameters)
+
+
+def measure(
+    name: str, *, repeats: int, device: str, batch_size: int | None, groupings: Sequence[str]
+) -> Iterable[dict[str, object]]:
     """Yield a row per repeat and grouping."""
     make, shape, classes = NETS[name]
+    shape = (batch_size or shape[0], *shape[1:])
     torch.manual_seed(0)
     model = make().to(device)
     batch = (torch.randn(shape, device=device), torch.randint(classes, shape[:1], device=device))
@@ -88,19 +106,21 @@ def measure(name: str, *, repeats: int, device: str) -> Iterable[dict[str, objec
     plain()
     after = {key: value.clone() for key, value in objective.parameters.items()}
     transition = make_transition(objective, before=before, after=after)
-    for grouping in ("leaf", "paper"):
+    for grouping in groupings:
         layers = find_layers(model, lambda: objective(before), grouping=grouping)
         every = {"layers": layers, "selected": frozenset(layer.name for layer in layers)}
         ways = {
             "plain": plain,
             "kept_prefix": partial(exhaust, kept_prefix, transition, **every),
             "full_passes": partial(exhaust, full_passes, transition, **every),
+            "k_pass": partial(exhaust, k_pass, transition, **every),
         }
-        for repeat in range(repeats + 1):  # the first is a warm-up
+        for repeat in range(repeats):
+            plain()  # warms up, and is not counted
             seconds = {way: timed(run, device) for way, run in ways.items()}
             restore(model, after)
-            if repeat:
-                yield {"net": name, "grouping": grouping, "layers": len(layers), "repeat": repeat, **seconds}
+            row = {"net": name, "grouping": grouping, "layers": len(layers), "batch_size": shape[0], "repeat": repeat}
+            yield row | seconds
 
 
 def exhaust(make: Callable[..., Iterable[object]], *arguments: object, **options: object) -> None:
@@ -110,12 +130,15 @@ def exhaust(make: Callable[..., Iterable[object]], *arguments: object, **options
 
 
 def timed(run: Callable[[], None], device: str) -> float:
-    """Seconds of one call, the device's work included."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
-    synchronize()
+    """Seconds of one call: CPU time of the process, or on a GPU wall time with the device's work included."""
+    if not device.startswith("cuda"):
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+    torch.cuda.synchronize()
     start = time.perf_counter()
     run()
-    synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -133,13 +156,14 @@ def summary(rows: list[dict[str, object]]) -> list[dict[str, object]]:
         chosen = [row for row in rows if (row["net"], row["grouping"]) == (net, grouping)]
         layers = int(str(chosen[0]["layers"]))
         line: dict[str, object] = {"net": net, "grouping": grouping, "layers": layers}
-        for way in ("kept_prefix", "full_passes"):
+        line["batch_size"] = chosen[0]["batch_size"]
+        for way in ("kept_prefix", "full_passes", "k_pass"):
             ratios = [float(str(row[way])) / float(str(row["plain"])) for row in chosen]
             line |= {f"{way}_steps": round(statistics.median(ratios), 2)}
             line |= {f"{way}_low": round(min(ratios), 2), f"{way}_high": round(max(ratios), 2)}
         line["per_layer"] = round(float(str(line["kept_prefix_steps"])) / layers, 3)
-        speedups = [float(str(row["full_passes"])) / float(str(row["kept_prefix"])) for row in chosen]
-        line["times_faster"] = round(statistics.median(speedups), 2)
+        speedups = [float(str(row["k_pass"])) / float(str(row["kept_prefix"])) for row in chosen]
+        line["times_faster_than_k_pass"] = round(statistics.median(speedups), 2)
         found.append(line)
     return found
 
@@ -151,13 +175,15 @@ def draw(lines: list[dict[str, object]], path: Path) -> None:
     lines = [line for line in lines if line["grouping"] == "leaf"]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    for offset, (way, color) in enumerate((("full_passes", "#999999"), ("kept_prefix", "#0072B2"))):
-        places = [place + 0.38 * (offset - 0.5) for place in range(len(lines))]
+    for offset, (way, color) in enumerate(
+        (("k_pass", "#BBBBBB"), ("full_passes", "#777777"), ("kept_prefix", "#0072B2"))
+    ):
+        places = [place + 0.27 * (offset - 1) for place in range(len(lines))]
         values = [float(str(line[f"{way}_steps"])) for line in lines]
         low = [value - float(str(line[f"{way}_low"])) for value, line in zip(values, lines, strict=True)]
         high = [float(str(line[f"{way}_high"])) - value for value, line in zip(values, lines, strict=True)]
         bars = axes.barh(
-            places, values, 0.36, xerr=[low, high], color=color, label=way.replace("_", " "), ecolor="#333"
+            places, values, 0.26, xerr=[low, high], color=color, label=way.replace("_", " "), ecolor="#333"
         )
         axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=6, fontsize=8)
     axes.set_yticks(range(len(lines)), [f"{line['net']} ({line['layers']} modules)" for line in lines])
@@ -181,15 +207,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", help=f"of {', '.join(NETS)}; default all")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, help="samples per batch; default: the net's own")
+    parser.add_argument("--groupings", nargs="+", default=["leaf"], choices=["leaf", "paper"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--to", type=Path, default=DOCS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # without it, untrained nets without batch norm time subnormal numbers
     rows: list[dict[str, object]] = []
     for name in options.nets or NETS:
-        for row in measure(name, repeats=options.repeats, device=options.device):
+        for row in measure(
+            name, repeats=options.repeats, device=options.device, batch_size=options.batch, groupings=options.groupings
+        ):
             rows.append(row)
             print(
                 {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True
