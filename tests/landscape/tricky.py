@@ -211,7 +211,7 @@ class Buffers(nn.Module):
 
 
 class Statistics(nn.Module):
-    """Reads running statistics that a batch norm in training mode only writes."""
+    """Reads running statistics that a batch norm in training mode, later in the pass, only writes."""
 
     def __init__(self):
         super().__init__()
@@ -219,20 +219,41 @@ class Statistics(nn.Module):
         self.norm = nn.BatchNorm1d(6)
 
     def forward(self, x):
-        h = self.norm(self.second(torch.tanh(self.first(x))))
-        return self.head(h + self.norm.running_mean)
+        return self.head(self.norm(self.second(torch.tanh(self.first(x + self.norm.running_mean)))))
 
 
 class Late(nn.Module):
     """A module that runs another one before it reads a weight of its own."""
 
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(6, 6)
+            self.weight = nn.Parameter(torch.randn(3, 6))
+
+        def forward(self, x):
+            return F.linear(torch.tanh(self.inner(x)), self.weight)
+
     def __init__(self):
         super().__init__()
-        self.stem, self.inner = nn.Linear(6, 6), nn.Linear(6, 6)
-        self.weight = nn.Parameter(torch.randn(3, 6))
+        self.stem, self.reader = nn.Linear(6, 6), self.Reader()
 
     def forward(self, x):
-        return F.linear(torch.tanh(self.inner(torch.tanh(self.stem(x)))), self.weight)
+        return self.reader(torch.tanh(self.stem(x)))
+
+
+class Overwriting(nn.Module):
+    """Writes into the batch, in a module and between modules; the second time changes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.stem = nn.ReLU(inplace=True), nn.Linear(6, 6)
+        self.middle, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = self.stem(self.relu(x).clone())
+        x.clamp_(max=1.0)
+        return self.head(torch.tanh(self.middle(torch.tanh(h)) + x))
 
 
 class Norms(nn.Module):
@@ -374,7 +395,19 @@ class Checkpointed(nn.Module):
 TRICKY = {
     each.__name__.lower(): each
     for each in (
-        *(Preactivation, Views, Containers, Opaque, Attributes, Collecting, Buffers, Statistics, Late, Norms),
+        *(
+            Preactivation,
+            Views,
+            Containers,
+            Opaque,
+            Attributes,
+            Collecting,
+            Buffers,
+            Statistics,
+            Late,
+            Overwriting,
+            Norms,
+        ),
         *(Draws, Target, Borrowed, Attention, Recurrent, Checkpointed),
     )
 }
