@@ -16,6 +16,7 @@ SITES = ("input", "preactivation", "normalized", "scaled", "activation")
 DIRECTIONS = ("gradient", "update", "random")
 PARAMETERS = ("weight", "all")
 REMAINDER = "(remainder)"
+WHOLE_NET = "(all)"
 
 STEP = Column("step", "int64", "optimizer steps done before this one, from 0", "steps")
 LAYER = Column("layer", "string", "dotted module name as in state_dict, wrapper prefixes stripped")
@@ -223,9 +224,10 @@ ATTRIBUTION = Table(
 
 GRADIENT_LINE = Table(
     "gradient_line",
-    "step, direction, draw and eta",
+    "step, layer moved (or the whole net), direction, draw and eta",
     (
         STEP,
+        Column("layer", "string", f"the one layer that is moved, g, d and w its own; {WHOLE_NET} for the whole net"),
         Column("direction", "string", "gradient (w - eta g), update (w + eta/lr (W(t+1) - W(t))), or random"),
         Column("draw", "int64", "number of the random direction; 0 for the others"),
         Column("eta", "float64", "step size along the line; 0 is the point itself"),

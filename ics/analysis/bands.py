@@ -9,9 +9,10 @@ import pandas as pd
 
 from ics.analysis.frames import IDENTITY, checked, chosen, over_seeds
 from ics.errors import UsageError
+from ics.schema import WHOLE_NET
 
-_KEYS = [*IDENTITY, "step", "direction"]
-_COLUMNS = ("step", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")
+_KEYS = [*IDENTITY, "step", "layer", "direction"]
+_COLUMNS = ("step", "layer", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")
 _VALUES = (
     "loss_min",
     "loss_max",
@@ -24,7 +25,11 @@ _VALUES = (
 
 
 def landscape_bands(
-    frame: pd.DataFrame, *, direction: str = "gradient", etas: tuple[float, float] | None = None
+    frame: pd.DataFrame,
+    *,
+    direction: str = "gradient",
+    layer: str = WHOLE_NET,
+    etas: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
     """Reduce the profile of each run and step to its bands over the step size eta > 0.
 
@@ -39,23 +44,25 @@ def landscape_bands(
     Args:
         frame: rows of the table gradient_line.
         direction: `"gradient"`, `"update"` or `"random"`.
+        layer: `"(all)"` for lines along which the whole net moved, or the layer that moved alone.
         etas: use only step sizes in this closed range, to compare nets at equal eta.
 
     Returns:
-        A row per run, net, seed, step and direction.
+        A row per run, net, seed, step, layer and direction.
 
     Raises:
-        SelectionError: a column is missing, or the direction was not recorded.
+        SelectionError: a column is missing, or the direction or layer was not recorded.
         UsageError: no rows, or none with eta > 0 in the range.
 
     Example:
-        >>> line = {"step": 0, "direction": "gradient", "learning_rate": 0.1, "eta": [0.0, 0.1, 0.2],
-        ...         "distance": [0.0, 0.2, 0.4], "loss": [3.0, 1.0, 2.0], "gradient_change_l2": [0.0, 1.0, 4.0]}
+        >>> line = {"step": 0, "layer": "(all)", "direction": "gradient", "learning_rate": 0.1,
+        ...         "eta": [0.0, 0.1, 0.2], "distance": [0.0, 0.2, 0.4],
+        ...         "loss": [3.0, 1.0, 2.0], "gradient_change_l2": [0.0, 1.0, 4.0]}
         >>> landscape_bands(pd.DataFrame(line))[["loss_min", "loss_max", "loss_start", "beta_max", "two_over_lr"]]
            loss_min  loss_max  loss_start  beta_max  two_over_lr
         0       1.0       2.0         3.0      10.0         20.0
     """
-    rows = chosen(checked(frame, "gradient_line", _COLUMNS), "direction", direction)
+    rows = chosen(chosen(_checked(frame), "layer", layer), "direction", direction)
     probes = rows[rows["eta"] > 0]
     if etas is not None:
         low, high = etas
@@ -87,7 +94,11 @@ def landscape_bands(
 
 
 def landscape_over_steps(
-    frame: pd.DataFrame, *, direction: str = "gradient", etas: tuple[float, float] | None = None
+    frame: pd.DataFrame,
+    *,
+    direction: str = "gradient",
+    layer: str = WHOLE_NET,
+    etas: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
     """Gather `landscape_bands` over the seeds of a net: per net and step the median, `_low` (min) and `_high` (max).
 
@@ -98,7 +109,7 @@ def landscape_over_steps(
     Raises:
         UsageError: runs of one net had different learning rates at the same step.
     """
-    bands = landscape_bands(frame, direction=direction, etas=etas)
+    bands = landscape_bands(frame, direction=direction, layer=layer, etas=etas)
     rates = bands.groupby(["net", "step"], sort=False)["learning_rate"].agg(["min", "max"]).reset_index()
     mixed = rates[~np.isclose(rates["min"], rates["max"], rtol=1e-6, atol=0, equal_nan=True)]
     if not mixed.empty:
@@ -108,17 +119,23 @@ def landscape_over_steps(
             "draw them apart, or give them different names: frame['net'] = frame['run']"
         )
     values = (*_VALUES, "learning_rate", "eta_min", "eta_max")
-    gathered = over_seeds(bands, by=("net", "step", "direction"), values=values)
+    gathered = over_seeds(bands, by=("net", "step", "layer", "direction"), values=values)
     return gathered.sort_values("step", kind="stable", ignore_index=True)
 
 
 def common_etas(frame: pd.DataFrame, *, by: Sequence[str] = ("net",)) -> tuple[float, float] | None:
     """Return the range of step sizes that every net (or run) was probed at; None if there is none."""
-    rows = checked(frame, "gradient_line", _COLUMNS)
-    rows = rows[(rows["direction"] == "gradient") & (rows["eta"] > 0)]
+    rows = _checked(frame)
+    rows = rows[(rows["layer"] == WHOLE_NET) & (rows["direction"] == "gradient") & (rows["eta"] > 0)]
     ends = rows.groupby(list(by))["eta"].agg(["min", "max"])
     low, high = float(ends["min"].max()), float(ends["max"].min())
     return (low, high) if low <= high * (1 + 1e-9) else None
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the checked frame; rows stored before a layer could be moved alone name none and are of the whole net."""
+    rows = checked(frame, "gradient_line", _COLUMNS)
+    return rows.assign(layer=rows["layer"].where(rows["layer"].notna(), WHOLE_NET))
 
 
 def _maximum(probes: pd.DataFrame, column: str) -> pd.Series:

@@ -69,7 +69,7 @@ def equal_etas(*groups: Runs) -> tuple[float, float] | None:
     return common_etas(pd.concat(known, ignore_index=True), by=["group", "run"]) if known else None
 
 
-_LINE_COLUMNS = ("step", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")
+_LINE_COLUMNS = ("step", "layer", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")
 
 
 def _compared(one: pd.DataFrame, other: pd.DataFrame, *, has_ratio: bool, seed: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from ics import schema, stats
 from ics.errors import UsageError, unknown_name
+from ics.landscape.layerwise import NOTHING_TRAINED, trained_names
 from ics.landscape.transition import Transition, vector
-from ics.records import Block
+from ics.records import Block, Layer
 
 _COLUMNS = tuple(column.name for column in schema.GRADIENT_LINE.columns if column.name != "step")
 
@@ -49,6 +51,7 @@ def gradient_line(
     directions: Sequence[str] = ("gradient",),
     num_random: int = 1,
     seed: int = 0,
+    layers: Sequence[Layer] = (),
 ) -> Block:
     """Measure loss and gradient at points w_eta = w + d on lines from w = W(t), on the batch of the update.
 
@@ -66,13 +69,16 @@ def gradient_line(
         directions: which lines, of "gradient", "update" and "random".
         num_random: how many random directions.
         seed: of the random directions, which are the same on every device.
+        layers: layers to move one at a time besides, everything else held at W(t): then g, d and every quantity but the
+            loss are of that layer's parameters alone, so that beta is the smoothness of the loss in that layer.
 
     Returns:
-        A row per direction, draw and eta, with the columns of `gradient_line` but for `step`. Frozen parameters stay.
+        A row per layer moved ("(all)", the whole net, first), direction, draw and eta, with the columns of
+        `gradient_line` but for `step`. Frozen parameters stay; a layer of which all are frozen has null rows.
         The Taylor error is null at eta = 0, and where g.d is 0 or below the resolution of the loss: what is computed
         there is rounding.
 
-    Cost: a forward-backward pass per eta other than 0, direction and draw.
+    Cost: a forward-backward pass per eta other than 0, direction and draw, for the whole net and each of `layers`.
 
     Raises:
         UsageError: an eta that is not finite, or "update" without a learning rate.
@@ -91,12 +97,15 @@ def gradient_line(
     etas = _checked(etas)
     keys: list[dict[str, Any]] = []
     measured: list[Tensor] = []
-    for direction in _known(directions, transition):
-        for draw in range(num_random if direction == "random" else 1):
-            line = _line(transition, direction, draw, seed)
-            for eta in etas:
-                keys.append({"direction": direction, "draw": draw, "eta": eta})
-                measured.append(_measure(transition, line, eta))
+    known = _known(directions, transition)
+    draws = [(direction, draw) for direction in known for draw in range(num_random if direction == "random" else 1)]
+    moved = [(schema.WHOLE_NET, tuple(transition.gradients))]
+    moved += [(layer.name, trained_names(transition, layer)) for layer in layers]
+    for (layer_name, names), (direction, draw) in product(moved, draws):
+        line = _line(transition, names, direction, draw, seed)
+        for eta in etas:
+            keys.append({"layer": layer_name, "direction": direction, "draw": draw, "eta": eta, "moves": bool(names)})
+            measured.append(_measure(transition, line, eta))
     numbers = torch.stack(measured).tolist() if measured else []  # the one copy to the host
     cells = [_cells(transition, key, values) for key, values in zip(keys, numbers, strict=True)]
     return Block("gradient_line", {column: [each.get(column) for each in cells] for column in _COLUMNS})
@@ -123,7 +132,7 @@ def _known(directions: Sequence[str], transition: Transition) -> list[str]:
 
 @dataclass(frozen=True)
 class _Line:
-    """d(eta) = (eta / divisor) * vector; a divisor of 0 leaves it undefined."""
+    """d(eta) = (eta / divisor) * vector; a divisor of 0, or nothing to move, leaves it undefined."""
 
     vector: Mapping[str, Tensor]
     divisor: float
@@ -132,8 +141,7 @@ class _Line:
         return {name: (eta / self.divisor) * value for name, value in self.vector.items()}
 
 
-def _line(transition: Transition, direction: str, draw: int, seed: int) -> _Line:
-    names = list(transition.gradients)
+def _line(transition: Transition, names: Sequence[str], direction: str, draw: int, seed: int) -> _Line:
     gradient = vector(transition.gradients, names, like=transition.before)
     if direction == "gradient":
         return _Line(dict(zip(names, gradient, strict=True)), -1.0)
@@ -149,18 +157,19 @@ def _line(transition: Transition, direction: str, draw: int, seed: int) -> _Line
 
 def _measure(transition: Transition, line: _Line, eta: float) -> Tensor:
     """Return the `_NUMBERS` of one point, in the order of that tuple."""
-    names = list(transition.gradients)
+    names = list(line.vector)
     gradient = vector(transition.gradients, names, like=transition.before)
-    size = stats.norm(gradient)
+    # Without a layer's gradient there is no tensor to tell the device: the loss does.
+    size = stats.norm(gradient) if names else stats.norm([transition.loss])
     start, zero = transition.loss.to(size), torch.zeros_like(size)
     if eta == 0:
         return torch.stack([zero, start, zero, size, zero, start])
-    if line.divisor == 0:
+    if line.divisor == 0 or not names:
         return torch.stack([zero, start, zero, size, zero, start]) * torch.nan
     step = line.displacement(eta)
     point = {**transition.before, **{name: transition.before[name] + step[name] for name in names}}
     moved = [point[name] - transition.before[name] for name in names]
-    there = transition.objective(point)
+    there = transition.objective(point, wanted=None if len(names) == len(transition.gradients) else names)
     change = stats.distance(vector(there.gradients, names, like=transition.before), gradient)
     return torch.stack([stats.norm(moved), there.loss.to(size), change, size, stats.dot(gradient, moved), start])
 
@@ -168,6 +177,8 @@ def _measure(transition: Transition, line: _Line, eta: float) -> Tensor:
 def _cells(transition: Transition, key: Mapping[str, Any], numbers: Sequence[float]) -> dict[str, Any]:
     """Return the cells of a row; what is undefined is null, and null_reason says why."""
     cells = {**key, "learning_rate": transition.learning_rate}
+    if not key["moves"]:
+        return cells | {"null_reason": NOTHING_TRAINED}
     if key["direction"] == "update" and key["eta"] != 0 and not transition.learning_rate:
         return cells | {"null_reason": "a learning rate of 0 gives the update no scale"}
     values = dict(zip(_NUMBERS, numbers, strict=True))

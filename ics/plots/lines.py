@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from ics import analysis
 from ics.plots import style
+from ics.schema import WHOLE_NET
 
 
 @style.in_style
@@ -18,6 +19,7 @@ def landscape(
     frame: pd.DataFrame,
     *,
     direction: str = "gradient",
+    layer: str = WHOLE_NET,
     etas: tuple[float, float] | None = None,
     colors: Mapping[str, str] | None = None,
 ) -> Figure:
@@ -31,17 +33,19 @@ def landscape(
     Args:
         frame: rows of the table gradient_line, of one run or several.
         direction: `"gradient"`, `"update"` or `"random"`.
+        layer: `"(all)"` for lines along which the whole net moved, or the layer that moved alone.
         etas: use only step sizes in this closed range.
         colors: net to colour; default: `ics.plots.net_colors`.
 
     Raises:
-        SelectionError: a column is missing, or the direction was not recorded.
+        SelectionError: a column is missing, or the direction or layer was not recorded.
         UsageError: no rows, or runs of one net differ in their learning rate.
     """
-    bands = analysis.landscape_over_steps(frame, direction=direction, etas=etas)
+    bands = analysis.landscape_over_steps(frame, direction=direction, layer=layer, etas=etas)
     colors = colors or style.net_colors(bands["net"])
     figure, (panels,) = style.grid_of_axes(1, 3, width=10.5, height=3.9)
-    figure.suptitle(f"Landscape along the {direction}, {_eta_range(bands)}")
+    moved = "" if layer == WHOLE_NET else f" of {layer} alone"
+    figure.suptitle(f"Landscape along the {direction}{moved}, {_eta_range(bands)}")
     for net, rows in bands.groupby("net", sort=False):
         color = colors[str(net)]
         _draw_range(panels[0], rows, "loss", color, str(net))

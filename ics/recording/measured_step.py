@@ -132,7 +132,7 @@ class MeasuredStep:
         if "attribution" in self.due:
             yield frozenset({"attribution"}), lambda: [self.attribution(layers, previous)]
         if "gradient_line" in self.due:
-            yield frozenset({"gradient_line"}), lambda: [self.gradient_line(previous)]
+            yield frozenset({"gradient_line"}), lambda: [self.gradient_line(layers, previous)]
         if "curvature" in self.due:
             options = self.setup.options.get("curvature", {})
             yield frozenset({"curvature"}), lambda: [curvature(self.transition(previous), **options)]
@@ -196,11 +196,16 @@ class MeasuredStep:
         selected = select_layers(layers, self.setup.selection)
         return attribution(self.transition(previous), layers=layers, selected=selected)
 
-    def gradient_line(self, previous: tuple[Any, bool] | None) -> Block:
-        """Rows of `gradient_line`; step sizes of 1/2 to 4 times the learning rate unless `etas` are given."""
+    def gradient_line(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
+        """Rows of `gradient_line`; step sizes of 1/2 to 4 times the learning rate unless `etas` are given.
+
+        With the option `layers`, besides the whole net those layers one at a time.
+        """
         options = dict(self.setup.options.get("gradient_line", {}))
         etas = options.pop("etas", None) or default_etas(self.learning_rate)
-        return gradient_line(self.transition(previous), etas=etas, **options)
+        selection = options.pop("layers", None)
+        alone = () if selection is None else select_layers(layers, selection)
+        return gradient_line(self.transition(previous), etas=etas, layers=alone, **options)
 
     def drift_rows(self) -> Block:
         """Rows of `drift`: the probe batch before and after this update, and against the reference step."""

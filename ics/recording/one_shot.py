@@ -15,6 +15,7 @@ from ics.landscape import RandomState, substituted
 from ics.probes import Probes, find_layers, select_layers
 from ics.recording.compiled import forced_eager, unwrapped
 from ics.recording.one_shot_parts import as_frame, transition_to
+from ics.records import Layer
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -84,6 +85,8 @@ def gradient_line(
     num_random: int = 1,
     after: Mapping[str, Tensor] | None = None,
     learning_rate: float | None = None,
+    layers: Any = None,
+    grouping: Literal["paper", "leaf"] = "paper",
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
     """The loss and the change of its gradient along a line from the model's parameters.
@@ -100,12 +103,14 @@ def gradient_line(
         num_random: how many random directions, each as long as the gradient step of the same eta.
         after: parameter names to values after the optimizer's step, for the direction "update".
         learning_rate: learning rate of that step; also stored beside the profile for the line 2/lr.
+        layers: layers to move one at a time besides the whole net, as for `Recorder` ("*" for all); default none.
+        grouping: "paper" or "leaf", as for `Recorder`.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
     Returns:
         Columns of the table `gradient_line` without `step`.
 
-    Cost: one forward-backward pass per eta and direction, and one more.
+    Cost: one forward-backward pass per eta and direction, for the whole net and each of `layers`, and one more.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -119,8 +124,12 @@ def gradient_line(
     model = unwrapped(model)
     with forced_eager():
         transition = transition_to(model, loss_fn, batch, after or {}, None, micro_batches, learning_rate)
-        block = landscape.gradient_line(transition, etas=etas, directions=tuple(directions), num_random=num_random)
-        return as_frame(block)
+        alone: tuple[Layer, ...] = ()
+        if layers is not None:
+            found = find_layers(model, lambda: transition.objective(transition.before), grouping=grouping)
+            alone = select_layers(found, layers)
+        options: dict[str, Any] = {"directions": tuple(directions), "num_random": num_random, "layers": alone}
+        return as_frame(landscape.gradient_line(transition, etas=etas, **options))
 
 
 def sharpness(

@@ -133,6 +133,7 @@ def line_frame(
                 rows.append(
                     {
                         "step": step,
+                        "layer": "(all)",
                         "direction": direction,
                         "draw": 0,
                         "eta": eta,

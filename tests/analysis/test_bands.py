@@ -112,3 +112,22 @@ def test_mistakes() -> None:
         analysis.landscape_bands(FRAME[FRAME["eta"] == 0])
     with pytest.raises(UsageError, match="without any"):
         analysis.landscape_bands(FRAME.iloc[:0])
+
+
+def test_a_layer_moved_alone_enters_only_where_it_is_asked_for() -> None:
+    whole, alone = line_frame(curvature=5.0), line_frame(curvature=2.0).assign(layer="features.0")
+    alone.loc[alone["eta"] > 0.3, "eta"] = 7.0
+    both = pd.concat([alone, whole], ignore_index=True)
+    pd.testing.assert_frame_equal(analysis.landscape_bands(both), analysis.landscape_bands(whole))
+    found = analysis.landscape_bands(both, layer="features.0")
+    np.testing.assert_allclose(found["beta_max"], 2.0)
+    assert set(found["layer"]) == {"features.0"}
+    np.testing.assert_allclose(analysis.landscape_over_steps(both, layer="features.0")["beta_max"], 2.0)
+    assert common_etas(both) == common_etas(whole)
+    with pytest.raises(SelectionError, match=r"'features\.1'; .*features\.0"):
+        analysis.landscape_bands(both, layer="features.1")
+
+
+def test_rows_that_name_no_layer_are_of_the_whole_net() -> None:
+    whole = line_frame()
+    pd.testing.assert_frame_equal(analysis.landscape_bands(whole.assign(layer=None)), analysis.landscape_bands(whole))

@@ -9,6 +9,7 @@ from torch import nn
 
 from ics.errors import SelectionError, UsageError
 from ics.landscape import Objective, default_etas, gradient_line, make_transition
+from ics.records import Layer
 from tests.landscape.nets import NETS, take_step
 from tests.reference.gradient_shift_kpass import as_vector, loss_and_gradients
 
@@ -161,6 +162,89 @@ def test_a_learning_rate_of_0_leaves_the_update_null_and_the_gradient_measured()
     assert "learning rate of 0" in rows[1]["null_reason"]
     assert rows[3]["loss"] > 0
     assert default_etas(0.0) == ()
+
+
+def layer_of(index, name, *parameters):
+    return Layer(name, index, "Linear", (name,), parameters[:1], parameters, (1,), 1)
+
+
+def block_diagonal(seen):
+    """L = u.Au/2 + v.Bv/2 for layers u and v, and their layers; A and B are the blocks of the Hessian.
+
+    `seen` fills with the parameters of every evaluation.
+    """
+    (a, u), (b, v) = random_hessian(3, seed=1), random_hessian(4, seed=2)
+    model = nn.ModuleDict({"u": nn.Linear(3, 1, bias=False), "v": nn.Linear(4, 1, bias=False)}).double()
+    blocks = {"u": torch.from_numpy(a), "v": torch.from_numpy(b)}
+
+    def loss_fn(model, seen):
+        seen.append({name: value.detach().clone() for name, value in model.named_parameters()})
+        return sum((model[name].weight @ h @ model[name].weight.T).sum() / 2 for name, h in blocks.items())
+
+    before = {"u.weight": torch.from_numpy(u)[None], "v.weight": torch.from_numpy(v)[None]}
+    after = {name: value - 0.1 * value @ blocks[name[0]] for name, value in before.items()}
+    transition = make_transition(Objective(model, loss_fn, seen), before=before, after=after, learning_rate=0.1)
+    return transition, {"u": (a, u), "v": (b, v)}, [layer_of(0, "u", "u.weight"), layer_of(1, "v", "v.weight")]
+
+
+@pytest.mark.parametrize("direction", ["gradient", "update"])
+def test_with_one_layer_moved_beta_is_that_of_its_block_of_the_hessian(direction):
+    transition, blocks, layers = block_diagonal([])
+    rows = rows_of(gradient_line(transition, etas=ETAS, directions=(direction,), layers=layers))
+    assert [(row["layer"], row["eta"]) for row in rows] == [
+        (name, eta) for name in ("(all)", "u", "v") for eta in (0.0, *ETAS)
+    ]
+    start = sum(w @ h @ w / 2 for h, w in blocks.values())
+    for row in rows:
+        if row["layer"] != "(all)" and row["eta"]:
+            h, w = blocks[row["layer"]]
+            g, eta = h @ w, row["eta"]
+            assert row["gradient_norm"] == pytest.approx(np.linalg.norm(g), rel=1e-12)
+            assert row["distance"] == pytest.approx(eta * np.linalg.norm(g), rel=1e-12)
+            assert row["loss"] == pytest.approx(start - eta * g @ g + eta**2 * g @ h @ g / 2, rel=1e-10)
+            beta = row["gradient_change_l2"] / row["distance"]
+            assert beta == pytest.approx(np.linalg.norm(h @ g) / np.linalg.norm(g), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["residual", "reused"])
+def test_the_predicted_changes_of_all_layers_add_up_to_that_of_the_whole_net(name):
+    taken = take_step(name, dtype=torch.float64)
+    groups = dict.fromkeys(name.split(".")[0] for name in taken.before)
+    layers = [
+        layer_of(index, group, *(name for name in taken.before if name.split(".")[0] == group))
+        for index, group in enumerate(groups)
+    ]
+    directions = ("gradient", "update")
+    transition = taken.transition(learning_rate=0.1)
+    rows = rows_of(gradient_line(transition, etas=[0.05], directions=directions, layers=layers))
+    for direction in directions:
+        found = {row["layer"]: row["predicted_change"] for row in rows if row["eta"] and row["direction"] == direction}
+        whole = found.pop("(all)")
+        assert set(found) == set(groups)
+        assert sum(found.values()) == pytest.approx(whole, rel=1e-10)
+    alone = rows_of(gradient_line(transition, etas=[0.05], directions=directions))
+    assert alone == rows[: len(alone)]
+
+
+def test_only_the_chosen_layer_moves_and_a_random_direction_is_as_long_as_its_gradient_step():
+    seen = []
+    transition, _, layers = block_diagonal(seen)
+    block = gradient_line(transition, etas=[0.1], directions=("gradient", "random"), layers=layers[1:])
+    for values in seen[-2:]:
+        assert torch.equal(values["u.weight"], transition.before["u.weight"])
+        assert not torch.equal(values["v.weight"], transition.before["v.weight"])
+    lengths = [row["distance"] for row in rows_of(block) if row["layer"] == "v" and row["eta"]]
+    assert lengths[0] == pytest.approx(lengths[1], rel=1e-12)
+
+
+def test_a_layer_with_nothing_trained_has_null_rows_that_say_why():
+    transition, _, layers = block_diagonal([])
+    rows = rows_of(gradient_line(transition, etas=[0.1], layers=[*layers, layer_of(2, "frozen", "w")]))[-2:]
+    assert [(row["layer"], row["eta"], row["loss"], row["gradient_norm"]) for row in rows] == [
+        ("frozen", 0.0, None, None),
+        ("frozen", 0.1, None, None),
+    ]
+    assert all("no trained parameter" in row["null_reason"] for row in rows)
 
 
 def test_frozen_parameters_stay():

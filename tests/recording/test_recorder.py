@@ -154,6 +154,26 @@ def test_gradient_accumulation_measures_the_accumulated_loss(tmp_path):
     assert not run.info.get("notes")
 
 
+def test_layers_moved_alone_are_recorded_beside_the_whole_net_and_equal_the_one_shot(tmp_path):
+    model, (batch,) = make_net("residual", dtype=torch.float64).eval(), make_batches(1, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    etas = [0.05, 0.1]
+    wanted = ics.gradient_line(model, loss_fn, batch, etas, learning_rate=0.1, layers=["conv*", "head"])
+    options = {"gradient_line": {"layers": ["conv*", "head"], "etas": etas}}
+    make = {"optimizer": optimizer, "instruments": {"gradient_line": 1}, "options": options, "strict": True}
+    with ics.Recorder(model, loss_fn, to=tmp_path, **make) as recorder:
+        with recorder.step(batch):
+            optimizer.zero_grad()
+            loss_fn(model, batch).backward()
+            optimizer.step()
+    found = ics.open_run(tmp_path).table("gradient_line")
+    assert set(found["layer"]) == {"(all)", "conv", "head"}
+    keys = ["layer", "direction", "draw", "eta"]
+    found, wanted = (frame.set_index(keys).sort_index() for frame in (found, wanted))
+    for name in ("loss", "gradient_change_l2", "gradient_norm"):
+        assert found[name].tolist() == pytest.approx(wanted[name].tolist(), rel=1e-12)
+
+
 def test_scaled_losses_leave_unscaled_gradients_in_the_record(tmp_path):
     frames = {}
     for name, scale in {"plain": 1.0, "scaled": 1024.0}.items():
