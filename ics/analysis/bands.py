@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
-from ics.analysis.frames import IDENTITY, checked, chosen, over_seeds
+from ics.analysis.frames import IDENTITY, checked, chosen, over_seeds, require_one_rate
 from ics.errors import UsageError
 from ics.schema import WHOLE_NET
 
@@ -110,14 +109,7 @@ def landscape_over_steps(
         UsageError: runs of one net had different learning rates at the same step.
     """
     bands = landscape_bands(frame, direction=direction, layer=layer, etas=etas)
-    rates = bands.groupby(["net", "step"], sort=False)["learning_rate"].agg(["min", "max"]).reset_index()
-    mixed = rates[~np.isclose(rates["min"], rates["max"], rtol=1e-6, atol=0, equal_nan=True)]
-    if not mixed.empty:
-        net, step, low, high = mixed.iloc[0]
-        raise UsageError(
-            f"expected the runs of net {net!r} to share a learning rate, got {low:g} and {high:g} at step {step}; "
-            "draw them apart, or give them different names: frame['net'] = frame['run']"
-        )
+    require_one_rate(bands)
     values = (*_VALUES, "learning_rate", "eta_min", "eta_max")
     gathered = over_seeds(bands, by=("net", "step", "layer", "direction"), values=values)
     return gathered.sort_values("step", kind="stable", ignore_index=True)

@@ -76,6 +76,22 @@ def over_seeds(frame: pd.DataFrame, *, by: Sequence[str], values: Sequence[str])
     return pd.DataFrame(columns).reset_index()
 
 
+def require_one_rate(frame: pd.DataFrame) -> None:
+    """Check that the runs of a net share the learning rate of each step: 2/lr of several would be no reference line.
+
+    Raises:
+        UsageError: runs of one net had different learning rates at the same step.
+    """
+    rates = frame.groupby(["net", "step"], sort=False)["learning_rate"].agg(["min", "max"]).reset_index()
+    mixed = rates[~np.isclose(rates["min"], rates["max"], rtol=1e-6, atol=0, equal_nan=True)]
+    if not mixed.empty:
+        net, step, low, high = mixed.iloc[0]
+        raise UsageError(
+            f"expected the runs of net {net!r} to share a learning rate, got {low:g} and {high:g} at step {step}; "
+            "draw them apart, or give them different names: frame['net'] = frame['run']"
+        )
+
+
 def spread_out(num_items: int, limit: int) -> list[int]:
     """Return at most `limit` positions out of `num_items`, evenly spread, the first and the last among them.
 

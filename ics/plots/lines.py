@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from ics import analysis
-from ics.plots import style
+from ics.plots import edges, style
 from ics.schema import WHOLE_NET
 
 
@@ -52,7 +51,7 @@ def landscape(
         panels[0].plot(rows["step"], rows["loss_start"], color=color, linewidth=1.2, gid=f"loss_start/{net}")
         _draw_range(panels[1], rows, "gradient_change", color, str(net))
         style.draw_band(panels[2], rows, "step", "beta_max", color=color, gid=f"beta/{net}")
-    _draw_edges(panels[2], bands, colors)
+    edges.draw_edges(panels[2], bands, colors)
     panels[0].set_title("loss: min to max over eta")
     panels[1].set_title("change of the gradient: min to max")
     panels[2].set_title("effective beta: max of change / distance")
@@ -63,10 +62,9 @@ def landscape(
         style.value_axis(axes, [bands[f"{name}{end}"] for name in names for end in ("_low", "_high")])
         style.step_axis(axes, bands["step"])
     missing = int(bands["loss_max"].isna().sum())
-    edge = Line2D([], [], color=style.GREY, linestyle="--", label="2 / learning rate")
     points = "1 point" if missing == 1 else f"{missing} points"
     note = f"Gaps: at {points} in training the largest loss was not a number." if missing else ""
-    style.net_legend(figure, bands, colors, extra=[edge], note=note)
+    style.net_legend(figure, bands, colors, extra=[edges.edge_handle()], note=note)
     return figure
 
 
@@ -82,15 +80,6 @@ def _draw_range(axes: Axes, rows: pd.DataFrame, name: str, color: str, net: str)
     if (rows["num_runs"] > 1).any():
         ends = (rows[f"{low}_low"], rows[f"{high}_high"])
         axes.fill_between(rows["step"], *ends, color=color, alpha=style.FAINT_BAND, linewidth=0)
-
-
-def _draw_edges(axes: Axes, bands: pd.DataFrame, colors: Mapping[str, str]) -> None:
-    """Draw 2/lr per net; one grey line where all nets share it."""
-    edges = {str(net): rows for net, rows in bands.groupby("net", sort=False) if rows["two_over_lr"].notna().any()}
-    shared = len({(tuple(rows["step"]), tuple(rows["two_over_lr"])) for rows in edges.values()}) == 1
-    for net, rows in list(edges.items())[: 1 if shared else None]:
-        color = style.GREY if shared else colors[net]
-        axes.plot(rows["step"], rows["two_over_lr"], color=color, linestyle="--", linewidth=1.1, gid=f"edge/{net}")
 
 
 def _eta_range(bands: pd.DataFrame) -> str:

@@ -13,19 +13,20 @@ from ics import analysis
 from ics.analysis.comparison import FEW_SEEDS
 from ics.analysis.reading import Named, as_runs, named, nets_of, read
 from ics.errors import IcsError, UsageError
-from ics.plots import page, sections
+from ics.plots import further_sections, page, sections
 from ics.plots.sections import Subject, absent
 from ics.store import Run
 
-_DRAWN = ("steps", "gradient_shift", "gradient_line", "activations")
+_DRAWN = {"steps", "gradient_shift", "gradient_line", "activations", *further_sections.TABLES}
 
 
 def write_report(runs: Run | Iterable[Run], path: str | os.PathLike[str]) -> Path:
     """Write what the runs show to one HTML file with all figures inside; return its path.
 
     On top the three sentences of `ics.analysis.headline`; then the runs with their warnings, training, gradient shift,
-    landscape, activations, the comparison where there are two nets, and what measuring cost. A table that no run
-    recorded is said to be missing.
+    landscape, activations, the comparison where there are two nets, and what measuring cost; between them, where they
+    were recorded, attribution, curvature, drift and normalisation. A table of the first that no run recorded is said
+    to be missing.
 
     Args:
         runs: one opened run or several, of any nets and seeds.
@@ -176,8 +177,12 @@ _SECTIONS: dict[str, Callable[[Subject], str]] = {
     "Runs": _runs,
     "Training": sections.training,
     "Gradient shift": sections.shift,
+    "Where the shift comes from": further_sections.attribution,
     "Loss landscape": sections.landscape,
+    "Curvature": further_sections.curvature,
     "Activations": sections.activations,
+    "Same-batch drift": further_sections.drift,
+    "Normalisation": further_sections.normalization,
     "Comparison": _comparison,
     "What did it cost": _cost,
 }

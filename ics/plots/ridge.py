@@ -16,13 +16,6 @@ from ics.errors import UsageError
 from ics.plots import style
 
 _OVERLAP = 1.35
-_NAMES = {
-    "input": "input",
-    "preactivation": "pre-activation",
-    "normalized": "normalised pre-activation (before gamma and beta)",
-    "scaled": "normalised pre-activation (after gamma and beta)",
-    "activation": "activation",
-}
 
 
 @style.in_style
@@ -66,7 +59,7 @@ def distributions(
     columns = max(len(drawn[net]) for net in nets)
     size = {"width": 1.2 + 2.5 * max(columns, 2), "height": 1.2 + 2.7 * len(nets)}
     figure, grid = style.grid_of_axes(len(nets), columns, **size)
-    figure.suptitle(f"Distribution of the {_NAMES.get(site, site)} over training")
+    figure.suptitle(f"Distribution of the {style.SITE_NAMES.get(site, site)} over training")
     for row, net in zip(grid, nets, strict=True):
         for axes, place in zip(row, drawn[net], strict=False):
             _draw_ridges(axes, _at(ridges[ridges["net"] == net], [place]), color=colors[net], net=net)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ics import analysis
 from ics.analysis.frames import spread_out
 from ics.analysis.shift import MEASURES
-from ics.plots import style
+from ics.plots import places, style
 
 _LABELS = {
     "l2": "||G - G'||\n(loss / weight)",
@@ -58,7 +58,7 @@ def gradient_shift(
             _draw(axes, panel, "step", colors)
             axes.set_xlabel("")
             if measure == "l2":
-                axes.set_title(_layer_title(panel))
+                axes.set_title(places.title(panel))
         _scale(row[0], of_measure[of_measure["layer_index"].isin(drawn)], measure)
     for axes in grid[-1]:
         style.step_axis(axes, shifts["step"])
@@ -125,12 +125,6 @@ def _layer_axis(axes: Axes, panel: pd.DataFrame) -> None:
     else:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.set_xlabel("layer: place in the order of execution")
-
-
-def _layer_title(panel: pd.DataFrame) -> str:
-    names = list(dict.fromkeys(panel["layer"]))
-    index = int(panel["layer_index"].iloc[0]) if len(panel) else 0
-    return f"{index}: " + "\n".join(style.short(name, 24) for name in names[:2])
 
 
 def _of(parameters: str) -> str:

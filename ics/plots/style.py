@@ -26,6 +26,14 @@ BAND, FAINT_BAND = 0.30, 0.14
 WIDE = 30.0
 MOST_MARKERS = 30
 
+SITE_NAMES = {
+    "input": "input",
+    "preactivation": "pre-activation",
+    "normalized": "normalised pre-activation (before gamma and beta)",
+    "scaled": "normalised pre-activation (after gamma and beta)",
+    "activation": "activation",
+}
+
 _PREFERRED = {"standard": 0, "none": 0, "plain": 0, "batchnorm": 1, "bn": 1, "batch": 1}
 
 _SETTINGS = {
@@ -159,6 +167,12 @@ def runs_text(num_runs: pd.Series) -> str:
     """Return `n = 3`, or `n = 2 to 3` where the number of runs differs from place to place."""
     low, high = int(num_runs.min()), int(num_runs.max())
     return f"n = {high}" if low == high else f"n = {low} to {high}"
+
+
+def zeros_note(panels: Iterable[Axes], values: pd.Series) -> str:
+    """Say that values of exactly 0 are not drawn where a panel is logarithmic; else the empty string."""
+    logarithmic = any(axes.get_yscale() == "log" for axes in panels)
+    return "Values of exactly 0 have no place on a logarithmic axis." if logarithmic and (values == 0).any() else ""
 
 
 def floor_handle() -> Line2D:

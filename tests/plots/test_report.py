@@ -13,6 +13,7 @@ import ics
 from ics import analysis, plots
 from ics.errors import UsageError
 from tests.analysis.synthetic import make_run
+from tests.analysis.synthetic_tables import attribution_frame, curvature_frame, drift_frame, normalization_frame
 
 VOID = {"meta", "img"}
 
@@ -114,6 +115,37 @@ def test_one_run_and_missing_tables(tmp_path: Path) -> None:
     assert "its state is failed, not completed" in text
     assert "A table of ratios is made for two nets; this report holds 1." in text
     assert len(outline.sources) == 3
+
+
+def test_further_tables_have_a_section_where_they_were_recorded(tmp_path: Path) -> None:
+    layers, steps = [f"features.{number}" for number in range(20)], (0, 10)
+    for net in ("standard", "bn"):
+        for seed in (0, 1):
+            how = {"steps": steps, "layers": layers, "seed": seed}
+            frames = {"drift": drift_frame(**how), "curvature": curvature_frame(steps=steps, seed=seed)}
+            frames |= {"attribution": attribution_frame(**how), "normalization": normalization_frame(**how)}
+            if net == "standard":
+                del frames["normalization"]
+            make_run(tmp_path, net, seed, steps=steps, layers=layers, frames=frames, without=["activations"])
+    text, outline = read_page(plots.write_report(ics.open_runs(tmp_path), tmp_path / "report.html"))
+    assert outline.headings == [
+        *("Runs", "Training", "Gradient shift", "Where the shift comes from", "Loss landscape", "Curvature"),
+        *("Activations", "Same-batch drift", "Normalisation", "Comparison", "What did it cost"),
+    ]
+    assert len(outline.sources) == 4 + 5  # drift before and after the normalisation
+    assert "Not shown" not in text
+    assert "Recorded too" not in text
+    for said in ("layers acting together", "dashed line 2/lr", "between the two halves of that batch", "Thm 4.1"):
+        assert said in text
+    assert len(text) < 5_000_000
+
+
+def test_drift_at_another_site_alone_is_drawn(tmp_path: Path) -> None:
+    frames = {"drift": drift_frame(steps=(0, 10)).query("site == 'scaled'").assign(site="activation")}
+    run = make_run(tmp_path, "bn", 0, steps=(0, 10), frames=frames, without=["activations"])
+    text, outline = read_page(plots.write_report(run, tmp_path / "report.html"))
+    assert "same-batch drift at the site activation" in text
+    assert "Curvature" not in outline.headings
 
 
 def test_a_section_that_cannot_be_made_says_why_and_the_others_stay(tmp_path: Path) -> None:
