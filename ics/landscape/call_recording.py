@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules import module as global_hooks
 
-from ics.landscape.calls import NEVER, AttributeChange, BufferChange, Call, Forward
-from ics.landscape.keeping import Kept, Tree, is_plain, keep, tensors_in
+from ics.landscape.calls import NEVER, Call, Forward
+from ics.landscape.keeping import Kept, is_plain, keep, tensors_in
+from ics.landscape.module_state import BufferChange, BufferValues, Change, StateLog, is_norm
 from ics.landscape.randomness import RandomState
-
-_CONTAINERS = (list, dict, set, deque)
-# What torch keeps in a module for itself, and `_flat_weights` and its references, which an RNN makes anew by itself.
-_INTERNAL = (vars(nn.Module()).keys() - {"training"}) | {"forward", "_flat_weights", "_flat_weight_refs"}
 
 
 class Recording:
@@ -44,6 +39,8 @@ class Recording:
         self._open: list[Call] = []
         self._kept: dict[tuple[int, int], Kept] = {}
         self._random = random_state
+        self._inside: dict[nn.Module, tuple[nn.Module, ...]] = {}
+        self._state = StateLog(model, lambda value: keep(value, (), self._keep))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -61,7 +58,7 @@ class Recording:
 
         watched: list[tuple[nn.Module, str, Mapping[str, Tensor | None]]]
         watched = [(module, "_parameters", module._parameters) for module in self._model.modules()]
-        watched += [(module, "_buffers", module._buffers) for module in self._model.modules() if _is_norm(module)]
+        watched += [(module, "_buffers", module._buffers) for module in self._model.modules() if is_norm(module)]
         try:
             for module, name, entries in watched:
                 vars(module)[name] = _Watched(entries, functools.partial(read, module))
@@ -75,13 +72,19 @@ class Recording:
         arguments = tensors_in(args, kwargs)
         plain = all(map(is_plain, arguments))
         versions = [argument._version for argument in arguments] if plain else []
-        state, random_state = _State.of(module), self._random.now()
+        self._note(self._state.changes(self._reachable(module)))
+        if _has_hooks(module):
+            for outer in self._open:
+                outer.repeatable = False  # or the hook would not fire
+        values, random_state = BufferValues(module), self._random.now()
         self._time += 1
         call = Call(module, enter=self._time, num_arguments=len(arguments), repeatable=plain)
         self.calls.append(call)
         self._open.append(call)
         try:
             output = forward(*args, **kwargs)
+            self._note(values.uncounted())
+            self._note(self._state.changes(self._reachable(module)))
         finally:
             self._open.pop()
             call.following = len(self.calls)
@@ -89,7 +92,6 @@ class Recording:
         call.exit = self._time
         now = self._random.now()
         call.random_state = None if now.equals(random_state) else now
-        self._note_changes(call, state)
         if plain:
             call.result = keep(output, arguments, self._keep)
             call.writes = self._writes(call, arguments, versions)
@@ -106,8 +108,8 @@ class Recording:
             kept.settle()
         self._kept.clear()
         for call in self.calls:
-            if not call.precedes(last_frontier):
-                call.result, call.writes, call.changes = None, (), []
+            if not call.precedes(last_frontier) or _views_overwritten(call):
+                call.forget()
 
     def frontier(self, names: Sequence[str]) -> float:
         """Return the time at which one of the parameters called `names` was first read; infinity if none was."""
@@ -126,7 +128,7 @@ class Recording:
                 position += 1
                 continue
             for inner in self.calls[position + 1 : call.following]:
-                inner.result, inner.writes, inner.changes = None, (), []
+                inner.forget()
             position = call.following
 
     def _keep(self, tensor: Tensor) -> Kept:
@@ -144,61 +146,24 @@ class Recording:
                     earlier.overwritten_until = call.exit
         return tuple(written)
 
-    def _note_changes(self, call: Call, before: _State) -> None:
-        changes = list(before.changes(self._keep_attribute))
-        if changes and _is_norm(call.module) and None not in changes:
-            self._changes_statistics = True
-        elif changes:
-            self._changes_state = True
-        if None in changes:
-            for each in (call, *self._open):
-                each.repeatable = False
-        for each in (call, *self._open):
-            each.changes.extend(change for change in changes if change is not None)
+    def _note(self, changes: Iterable[Change | None]) -> None:
+        """Write changes down for every call that is open; calls during which something else changed must run again."""
+        for change in changes:
+            for call in self._open:
+                if change is None:
+                    call.repeatable = False
+                else:
+                    call.changes.append(change)
+            if isinstance(change, BufferChange) and is_norm(change.module):
+                self._changes_statistics = True
+            else:
+                self._changes_state = True
 
-    def _keep_attribute(self, value: Any) -> Tree | None:
-        return keep(value, (), self._keep)
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What a module holds in buffers and plain attributes, to tell what a call changed."""
-
-    module: nn.Module
-    buffers: Mapping[str, tuple[Tensor | None, int]]
-    attributes: Mapping[str, Any]
-    contents: Mapping[str, tuple[int, ...]]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _State:
-        attributes = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
-        return cls(
-            module,
-            {name: (value, _version(value)) for name, value in dict.items(module._buffers)},
-            attributes,
-            {name: _content(value) for name, value in attributes.items() if isinstance(value, _CONTAINERS)},
-        )
-
-    def changes(self, keep: Callable[[Any], Tree | None]) -> Iterator[BufferChange | AttributeChange | None]:
-        """Yield what is different now; None for what cannot be done again."""
-        now = _State.of(self.module)
-        # F.batch_norm writes into the running statistics without counting a version.
-        uncounted = _is_norm(self.module)
-        for name, (value, version) in now.buffers.items():
-            before, before_version = self.buffers.get(name, (None, 0))
-            if value is not before or version != before_version or (uncounted and value is not None):
-                kept = None if value is None else value.detach().clone()
-                yield BufferChange(self.module, name, kept, in_place=value is before)
-        if self.buffers.keys() - now.buffers.keys():
-            yield None
-        for name in self.attributes.keys() | now.attributes.keys():
-            if name not in now.attributes:
-                yield AttributeChange(self.module, name, None)
-            elif name not in self.attributes or now.attributes[name] is not self.attributes[name]:
-                tree = keep(now.attributes[name])
-                yield None if tree is None else AttributeChange(self.module, name, tree)
-            elif now.contents.get(name) != self.contents.get(name):
-                yield None  # appended to a list, say: whoever else holds the list must see it too
+    def _reachable(self, module: nn.Module) -> dict[nn.Module, None]:
+        """Return the modules whose state a call may well change: those inside it, and those that are running."""
+        if module not in self._inside:
+            self._inside[module] = tuple(module.modules())
+        return dict.fromkeys((*self._inside[module], *(call.module for call in self._open)))
 
 
 class _Watched(dict[str, Any]):
@@ -232,15 +197,12 @@ class _Watched(dict[str, Any]):
             self._read(value)
 
 
-def _is_norm(module: nn.Module) -> bool:
-    """A batch or instance normalisation whose running statistics do not enter what it returns."""
-    return isinstance(module, _NormBase) and module.training
+def _has_hooks(module: nn.Module) -> bool:
+    own = module._forward_hooks or module._forward_pre_hooks
+    return bool(own or global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks)
 
 
-def _version(value: Tensor | None) -> int:
-    return value._version if value is not None and is_plain(value) else 0
-
-
-def _content(value: Any) -> tuple[int, ...]:
-    items = (part for pair in value.items() for part in pair) if isinstance(value, dict) else value
-    return tuple(id(item) for item in items)
+def _views_overwritten(call: Call) -> bool:
+    """Whether a write into one tensor of the call must show in another that views the same memory."""
+    found = dict.fromkeys(call.kept())
+    return any(kept.overwritten for kept in found) and len({kept.memory for kept in found}) < len(found)

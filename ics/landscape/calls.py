@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ics.landscape.keeping import Kept, Tree
+from ics.landscape.module_state import AttributeChange, Change
 from ics.landscape.randomness import RandomState
 
 Forward = Callable[..., Any]
@@ -34,7 +34,7 @@ class Call:
         num_arguments: tensors among its arguments.
         result: what it returned; None if that cannot be handed back.
         writes: position and final value of every argument that it wrote into.
-        changes: what it and the calls inside it assigned to buffers and attributes of modules.
+        changes: what buffers and attributes of modules were changed to while it ran.
         random_state: the generators at its exit; None if it drew nothing.
         repeatable: whether all it did besides returning is known and can be done again without running it.
     """
@@ -46,49 +46,24 @@ class Call:
     num_arguments: int = 0
     result: Tree | None = None
     writes: tuple[tuple[int, Kept], ...] = ()
-    changes: list[BufferChange | AttributeChange] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     random_state: RandomState | None = None
     repeatable: bool = True
+
+    def kept(self) -> Iterator[Kept]:
+        """Yield all tensors that handing the call back needs."""
+        trees = [self.result, *(change.value for change in self.changes if isinstance(change, AttributeChange))]
+        for tree in trees:
+            yield from (leaf for leaf in (tree.leaves if tree is not None else ()) if isinstance(leaf, Kept))
+        yield from (kept for _, kept in self.writes)
+
+    def forget(self) -> None:
+        """Free what was kept: the call runs for real from now on."""
+        self.result, self.writes, self.changes = None, (), []
 
     def precedes(self, frontier: float) -> bool:
         """Return whether the call was over at `frontier` and can be replaced by what it returned."""
         return self.exit <= frontier and self.repeatable and self.result is not None
-
-
-@dataclass(frozen=True, slots=True)
-class BufferChange:
-    """A call wrote into a buffer of its module, or put another tensor (or None) in its place."""
-
-    module: nn.Module
-    name: str
-    value: Tensor | None
-    in_place: bool
-
-    def apply(self, hand_out: Callable[[Kept], Tensor]) -> None:
-        """Do it again, with a copy of the value: a later call may write further."""
-        buffers = self.module._buffers
-        present = buffers[self.name]
-        if self.in_place and present is not None and self.value is not None:
-            with torch.no_grad():
-                present.copy_(self.value)
-        else:
-            buffers[self.name] = None if self.value is None else self.value.clone()
-
-
-@dataclass(frozen=True, slots=True)
-class AttributeChange:
-    """A call assigned to an attribute of its module, or deleted it (value None)."""
-
-    module: nn.Module
-    name: str
-    value: Tree | None
-
-    def apply(self, hand_out: Callable[[Kept], Tensor]) -> None:
-        """Assign again."""
-        if self.value is None:
-            vars(self.module).pop(self.name, None)
-        else:
-            vars(self.module)[self.name] = self.value.rebuild((), hand_out)
 
 
 class Interception:

@@ -23,6 +23,7 @@ class Kept:
     Attributes:
         tensor: the values, without graph; set by `settle`.
         overwritten: whether the pass wrote into the tensor later on: then replays will too, and get copies.
+        memory: where the tensor's storage was; views of one another have it in common.
         overwritten_until: end of the call that wrote into it; None if code between calls did, or nobody.
     """
 
@@ -30,6 +31,7 @@ class Kept:
         self.tensor = _copy(original)
         self.overwritten = False
         self.overwritten_until: int | None = None
+        self.memory = _memory(original)
         self._original: Tensor | None = original
         self._version = original._version
 

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from ics import stats
 from ics.errors import MeasurementWarning
 from ics.landscape.call_recording import Recording
 from ics.landscape.call_replay import Replay, ReplayError
@@ -29,6 +30,9 @@ from ics.records import Layer
 _WORTHWHILE = 3  # for fewer layers the pass that is written down costs more than it saves
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
 
+EVERYTHING = float("inf")
+
+_verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _refused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -46,7 +50,9 @@ def kept_prefix(
         selected: names of the layers wanted.
 
     Cost: one and a half forward passes, and for each selected layer a forward-backward pass of what comes after the
-    first reading of its parameters; memory for what every module call returns.
+    first reading of its parameters; memory for what every module call returns. The first time that a model is
+    measured, one more forward pass of that part for each layer, to see that it can be replayed from there, and
+    two full passes to compare with.
     """
     planned = list(hybrids(transition, layers=layers, selected=selected))
     to_run = [hybrid for hybrid in planned if hybrid.moved and hybrid.wanted]
@@ -57,6 +63,7 @@ def kept_prefix(
             _replay_all(transition, to_run, found)
         except Exception as error:  # whatever it is, full passes do without it, and raise it again if it is the user's
             _refused.add(model)
+            found.clear()
             warnings.warn(
                 f"G' of every layer takes a full pass each for this {type(model).__name__}, because {_reason(error)}; "
                 "the numbers are the same",
@@ -78,15 +85,47 @@ def _replay_all(transition: Transition, planned: Sequence[Hybrid], found: dict[s
         frontiers = [_frontiers(recordings, hybrid) for hybrid in planned]
         for number, recording in enumerate(recordings):
             recording.settle(last_frontier=max(at[number] for at in frontiers))
-        for at in (frontiers[len(planned) // 2], [float("inf")] * len(recordings)):
-            again = _replay(objective, transition.after, interception, recordings, at)
-            if not torch.equal(again.loss.nan_to_num(), updated.loss.nan_to_num()):
-                raise ReplayError("the loss is another one when its module calls hand back what they returned before")
-        for hybrid, at in zip(planned, frontiers, strict=True):
+        everything = [EVERYTHING] * len(recordings)
+        checked = range(len(planned)) if objective.model not in _verified else [len(planned) // 2]
+        for number, (hybrid, at) in enumerate(zip(planned, frontiers, strict=True)):
             for recording, frontier in zip(recordings, at, strict=True):
                 recording.release(frontier)
+            if number in checked:
+                _check(updated, _replay(objective, transition.after, interception, recordings, at))
             there = _replay(objective, hybrid.parameters, interception, recordings, at, wanted=hybrid.wanted)
             found[hybrid.layer.name] = there.gradients
+        _check(updated, _replay(objective, transition.after, interception, recordings, everything))
+    if objective.model not in _verified:
+        for number in sorted({len(planned) // 2, len(planned) - 1}):
+            _check_gradients(full_pass(transition, planned[number]), found[planned[number].layer.name])
+    _verified.add(objective.model)
+
+
+def _check_gradients(expected: Gradients, found: Gradients) -> None:
+    """A full pass must give the same gradients.
+
+    What a call leaves where no module shows it (in a plain object, by a user's hook) is left by nobody once the call is
+    handed back: the pass then finds what the updated net left, has the updated net's loss, and other gradients.
+    """
+    for name, gradient in expected.items():
+        there = found[name]
+        if (gradient is None) != (there is None):
+            raise ReplayError("its gradients are others than those of a full pass")
+        if gradient is None or there is None or torch.equal(gradient, there):
+            continue
+        tolerance = torch.finfo(gradient.dtype).eps ** 0.5  # some kernels add in another order each time
+        if not bool(stats.distance([gradient], [there]) <= tolerance * stats.norm([gradient])):
+            raise ReplayError("its gradients are others than those of a full pass")
+
+
+def _check(updated: Evaluation, again: Evaluation) -> None:
+    """The updated net must have the same loss whatever part of it is handed back.
+
+    Asked right before each hybrid is evaluated: what a pass leaves behind where nobody looks, in a global list say, is
+    then still that of the hybrid before, and shows.
+    """
+    if not torch.equal(again.loss.nan_to_num(), updated.loss.nan_to_num()):
+        raise ReplayError("the loss is another one when its module calls hand back what they returned before")
 
 
 def _frontiers(recordings: Sequence[Recording], hybrid: Hybrid) -> list[float]:

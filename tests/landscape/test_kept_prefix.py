@@ -115,14 +115,17 @@ def test_what_comes_before_a_layer_is_computed_once():
     inner = nn.Sequential(*(nn.Sequential(Counting(6, 6), nn.ReLU(inplace=True)) for _ in range(8)))
     model = nn.Sequential(Counting(6, 6), nn.BatchNorm1d(6), inner, Counting(6, 3))
     transition, layers, _ = moved(model, cross_entropy, vectors())
+    names = [layer.name for layer in layers]
+    replays = 9 + sum(range(1, 10))  # for layer i those from i on; batch norm starts where the second linear layer does
     Counting.runs = 0
-    fast_passes = list(kept_prefix(transition, layers=layers, selected=[layer.name for layer in layers]))
-    # once to keep, again from the middle as a check and from the end, and then for layer i those from i on; batch
-    # norm starts where the second linear layer does
-    assert Counting.runs == 10 + 5 + 1 + (9 + sum(range(1, 10)))
-    assert len(fast_passes) == 11
+    assert len(list(kept_prefix(transition, layers=layers, selected=names))) == 11
+    # to keep, to see that all can be replayed, the replays, and two full passes to compare with
+    assert Counting.runs == 10 + replays + 1 + replays + 2 * 10
     Counting.runs = 0
-    list(full_passes(transition, layers=layers, selected=[layer.name for layer in layers]))
+    list(kept_prefix(transition, layers=layers, selected=names))
+    assert Counting.runs == 10 + 5 + 1 + replays  # seen once, checked in the middle and at the end only
+    Counting.runs = 0
+    list(full_passes(transition, layers=layers, selected=names))
     assert Counting.runs == 10 * 10
 
 
@@ -142,6 +145,7 @@ def test_a_call_that_returns_its_own_argument_is_handed_back_too():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 6), Adding(), Adding(), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
     transition, layers, circumstances = moved(model, cross_entropy, vectors())
+    list(kept_prefix(transition, layers=layers, selected=["3", "4", "5"]))  # the first time more is checked
     Counting.runs = 0
     assert_equal_to_the_reference(transition, layers, circumstances, selected=["3", "4", "5"])
     assert Counting.runs == 2 + 3 * 2  # once to keep, and in the reference's three passes
@@ -155,6 +159,7 @@ def test_batch_norm_alone_does_not_keep_the_second_micro_batch_from_being_replay
     before = copies(model.named_parameters())
     transition = make_transition(objective, before=before, after={name: 1.1 * value for name, value in before.items()})
     layers = find_layers(model, lambda: objective(before), grouping="leaf")
+    list(kept_prefix(transition, layers=layers, selected=["2", "3", "4"]))  # the first time more is checked
     Counting.runs = 0
     list(kept_prefix(transition, layers=layers, selected=["2", "3", "4"]))
     assert Counting.runs == 2  # once for each micro-batch
@@ -282,7 +287,7 @@ class Spoiling(nn.Module):
     def forward(self, x):
         Spoiling.calls.append(1)
         h = self.stem(x)
-        if len(Spoiling.calls) > 6:
+        if len(Spoiling.calls) > 5:
             h.mul_(1.0)
         return self.head(torch.tanh(self.middle(h)))
 
@@ -322,6 +327,20 @@ class Shared(nn.Module):
         return self.head(h + sum(Shared.memory))
 
 
+class Remembering(Shared):
+    """Hands a value over through a global dictionary, where that of the pass before would still be."""
+
+    known: ClassVar[dict[str, torch.Tensor]] = {}
+
+    class Giving(nn.Linear):
+        def forward(self, x):
+            Remembering.known["out"] = out = super().forward(x)
+            return out
+
+    def forward(self, x):
+        return self.head(self.later(self.giving(self.stem(x))) + Remembering.known["out"])
+
+
 def gradient_penalised(model, batch):
     x = batch[0].clone().requires_grad_()
     out = model(x)
@@ -336,6 +355,7 @@ def gradient_penalised(model, batch):
         (Spoiling, cross_entropy, "a tensor that it left alone"),
         (Renormed, cross_entropy, "writes into its parameters"),
         (Shared, cross_entropy, "the loss is another one"),
+        (Remembering, cross_entropy, "the loss is another one"),
         (TRICKY["preactivation"], gradient_penalised, "RuntimeError"),
         (lambda: nn.DataParallel(TRICKY["preactivation"]()), cross_entropy, "cannot be intercepted"),
     ],
