@@ -73,7 +73,7 @@ def stored_rows(run: Run, table: str, **how: Any) -> list[dict[str, Any]]:
 def in_order(rows: Sequence[dict[str, Any]], table: str) -> list[dict[str, Any]]:
     """Rows sorted as docs/schema.md says, by plain Python."""
     keys = [column.name for column in TABLES[table].keys]
-    if "layer" in keys:
+    if "layer_index" in keys:
         keys = [
             "layer_index",
             "layer",
