@@ -48,8 +48,8 @@ def cifar_resnet18() -> nn.Module:
 
 def cifar_vgg16(norm: bool) -> nn.Module:
     """VGG-16's features for 32 x 32 images, with one linear layer."""
-    make = torchvision.models.vgg16_bn if norm else torchvision.models.vgg16
-    return nn.Sequential(make().features, nn.Flatten(), nn.Linear(512, 10))
+    features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"], batch_norm=norm)
+    return nn.Sequential(features, nn.Flatten(), nn.Linear(512, 10))
 
 
 def linear_net() -> nn.Module:
