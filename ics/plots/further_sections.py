@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from ics.analysis.reading import read
+from ics.analysis.sentences import number
 from ics.plots import budget, drifts, edges, matrix, page
 from ics.plots.sections import Subject
 
@@ -10,7 +13,7 @@ TABLES = ("attribution", "curvature", "drift", "normalization")
 _DRIFT_SITES = ("preactivation", "scaled")
 _NORMALIZATION_COLUMNS = (
     *("step", "layer", "layer_index", "call", "output_gradient_squared", "rescaled_gradient_squared", "mean_term"),
-    *("normalized_term", "input_gradient_squared", "channel_weight", "channel_bias"),
+    *("normalized_term", "input_gradient_squared", "theorem_error", "channel_weight", "channel_bias"),
 )
 
 
@@ -22,8 +25,8 @@ def attribution(subject: Subject) -> str:
     lead = (
         "The gradient shift of each layer, split by the one earlier layer whose update caused it: the part of it "
         "that is there when that layer alone is updated, projected on the whole shift. Same training batch and random "
-        "draws. What no layer does alone is the remainder: layers acting together. It has no noise floor of its own; "
-        "where the whole shift is far below its floor above, its parts are too."
+        "draws. What no layer does alone is the remainder: layers acting together. Shares have no noise floor of their "
+        "own; whether there is a shift to speak of is seen from the whole shift and its floor above."
     )
     figure = matrix.attribution(frame, colors=subject.colors)
     return page.section("Where the shift comes from", lead, page.picture(figure, "shares of the shift by source layer"))
@@ -75,8 +78,15 @@ def normalization(subject: Subject) -> str:
     lead = (
         "What BatchNorm does to the gradient on its way from its output to its input (Santurkar et al. 2018, Thm 4.1): "
         "it rescales it by gamma/sigma, and takes away what lies along the mean and along the normalised values. The "
-        "squared lengths were measured in training's own backward pass and agree with the theorem up to rounding, so "
-        "they need no noise floor: 1 means no change."
+        "squared lengths were measured in training's own backward pass; 1 means no change. "
+        f"{_agreement(frame['theorem_error'])}"
     )
     figure = budget.normalization(frame, colors=subject.colors)
     return page.section("Normalisation", lead, page.picture(figure, "smoothing budget, gamma and beta"))
+
+
+def _agreement(errors: pd.Series) -> str:
+    """Say how far the measured lengths were from the theorem, which stands in for a noise floor."""
+    if errors.notna().any():
+        return f"In place of a noise floor: what the theorem predicts was off by at most {number(errors.max())} of it."
+    return "The theorem covers BatchNorm in training mode only, of which there is none here."

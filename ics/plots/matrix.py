@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 
 from ics import analysis
@@ -70,6 +71,7 @@ def attribution(
         axes.remove()
     beyond = any((matrix.abs() > 1).any().any() for matrix in matrices.values())
     bar = figure.colorbar(image, ax=list(figure.axes), shrink=0.75, extend="both" if beyond else "neither")
+    bar.set_ticks([-1, -0.5, -0.1, 0, 0.1, 0.5, 1])
     bar.set_label("share of the shift")
     figure.supxlabel(_NOTE, fontsize=8.0, color=style.GREY)
     return figure
@@ -97,7 +99,7 @@ def _label(index: int, names: Mapping[Any, str]) -> str:
 
 def _draw(axes: Axes, matrix: pd.DataFrame, *, gid: str) -> Any:
     palette = matplotlib.colormaps["PuOr_r"].with_extremes(bad="#EDEDED")
-    image = axes.imshow(np.ma.masked_invalid(matrix.to_numpy()), cmap=palette, vmin=-1, vmax=1, gid=gid, aspect="auto")
+    image = axes.imshow(np.ma.masked_invalid(matrix.to_numpy()), cmap=palette, norm=_scale(), gid=gid, aspect="auto")
     axes.grid(visible=False)
     rows, columns = list(matrix.index), list(matrix.columns)
     axes.set_yticks(_thinned(rows), [rows[position] for position in _thinned(rows)])
@@ -109,9 +111,16 @@ def _draw(axes: Axes, matrix: pd.DataFrame, *, gid: str) -> Any:
     if max(matrix.shape) <= _MOST_TEXTS:
         for (row, column), value in np.ndenumerate(matrix.to_numpy()):
             if np.isfinite(value):
-                color = "white" if abs(value) > 0.7 else "black"
+                color = "white" if abs(value) > 0.5 else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
     return image
+
+
+def _scale() -> FuncNorm:
+    """Colours by the square root of the share: of many layers each has a small one, and the first always has 1."""
+    return FuncNorm(
+        (lambda share: np.sign(share) * np.sqrt(np.abs(share)), lambda root: np.sign(root) * root**2), vmin=-1, vmax=1
+    )
 
 
 def _thinned(labels: list[str]) -> list[int]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pandas as pd
+
 from ics import analysis
 from ics.analysis.density import COLUMNS as DENSITY_COLUMNS
 from ics.analysis.measures import first_and_last
 from ics.analysis.reading import nets_of, read, read_steps
 from ics.plots import curves, lines, page, ridge, shifts, style
+from ics.schema import WHOLE_NET
 from ics.store import Runs
 
 _STEPS_DRAWN = 6
@@ -70,7 +73,18 @@ def landscape(subject: Subject) -> str:
         "reference is the dashed line 2/lr, where training at the edge of stability holds it whatever the net."
     )
     figure = lines.landscape(frame, colors=subject.colors)
-    return page.section("Loss landscape", lead, page.picture(figure, "loss landscape along the gradient"))
+    picture = page.picture(figure, "loss landscape along the gradient")
+    return page.section("Loss landscape", lead, picture, _moved_alone(frame))
+
+
+def _moved_alone(frame: pd.DataFrame) -> str:
+    """Name the layers that were also moved one at a time, which the figure leaves out."""
+    alone = [str(layer) for layer in frame["layer"].dropna().unique() if layer != WHOLE_NET]
+    if not alone:
+        return ""
+    listed = ", ".join(alone[:6]) + (", …" if len(alone) > 6 else "")
+    text = f'Recorded with one layer moved at a time too ({listed}): ics.plots.landscape(frame, layer="{alone[0]}").'
+    return page.paragraph(text, kind="quiet")
 
 
 def activations(subject: Subject) -> str:

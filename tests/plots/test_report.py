@@ -7,12 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 import ics
 from ics import analysis, plots
 from ics.errors import UsageError
-from tests.analysis.synthetic import make_run
+from tests.analysis.synthetic import line_frame, make_run
 from tests.analysis.synthetic_tables import attribution_frame, curvature_frame, drift_frame, normalization_frame
 
 VOID = {"meta", "img"}
@@ -135,9 +136,23 @@ def test_further_tables_have_a_section_where_they_were_recorded(tmp_path: Path) 
     assert len(outline.sources) == 4 + 5  # drift before and after the normalisation
     assert "Not shown" not in text
     assert "Recorded too" not in text
-    for said in ("layers acting together", "dashed line 2/lr", "between the two halves of that batch", "Thm 4.1"):
+    for said in (
+        "layers acting together",
+        "dashed line 2/lr",
+        "between the two halves of that batch",
+        "at most 0 of it",
+    ):
         assert said in text
     assert len(text) < 5_000_000
+
+
+def test_layers_moved_alone_are_named_and_not_drawn(tmp_path: Path) -> None:
+    lines = pd.concat([line_frame(steps=(0, 10)), line_frame(steps=(0, 10), curvature=9.0).assign(layer="features.3")])
+    with_layers = make_run(tmp_path, "a", 0, steps=(0, 10), without=["activations"], frames={"gradient_line": lines})
+    text = unescape(read_page(plots.write_report(with_layers, tmp_path / "report.html"))[0])
+    assert 'ics.plots.landscape(frame, layer="features.3")' in text
+    assert analysis.headline(with_layers)[1] in text
+    assert "effective beta was 5 " in text
 
 
 def test_drift_at_another_site_alone_is_drawn(tmp_path: Path) -> None:
