@@ -22,13 +22,14 @@ class Recording:
     Args:
         model: the model.
         random_state: any state of its generators: tells which there are.
+        only_torch: whether it is known to draw from torch's generators alone.
 
     Attributes:
         calls: every call, in the order of entry.
         first_read: time at which each parameter was first read from the module that holds it, by name.
     """
 
-    def __init__(self, model: nn.Module, random_state: RandomState) -> None:
+    def __init__(self, model: nn.Module, random_state: RandomState, *, only_torch: bool = False) -> None:
         self.calls: list[Call] = []
         self.first_read: dict[str, int] = {}
         self._model = model
@@ -38,7 +39,7 @@ class Recording:
         self._time = 0
         self._open: list[Call] = []
         self._kept: dict[tuple[int, int], Kept] = {}
-        self._random = random_state
+        self._random, self._only_torch = random_state, only_torch
         self._inside: dict[nn.Module, tuple[nn.Module, ...]] = {}
         self._state = StateLog(model, lambda value: keep(value, (), self._keep))
 
@@ -76,7 +77,7 @@ class Recording:
         if _has_hooks(module):
             for outer in self._open:
                 outer.repeatable = False  # or the hook would not fire
-        values, random_state = BufferValues(module), self._random.now()
+        values, random_state = BufferValues(module), self._random.now(only_torch=self._only_torch)
         self._time += 1
         call = Call(module, enter=self._time, num_arguments=len(arguments), repeatable=plain)
         self.calls.append(call)
@@ -90,7 +91,7 @@ class Recording:
             call.following = len(self.calls)
         self._time += 1
         call.exit = self._time
-        now = self._random.now()
+        now = self._random.now(only_torch=self._only_torch)
         call.random_state = None if now.equals(random_state) else now
         if plain:
             call.result = keep(output, arguments, self._keep)

@@ -80,7 +80,7 @@ def _replay_all(transition: Transition, planned: Sequence[Hybrid], found: dict[s
     objective = transition.objective
     _check_kind(objective)
     interception = Interception(objective.model)
-    with _eager(objective.model), interception.installed():
+    with _eager(objective.model), objective.evaluating_often(), interception.installed():
         recordings, updated = _record(objective, transition.after, interception)
         frontiers = [_frontiers(recordings, hybrid) for hybrid in planned]
         for number, recording in enumerate(recordings):
@@ -141,17 +141,27 @@ def _record(
     objective: Objective, parameters: Mapping[str, Tensor], interception: Interception
 ) -> tuple[list[Recording], Evaluation]:
     """Run the net once, and return what was written down of each micro-batch, and the loss."""
-    recordings: list[Recording] = []
     generators = RandomState.capture(objective.model)
 
-    @contextmanager
-    def around(_: int) -> Iterator[None]:
-        recording = Recording(objective.model, generators)
-        with recording.watching(), interception.handled_by(recording):
-            yield
-        recordings.append(recording)
+    def run(only_torch: bool) -> tuple[list[Recording], Evaluation, bool]:
+        recordings: list[Recording] = []
+        drawn = []
 
-    there = objective(parameters, wanted=(), around=around)
+        @contextmanager
+        def around(_: int) -> Iterator[None]:
+            before = generators.now()
+            recording = Recording(objective.model, generators, only_torch=only_torch)
+            with recording.watching(), interception.handled_by(recording):
+                yield
+            recordings.append(recording)
+            drawn.append(generators.now().differs_outside_torch(before))
+
+        there = objective(parameters, wanted=(), around=around)
+        return recordings, there, any(drawn)
+
+    recordings, there, draws_elsewhere = run(only_torch=True)
+    if draws_elsewhere:
+        recordings, there, _ = run(only_torch=False)
     return recordings, there
 
 

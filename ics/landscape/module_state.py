@@ -22,6 +22,7 @@ _OPAQUE = (nn.Module, type, FunctionType, BuiltinFunctionType, MethodType, Modul
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 _DEPTH = 4
 _MOST = 500
+_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,10 @@ class StateLog:
     def changes(self, modules: Iterable[nn.Module]) -> Iterator[Change | None]:
         """Yield what has changed in these modules; None for what cannot be done again."""
         for module in modules:
-            now = _State.of(module)
-            if now != self._known[module]:
-                yield from self._differences(module, self._known[module], now)
-                self._known[module] = now
+            before = self._known[module]
+            if not before.holds_for(module):
+                now = self._known[module] = _State.of(module)
+                yield from self._differences(module, before, now)
 
     def _differences(self, module: nn.Module, before: _State, now: _State) -> Iterator[Change | None]:
         for name, (value, version) in now.buffers.items():
@@ -92,7 +93,7 @@ class StateLog:
             elif name not in before.attributes or now.attributes[name] is not before.attributes[name]:
                 tree = self._keep(now.attributes[name])
                 yield None if tree is None else AttributeChange(module, name, tree)
-            elif not _same(now.contents[name], before.contents[name]):
+            elif name in now.contents and not _same(now.contents[name], before.contents[name]):
                 yield None  # appended to a list, say: whoever else holds the list must see it too
 
 
@@ -118,10 +119,11 @@ class BufferValues:
                 yield BufferChange(self._module, name, value.detach().clone(), in_place=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _State:
-    """Buffers with their versions, plain attributes, and what those contain."""
+    """Buffers with their versions, plain attributes, and what those of them contain that can contain something."""
 
+    size: int
     buffers: Mapping[str, tuple[Tensor | None, int]]
     attributes: Mapping[str, Any]
     contents: Mapping[str, list[Any]]
@@ -130,22 +132,24 @@ class _State:
     def of(cls, module: nn.Module) -> _State:
         attributes = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
         return cls(
+            len(vars(module)),
             {name: (value, _version(value)) for name, value in dict.items(module._buffers)},
             attributes,
-            {name: _content(value) for name, value in attributes.items()},
+            {name: _content(value) for name, value in attributes.items() if type(value) not in _PLAIN},
         )
 
-    def __eq__(self, other: object) -> bool:
-        assert isinstance(other, _State)
-        return (
-            self.attributes.keys() == other.attributes.keys()
-            and all(_same(self.contents[name], other.contents[name]) for name in self.contents)
-            and self.buffers.keys() == other.buffers.keys()
-            and all(
-                value is other.buffers[name][0] and version == other.buffers[name][1]
-                for name, (value, version) in self.buffers.items()
-            )
-        )
+    def holds_for(self, module: nn.Module) -> bool:
+        """Return whether nothing has changed."""
+        attributes, buffers = vars(module), module._buffers
+        if len(attributes) != self.size or len(buffers) != len(self.buffers):
+            return False
+        for name, value in self.attributes.items():
+            if attributes.get(name, _ABSENT) is not value:
+                return False
+        for name, (buffer, version) in self.buffers.items():
+            if dict.get(buffers, name, _ABSENT) is not buffer or _version(buffer) != version:
+                return False
+        return all(_same(_content(attributes[name]), content) for name, content in self.contents.items())
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -158,8 +162,6 @@ def _content(value: Any) -> list[Any]:
 
     The objects themselves, not their ids: as long as they are held, no other object has their place in memory.
     """
-    if type(value) in _PLAIN:
-        return [value]
     found, depths = [value], [0]
     for place, depth in zip(found, depths, strict=True):  # both grow while they are walked
         if depth < _DEPTH and len(found) < _MOST and not isinstance(place, (*_OPAQUE, Tensor)):

@@ -86,6 +86,7 @@ class Objective:
         self._random_state = random_state or RandomState.capture(model)
         present = dict(model.named_buffers()) if buffers is None else buffers
         self._buffers = {name: value.detach().clone() for name, value in present.items()}
+        self._evaluates_often = False
         self.writes_parameters = True  # until an evaluation has shown that the model does not
 
     @property
@@ -147,7 +148,7 @@ class Objective:
     def standing_at(self, leaves: Mapping[str, Tensor]) -> Iterator[None]:
         """Let the model hold `leaves` and fresh clones of the buffers, with the random numbers of the training pass."""
         buffers = {name: value.clone() for name, value in self._buffers.items()}
-        drawn = self._random_state.now()
+        drawn = None if self._evaluates_often else self._random_state.now()
         self._random_state.restore()
         try:
             with (
@@ -157,6 +158,18 @@ class Objective:
             ):
                 yield
         finally:
+            if drawn is not None:
+                drawn.restore()
+
+    @contextmanager
+    def evaluating_often(self) -> Iterator[None]:
+        """Put the generators back once, at the end, instead of after each of many evaluations."""
+        drawn, before = self._random_state.now(), self._evaluates_often
+        self._evaluates_often = True
+        try:
+            yield
+        finally:
+            self._evaluates_often = before
             drawn.restore()
 
     def loss(self, batch: Any) -> Tensor:
