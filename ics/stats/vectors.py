@@ -8,7 +8,7 @@ no entries, of norm 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ics.stats.layout import accumulator_dtype, require_floating
 # the memory that the float64 copies take.
 _PART_ON_CPU = 2**16
 _PART_ELSEWHERE = 2**24
+_GROUP = 2**20  # entries of the differences that exist at once
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -30,8 +31,7 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
         >>> float(norm([torch.tensor([3.0]), torch.tensor([[4.0]])]))
         5.0
     """
-    parts = (_wide(x) for x, _ in _parts(tensors, tensors))
-    return _total([(x * x).sum() for x in parts]).sqrt()
+    return _length(_norms([part for tensor in tensors for part in _split(tensor)]))
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -56,8 +56,11 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         >>> float(distance([torch.ones(4)], [torch.zeros(4)]))
         2.0
     """
-    differences = (_wide(x - y) for x, y in _parts(a, b))
-    return _total([(d * d).sum() for d in differences]).sqrt()
+    norms: list[Tensor] = []
+    for group in _groups(_parts(a, b)):
+        xs, ys = zip(*group, strict=True)
+        norms += _norms(torch._foreach_sub(xs, ys))
+    return _length(norms)
 
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -80,13 +83,50 @@ def _parts(a: Sequence[Tensor], b: Sequence[Tensor]) -> Iterator[tuple[Tensor, T
     """Yield both vectors part by part: 1-dimensional tensors that hold the same entries of each."""
     for x, y in zip(a, b, strict=True):
         assert x.shape == y.shape, f"vectors differ in shape: {tuple(x.shape)} and {tuple(y.shape)}"
-        size = _PART_ON_CPU if x.device.type == "cpu" else _PART_ELSEWHERE
-        yield from zip(_flat(x).split(size), _flat(y).split(size), strict=True)
+        yield from zip(_split(x), _split(y), strict=True)
+
+
+def _split(tensor: Tensor) -> Sequence[Tensor]:
+    """Return the entries of a tensor in 1-dimensional parts of bounded size."""
+    flat = _flat(tensor)
+    size = _PART_ON_CPU if flat.is_cpu else _PART_ELSEWHERE
+    return (flat,) if flat.numel() <= size else flat.split(size)
 
 
 def _flat(tensor: Tensor) -> Tensor:
     values = require_floating(tensor)
     return (values.to_dense() if values.is_sparse else values).reshape(-1)  # sparse: the gradient of an Embedding
+
+
+def _groups(parts: Iterable[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Yield the parts in lists of one type and device, of bounded size: one call differs and measures a whole list."""
+    group: list[tuple[Tensor, Tensor]] = []
+    entries = 0
+    for x, y in parts:
+        alike = not group or (group[0][0].dtype, group[0][0].device) == (x.dtype, x.device)
+        if entries > _GROUP or not alike:
+            yield group
+            group, entries = [], 0
+        group.append((x, y))
+        entries += x.numel()
+    if group:
+        yield group
+
+
+def _norms(parts: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the l2 norm of each part, accumulated wide. Per call the launches of one operation, not of each part."""
+    if not parts:
+        return []
+    found = torch._foreach_norm(parts, 2, dtype=accumulator_dtype(parts[0].device))
+    return list(found)
+
+
+def _length(norms: Sequence[Tensor]) -> Tensor:
+    """Return the norm of the whole from those of its parts, on the device of the first; 0 of none."""
+    if not norms:
+        return torch.zeros((), dtype=torch.float64)
+    device = norms[0].device
+    return torch.linalg.vector_norm(torch.stack([each.to(device) for each in norms]))
 
 
 def _wide(part: Tensor) -> Tensor:
