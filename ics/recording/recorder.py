@@ -17,9 +17,10 @@ from ics.errors import MeasurementWarning, UsageError
 from ics.recording.batches import copy_batch, holds_micro_batches
 from ics.recording.compiled import unwrapped
 from ics.recording.drift import Drift
-from ics.recording.instruments import check_options, choose_instruments, needs_batch
+from ics.recording.instruments import check_options, needs_batch
 from ics.recording.logbook import Logbook
 from ics.recording.measured_step import MeasuredStep, Setup
+from ics.recording.presets import choose
 from ics.recording.provenance import layers_as_json, provenance
 from ics.recording.schedule import Schedule
 from ics.recording.step import Step
@@ -42,13 +43,15 @@ class Recorder:
             micro-batches, unscaled, clipped.
         grad_scaler: the scaler of the loss where there is one; dL/d(site) is divided by its scale.
         instruments: instrument name to schedule (`ics.every(10)`, `ics.log_spaced(200)`, `ics.at([0, 5])`, or a
-            number n for every n-th step); default activations, gradients and normalization every 10 steps,
+            number n for every n-th step), or a preset by cost, `"light"`, `"standard"` or `"full"`
+            (`ics.recording.presets`); default activations, gradients and normalization every 10 steps,
             gradient_shift and gradient_line every 100.
         layers: which layers to measure: a glob or several, a module class or its name, or a predicate on
             `ics.records.Layer`; default all.
         grouping: "paper" counts a module with weights together with the normalisation that directly follows it as
             one layer; "leaf" makes every module with parameters a layer of its own.
-        options: keyword options by instrument, e.g. `{"gradient_line": {"etas": [0.05, 0.1, 0.2]}}`.
+        options: keyword options by instrument, e.g. `{"gradient_line": {"etas": [0.05, 0.1, 0.2]}}`; they come before
+            those of a preset.
         config: anything that JSON holds; stored in run.json.
         seed: stored in run.json, so that runs can be paired.
         strict: raise an error of a measurement instead of warning once and switching the instrument off.
@@ -79,7 +82,7 @@ class Recorder:
         to: str | Path,
         optimizer: torch.optim.Optimizer | None = None,
         grad_scaler: torch.amp.GradScaler | None = None,
-        instruments: Mapping[str, Schedule | int | str] | None = None,
+        instruments: Mapping[str, Schedule | int | str] | str | None = None,
         layers: Any = None,
         grouping: Literal["paper", "leaf"] = "paper",
         options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -95,8 +98,9 @@ class Recorder:
                 "pass the model that is trained"
             )
         self.path = Path(to)
-        self._schedules = choose_instruments(instruments, loss_fn=loss_fn)
-        self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, check_options(options))
+        choice = choose(instruments, check_options(options), loss_fn=loss_fn)
+        self._schedules = dict(choice.schedules)
+        self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, choice.options)
         self._drift = Drift(
             self._setup.model,
             loss_fn=loss_fn,
@@ -112,12 +116,15 @@ class Recorder:
         info = {
             "config": dict(config or {}),
             "seed": seed,
+            "preset": choice.preset,
             "instruments": {name: str(when) for name, when in self._schedules.items()},
             "grouping": grouping,
             "layers": [],
             **provenance(model),
         }
         self._logbook = Logbook(Writer(self.path, info=info, overwrite=overwrite), flush_every=flush_every)
+        for note in choice.notes:
+            self._logbook.note(note)
         atexit.register(self.close, state="interrupted")
 
     def step(self, batch: Any = None, *, micro_batches: bool | None = None) -> Step:

@@ -1,0 +1,144 @@
+"""Presets by cost: which instruments, how often, and which of their columns, under one word.
+
+| every n steps | light | standard | full |
+|---|---|---|---|
+| activations | 10, pooled | 10, pooled, histograms | 10, per channel, histograms |
+| gradients | | 10, of parameters | 10, of parameters and every site |
+| normalization | | 10 | 10 |
+| gradient_shift, gradient_line | | 1000 | 100 |
+| drift | | | 100 |
+| curvature, attribution | | | 1000 |
+
+A statistic of the pass costs a few per cent of the step at which it is taken, an instrument that evaluates the loss
+elsewhere whole steps: hence a hundredfold in how often. `ics bench` says what each costs on a machine and a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ics import schema
+from ics.errors import unknown_name
+from ics.recording.instruments import INSTRUMENTS, choose_instruments
+from ics.recording.schedule import Schedule, every
+
+Options = Mapping[str, Mapping[str, Any]]
+
+_POOLED: Mapping[str, Any] = {"sites": schema.SITES, "per_channel": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Instruments with their schedules and options, and one sentence on what they record.
+
+    Attributes:
+        meaning: what is recorded.
+        schedules: instrument to when it is due.
+        options: keyword options by instrument, as `Recorder(options=...)` takes them.
+    """
+
+    meaning: str
+    schedules: Mapping[str, Schedule]
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a recorder records.
+
+    Attributes:
+        schedules: instrument to when it is due.
+        options: keyword options by instrument.
+        preset: name of the preset it came from; None if the instruments were named.
+        notes: sentences for who reads the run.
+    """
+
+    schedules: Mapping[str, Schedule]
+    options: Options
+    preset: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+PRESETS: Mapping[str, Preset] = {
+    "light": Preset(
+        "moments, extrema and counts of every site, pooled over its channels",
+        {"activations": every(10)},
+        {"activations": {**_POOLED, "histogram": False}},
+    ),
+    "standard": Preset(
+        "pooled moments and histograms of every site, gradients of parameters, normalization; rarely the landscape",
+        {
+            "activations": every(10),
+            "gradients": every(10),
+            "normalization": every(10),
+            "gradient_shift": every(1000),
+            "gradient_line": every(1000),
+        },
+        {"activations": {**_POOLED, "histogram": True}, "gradients": {"sites": (), "per_channel": False}},
+    ),
+    "full": Preset(
+        "every site and its gradient, per channel and with histograms, and every other instrument",
+        {
+            "activations": every(10),
+            "gradients": every(10),
+            "normalization": every(10),
+            "gradient_shift": every(100),
+            "gradient_line": every(100),
+            "drift": every(100),
+            "curvature": every(1000),
+            "attribution": every(1000),
+        },
+        {},
+    ),
+}
+
+
+def choose(
+    instruments: Mapping[str, Schedule | int | str] | str | None,
+    options: Options,
+    *,
+    loss_fn: Callable[..., Any] | None,
+) -> Choice:
+    """Return what to record: of a preset, of instruments by name, or of the default.
+
+    Without a `loss_fn` a preset goes without the instruments that need one, and says so in a note.
+
+    Raises:
+        SelectionError: a preset or instrument that is not there.
+        UsageError: no schedule, or an instrument asked for by name that lacks its `loss_fn`.
+    """
+    if not isinstance(instruments, str):
+        return Choice(choose_instruments(instruments, loss_fn=loss_fn), options)
+    preset = preset_named(instruments)
+    left_out = sorted(name for name in preset.schedules if INSTRUMENTS[name].evaluates and loss_fn is None)
+    schedules = {name: when for name, when in preset.schedules.items() if name not in left_out}
+    note = f"the preset {instruments} goes without {', '.join(left_out)}, which need a loss_fn"
+    return Choice(schedules, merged_options(preset.options, options), instruments, (note,) if left_out else ())
+
+
+def preset_named(name: str) -> Preset:
+    """Return the preset of this name.
+
+    Raises:
+        SelectionError: there is none; the message lists those that there are.
+
+    Example:
+        >>> {name: str(when) for name, when in preset_named("light").schedules.items()}
+        {'activations': 'every(10)'}
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def merged_options(first: Options, second: Options) -> dict[str, dict[str, Any]]:
+    """Return options by instrument, those of `second` where both have one.
+
+    Example:
+        >>> merged_options({"activations": {"histogram": False}}, {"activations": {"sites": ("input",)}})
+        {'activations': {'histogram': False, 'sites': ('input',)}}
+    """
+    names = [*first, *(name for name in second if name not in first)]
+    return {name: {**first.get(name, {}), **second.get(name, {})} for name in names}
