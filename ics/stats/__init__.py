@@ -12,14 +12,19 @@ from ics.stats.distances import (
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_channels, default_channel_axis
 from ics.stats.moments import Moments, channel_moments, columns, merge, pool
+from ics.stats.packed import PACKED, columns_of, pack, unpack
+from ics.stats.reduction import Reduced, reduce
 from ics.stats.vectors import cosine, distance, dot, norm
 
 __all__ = [
+    "PACKED",
     "Distribution",
     "Moments",
+    "Reduced",
     "as_channels",
     "channel_moments",
     "columns",
+    "columns_of",
     "cosine",
     "default_channel_axis",
     "distance",
@@ -31,7 +36,10 @@ __all__ = [
     "mean_shift",
     "merge",
     "norm",
+    "pack",
     "pool",
+    "reduce",
     "union",
+    "unpack",
     "wasserstein_1",
 ]

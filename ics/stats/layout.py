@@ -50,7 +50,7 @@ def as_channels(x: Tensor, *, channel_axis: int) -> Tensor:
         >>> as_channels(torch.zeros(8, 3, 4, 5), channel_axis=1).shape
         torch.Size([160, 3])
     """
-    values, axis = _checked(x, channel_axis)
+    values, axis = checked(x, channel_axis)
     rows = values.movedim(axis, -1)
     return rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1])
 
@@ -64,7 +64,7 @@ def as_slabs(x: Tensor, *, channel_axis: int) -> Tensor:
         >>> as_slabs(torch.zeros(8, 3, 4, 5), channel_axis=1).shape, as_slabs(torch.zeros(8, 3), channel_axis=-1).shape
         (torch.Size([8, 3, 20]), torch.Size([8, 3, 1]))
     """
-    values, axis = _checked(x, channel_axis)
+    values, axis = checked(x, channel_axis)
     outer, inner = math.prod(values.shape[:axis]), math.prod(values.shape[axis + 1 :])
     return values.reshape(outer, values.shape[axis], inner)
 
@@ -100,7 +100,8 @@ def require_floating(x: Tensor) -> Tensor:
     return x.detach()
 
 
-def _checked(x: Tensor, channel_axis: int) -> tuple[Tensor, int]:
+def checked(x: Tensor, channel_axis: int) -> tuple[Tensor, int]:
+    """Return `x` without its autograd history, of at least one axis, and the axis counted from 0; or `UsageError`."""
     values = require_floating(x)
     values = values.reshape(1) if values.ndim == 0 else values
     if not -values.ndim <= channel_axis < values.ndim:

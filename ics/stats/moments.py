@@ -110,7 +110,7 @@ def pool(moments: Moments) -> Moments:
         >>> pool(channel_moments(torch.tensor([[1.0, 5.0], [3.0, 7.0]]), channel_axis=1)).mean.item()
         4.0
     """
-    return _combined(moments)
+    return combined(moments)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -125,7 +125,7 @@ def merge(a: Moments, b: Moments) -> Moments:
         [3.5]
     """
     both: dict[str, Any] = {f.name: _stack(getattr(a, f.name), getattr(b, f.name)) for f in fields(Moments)}
-    return _combined(Moments(**both))
+    return combined(Moments(**both))
 
 
 def columns(moments: Moments) -> dict[str, Tensor | None]:
@@ -140,11 +140,12 @@ def columns(moments: Moments) -> dict[str, Tensor | None]:
         >>> cells["zero_fraction"].item(), cells["channel_mean"].tolist()
         (0.25, [1.5, 6.0])
     """
-    pooled = _cells(pool(moments))
-    return pooled | {f"channel_{name}": cell for name, cell in _cells(moments).items()}
+    pooled = cells(pool(moments))
+    return pooled | {f"channel_{name}": cell for name, cell in cells(moments).items()}
 
 
-def _cells(moments: Moments) -> dict[str, Tensor | None]:
+def cells(moments: Moments) -> dict[str, Tensor | None]:
+    """Return the columns of the statistics, without prefix: counts of zero, negative and saturated as fractions."""
     saturated = moments.saturated_count
     return {
         "count": moments.count,
@@ -260,7 +261,7 @@ def _central(sums: Tensor, count: Tensor, shift: Tensor, unit: Tensor, extent: T
     )
 
 
-def _combined(m: Moments) -> Moments:
+def combined(m: Moments) -> Moments:
     """Return the statistics of all values counted along the first axis, which goes."""
     if len(m.count) == 0:
         return _no_values(m.count.shape[1:], like=m.mean, has_asymptotes=m.saturated_count is not None)

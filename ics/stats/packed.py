@@ -1,0 +1,121 @@
+"""Statistics per channel as one tensor, so that a site costs one buffer and a stack of sites one set of operations.
+
+The rows of a packed tensor are `PACKED`, in that order. Counts are whole numbers in the floating type (exact below
+2^53; on mps, which has no float64, below 2^24). The row of `saturated_count` is NaN where there are no asymptotes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ics.errors import UsageError
+from ics.stats.moments import Moments, cells, combined
+
+PACKED = (
+    "count",
+    "mean",
+    "m2",
+    "m3",
+    "m4",
+    "minimum",
+    "maximum",
+    "zero_count",
+    "negative_count",
+    "saturated_count",
+    "nonfinite_count",
+)
+_SATURATED = PACKED.index("saturated_count")
+
+
+def pack(moments: Moments) -> Tensor:
+    """Return the statistics as one tensor, shape (11, C) from fields (C,), or (..., 11, C) from fields (..., C).
+
+    Example:
+        >>> from ics.stats import channel_moments
+        >>> pack(channel_moments(torch.tensor([[1.0], [3.0]]), channel_axis=1))[:3, 0].tolist()
+        [2.0, 2.0, 1.0]
+    """
+    like = moments.mean
+    rows = [getattr(moments, name) for name in PACKED]
+    return torch.stack([torch.full_like(like, torch.nan) if row is None else row.to(like.dtype) for row in rows], -2)
+
+
+def unpack(packed: Tensor, *, has_asymptotes: bool | None = None) -> Moments:
+    """Return the statistics of a packed tensor (..., 11, C), each of shape (..., C).
+
+    Args:
+        packed: as `pack` or `reduce` returned it, or a stack of such.
+        has_asymptotes: whether there are asymptotes; False gives `saturated_count` None. None looks whether the row is
+            NaN, which waits for the device once; whoever knows says it.
+
+    Raises:
+        UsageError: the tensor has not 11 rows; or some of a stack have asymptotes and some not, and `Moments` has no
+            place for both.
+
+    Example:
+        >>> from ics.stats import reduce
+        >>> unpack(reduce(torch.tensor([[1.0], [3.0]]), channel_axis=1).moments).mean.tolist()
+        [2.0]
+    """
+    rows = _rows(packed)
+    if has_asymptotes is None:
+        missing = rows[_SATURATED].isnan()
+        has_asymptotes = not bool(missing.all()) or missing.numel() == 0
+        if has_asymptotes and bool(missing.any()):
+            raise UsageError(
+                "a stack must have asymptotes in all of its rows or in none, but some have them; unpack them one by one"
+            )
+    numbers: dict[str, Any] = {
+        name: row.to(torch.int64) if name.endswith("count") else row for name, row in zip(PACKED, rows, strict=True)
+    }
+    return Moments(**(numbers if has_asymptotes else numbers | {"saturated_count": None}))
+
+
+def columns_of(packed: Tensor, *, per_channel: bool = True) -> dict[str, Tensor]:
+    """Return the cells of S rows of table `activations` or `gradients` at once, from their packed statistics.
+
+    The same numbers as `columns` row by row: the pooled columns (S,) and the `channel_` columns (S, C). One set of
+    small operations per stack, whatever S. What is undefined is NaN, the saturated fractions of rows without asymptotes
+    included. No host synchronisation.
+
+    Args:
+        packed: (S, 11, C), rows of one number of channels.
+        per_channel: whether to return the `channel_` columns.
+
+    Raises:
+        UsageError: the tensor has not the shape (S, 11, C).
+
+    Example:
+        >>> from ics.stats import reduce
+        >>> rows = [reduce(torch.full((4, 2), value), channel_axis=1).moments for value in (1.0, 2.0)]
+        >>> columns_of(torch.stack(rows))["mean"].tolist()
+        [1.0, 2.0]
+    """
+    if packed.ndim != 3:
+        raise UsageError(
+            f"a stack of packed statistics has the shape (S, {len(PACKED)}, C), but {tuple(packed.shape)} came; "
+            "type torch.stack([reduced.moments for reduced in ...])"
+        )
+    rows = _rows(packed)
+    each = Moments(*(row.to(torch.int64) if _is_whole(name) else row for name, row in zip(PACKED, rows, strict=True)))
+    pooled = cells(combined(Moments(*(getattr(each, name).T for name in PACKED))))
+    if per_channel:
+        pooled |= {f"channel_{name}": cell for name, cell in cells(each).items()}
+    return {name: cell for name, cell in pooled.items() if cell is not None}
+
+
+def _rows(packed: Tensor) -> tuple[Tensor, ...]:
+    if packed.ndim < 2 or packed.shape[-2] != len(PACKED):
+        raise UsageError(
+            f"packed statistics have the shape (..., {len(PACKED)}, C), but {tuple(packed.shape)} came; "
+            "type stats.pack(moments)"
+        )
+    return packed.unbind(-2)
+
+
+def _is_whole(name: str) -> bool:
+    """Return whether a row holds whole numbers in every row of a stack: `saturated_count` may be NaN in some."""
+    return name.endswith("count") and name != "saturated_count"
