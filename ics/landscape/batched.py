@@ -32,7 +32,7 @@ class BatchedPassError(Exception):
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
     """A point to evaluate at, and the parameters whose gradient there is wanted.
 
     Attributes:
@@ -92,22 +92,22 @@ def _run_all(
     transition: Transition, to_run: Sequence[Hybrid], layers: Sequence[Layer], chunk: int
 ) -> dict[str, Gradients]:
     """Return G' of each hybrid by the name of its layer."""
-    _check_kind(transition.objective)
+    check_kind(transition.objective)
     found: dict[str, Gradients] = {}
-    known = _Point(transition.before, (), transition.loss, dict(transition.gradients))
+    known = Point(transition.before, (), transition.loss, dict(transition.gradients))
     for start in range(0, len(to_run), chunk):
         stacked = to_run[start : start + chunk]
-        points = [_Point(hybrid.parameters, hybrid.wanted) for hybrid in stacked]
+        points = [Point(hybrid.parameters, hybrid.wanted) for hybrid in stacked]
         names = known.wanted or tuple(name for point in points for name in point.wanted)
-        losses, gradients = _evaluate(transition.objective, [_Point(known.parameters, names), *points], layers=layers)
-        _check_known(known, losses[0], gradients[0], transition)
+        losses, gradients = _evaluate(transition.objective, [Point(known.parameters, names), *points], layers=layers)
+        check_known(known, losses[0], gradients[0], transition)
         found.update((hybrid.layer.name, there) for hybrid, there in zip(stacked, gradients[1:], strict=True))
-        known = _Point(points[-1].parameters, points[-1].wanted, losses[-1], gradients[-1])
+        known = Point(points[-1].parameters, points[-1].wanted, losses[-1], gradients[-1])
     return found
 
 
 def _evaluate(
-    objective: Objective, points: Sequence[_Point], *, layers: Sequence[Layer]
+    objective: Objective, points: Sequence[Point], *, layers: Sequence[Layer]
 ) -> tuple[Tensor, list[Gradients]]:
     """Return the loss at each point and the gradients wanted there.
 
@@ -126,7 +126,7 @@ def _evaluate(
 
 
 def _evaluate_stacked(
-    objective: Objective, points: Sequence[_Point], stacked: frozenset[str], buffers: frozenset[str]
+    objective: Objective, points: Sequence[Point], stacked: frozenset[str], buffers: frozenset[str]
 ) -> tuple[Tensor, list[Gradients]]:
     leaves: dict[str, Tensor] = dict(objective.leaves(points[0].parameters))
     for name in stacked:
@@ -159,7 +159,7 @@ def _slice(stack: Tensor | None, number: int) -> Tensor | None:
     return None if stack is None else (stack.to_dense() if stack.is_sparse else stack)[number].clone()
 
 
-def _differing(points: Sequence[_Point]) -> frozenset[str]:
+def _differing(points: Sequence[Point]) -> frozenset[str]:
     """Return the parameters that are not the same at all points, and those whose gradient is wanted."""
     wanted = {name for point in points for name in point.wanted}
     first = points[0].parameters
@@ -180,7 +180,8 @@ def _buffers_behind(model: nn.Module, differing: frozenset[str], layers: Sequenc
     return frozenset(name for name, _ in model.named_buffers() if name.rpartition(".")[0] not in before)
 
 
-def _check_kind(objective: Objective) -> None:
+def check_kind(objective: Objective) -> None:
+    """Raise `BatchedPassError` for a model whose modules cannot be called with other parameters, or not stacked."""
     for module in objective.model.modules():
         compiled = hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
         if compiled or isinstance(module, _UNSUITABLE):
@@ -189,7 +190,7 @@ def _check_kind(objective: Objective) -> None:
         raise BatchedPassError("it writes into its parameters")
 
 
-def _check_known(known: _Point, loss: Tensor, gradients: Gradients, transition: Transition) -> None:
+def check_known(known: Point, loss: Tensor, gradients: Gradients, transition: Transition) -> None:
     """Compare loss and gradients with the known ones; half the digits must agree."""
     assert known.loss is not None
     assert known.gradients is not None

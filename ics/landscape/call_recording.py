@@ -62,7 +62,7 @@ class Recording:
         watched += [(module, "_buffers", module._buffers) for module in self._model.modules() if is_norm(module)]
         try:
             for module, name, entries in watched:
-                vars(module)[name] = _Watched(entries, functools.partial(read, module))
+                vars(module)[name] = Watched(entries, functools.partial(read, module))
             yield
         finally:
             for module, name, entries in watched:
@@ -167,7 +167,7 @@ class Recording:
         return dict.fromkeys((*self._inside[module], *(call.module for call in self._open)))
 
 
-class _Watched(dict[str, Any]):
+class Watched(dict[str, Any]):
     """A module's parameters or buffers; tells which are read."""
 
     def __init__(self, entries: Mapping[str, Any], read: Callable[[Tensor | None], None]) -> None:

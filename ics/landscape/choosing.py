@@ -15,7 +15,8 @@ from torch import nn
 
 from ics import stats
 from ics.landscape.batched import BatchedPassError, batched_passes
-from ics.landscape.full_passes import Gradients, full_passes, hybrids
+from ics.landscape.full_passes import Gradients, Hybrid, full_passes, hybrids
+from ics.landscape.staircase import staircase
 from ics.landscape.transition import Transition, vector
 from ics.records import Layer
 
@@ -54,12 +55,13 @@ def fastest(
 
     The first time that a model's layers are measured, the usual way gives the result, and that is all: choosing costs
     more than a single measurement could gain. The second time too, but if the model is small, the usual way, full
-    passes, and batched passes are then timed in turns. From the third time on the fastest is taken; batched passes
-    only if they gave the same gradients (to the root of the machine precision) in clearly less time.
+    passes, batched passes and the staircase are then timed in turns; if it is large, two full passes are, and stand for
+    the others. From the third time on the fastest is taken; batched passes and the staircase only if they gave the same
+    gradients (to the root of the machine precision) in clearly less time.
     What was chosen is remembered as long as the model lives. A batched pass that cannot be run later on is replaced by
     the usual way for good.
 
-    Whichever way is taken, the numbers agree up to rounding; all but batched passes agree bit by bit.
+    Whichever way is taken, the numbers agree up to rounding; all but batched passes and the staircase agree bit by bit.
 
     Args:
         transition: W(t) to W(t+1) and the loss.
@@ -69,17 +71,17 @@ def fastest(
         exact: choose among bit-identical ways only. Otherwise the last digits depend on what was faster, and on
             which layers are measured together.
 
-    Cost: the fastest way's; for a small model's second time that of three rounds of all of them.
+    Cost: the fastest way's; for a small model's second time that of three rounds of all of them, for a large one's two
+    more forward-backward passes.
     """
     model = transition.objective.model
     choices = _chosen.setdefault(model, {})
     key = (exact, model.training, tuple(layer.name for layer in layers if layer.name in selected))
     if choices.get(key, usual) is None:
         planned = hybrids(transition, layers=layers, selected=selected)
-        num_hybrids = sum(hybrid.moved and bool(hybrid.wanted) for hybrid in planned)
-        if num_hybrids >= _FEWEST:
-            chunks = () if exact else sorted({min(_CHUNK, num_hybrids), num_hybrids})
-            found, choices[key] = _choose(transition, layers, selected, usual, num_hybrids, chunks)
+        to_run = [hybrid for hybrid in planned if hybrid.moved and hybrid.wanted]
+        if len(to_run) >= _FEWEST:
+            found, choices[key] = _choose(transition, layers, selected, usual, to_run, exact=exact)
             yield from found
             return
     way = choices.setdefault(key, None) or usual
@@ -95,28 +97,38 @@ def _choose(
     layers: Sequence[Layer],
     selected: Collection[str],
     usual: Passes,
-    num_hybrids: int,
-    chunks: Sequence[int],
+    to_run: Sequence[Hybrid],
+    *,
+    exact: bool,
 ) -> tuple[Found, Passes]:
     """Return what the usual way finds, and the way to take from now on."""
 
-    def seconds(way: Passes) -> tuple[float, Found]:
-        return _timed(partial(way, transition, layers=layers, selected=selected), transition.loss.device)
+    def seconds(way: Passes, names: Collection[str] = selected) -> tuple[float, Found]:
+        return _timed(partial(way, transition, layers=layers, selected=names), transition.loss.device)
 
     first, expected = seconds(usual)
-    if first > num_hybrids * _SMALL_SECONDS:
+    if exact and usual is full_passes:
         return expected, usual
-    if not chunks and usual is full_passes:
-        return expected, usual
-    batched: list[Passes] = [partial(batched_passes, chunk=chunk) for chunk in chunks]
-    batched = [way for way in batched if _is_right(way, transition, layers, selected, expected)]
-    least = dict.fromkeys((usual, full_passes, *batched), math.inf)
+    if first > len(to_run) * _SMALL_SECONDS:
+        quarters = {to_run[len(to_run) * part // 4].layer.name for part in (1, 3)}
+        sample = first if usual is full_passes else seconds(full_passes, quarters)[0] * len(to_run) / len(quarters)
+        return expected, full_passes if sample < first else usual
+    ways = () if exact else _stacking(len(to_run))
+    stacking = [way for way in ways if _is_right(way, transition, layers, selected, expected)]
+    least = dict.fromkeys((usual, full_passes, *stacking), math.inf)
     for _ in range(_ROUNDS):
         for way in least:
             with suppress(BatchedPassError):
                 least[way] = min(least[way], seconds(way)[0])
-    handicap = dict.fromkeys(batched, _WORTHWHILE)
+    handicap = dict.fromkeys(stacking, _WORTHWHILE)
     return expected, min(least, key=lambda way: least[way] * handicap.get(way, 1))
+
+
+def _stacking(num_hybrids: int) -> list[Passes]:
+    """Return the ways that stack hybrids, and round differently."""
+    chunks = sorted({min(_CHUNK, num_hybrids), num_hybrids})
+    batched: list[Passes] = [partial(batched_passes, chunk=chunk) for chunk in chunks]
+    return batched + [partial(staircase, features_first=features_first) for features_first in (False, True)]
 
 
 def _timed(run: Callable[[], Iterable[tuple[Layer, Gradients]]], device: torch.device) -> tuple[float, Found]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ics.landscape.agreement import Agreement, compare
 from ics.landscape.randomness import RandomState
 from ics.landscape.substitution import attributes_kept, substituted, tensor_places
 
+_Key = TypeVar("_Key")
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
@@ -227,7 +228,7 @@ class Objective:
             )
 
 
-def add_gradients(gradients: dict[str, Tensor | None], loss: Tensor, leaves: Mapping[str, Tensor]) -> None:
+def add_gradients(gradients: dict[_Key, Tensor | None], loss: Tensor, leaves: Mapping[_Key, Tensor]) -> None:
     """Add d loss / d leaf to each of `gradients`, in the order in which repeated `loss.backward()` adds to `.grad`."""
     if not (gradients and loss.requires_grad):
         return

@@ -29,6 +29,7 @@ from ics.landscape.batched import batched_passes
 from ics.landscape.choosing import fastest
 from ics.landscape.full_passes import full_passes
 from ics.landscape.kept_prefix import kept_prefix
+from ics.landscape.staircase import staircase
 from ics.probes import find_layers
 
 CSV = Path(__file__).parents[2] / "docs" / "bench" / "small_nets.csv"
@@ -85,6 +86,8 @@ def measure(name: str, *, repeats: int, device: str) -> Iterator[dict[str, objec
         "batched_6": partial(exhaust, batched_passes, transition, chunk=6, **every),
         "batched_12": partial(exhaust, batched_passes, transition, chunk=12, **every),
         "batched_all": partial(exhaust, batched_passes, transition, **every),
+        "staircase": partial(exhaust, staircase, transition, **every),
+        "staircase_ff": partial(exhaust, staircase, transition, features_first=True, **every),
         "fastest": partial(exhaust, fastest, transition, usual=kept_prefix, **every),
         "fastest_exact": partial(exhaust, fastest, transition, usual=kept_prefix, exact=True, **every),
     }

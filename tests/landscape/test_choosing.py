@@ -7,6 +7,7 @@ from ics.landscape import choosing
 from ics.landscape.batched import batched_passes
 from ics.landscape.choosing import fastest
 from ics.landscape.full_passes import full_passes
+from ics.landscape.staircase import staircase
 from tests.landscape.steps import all_of, assert_same, deep_linear, groups_of, step_of
 
 
@@ -21,7 +22,7 @@ class Clock:
 
     def charged(self, name, way):
         def charged(*arguments, **options):
-            call = (name, options.get("chunk"))
+            call = (name, options.get("chunk", options.get("features_first")))
             self.calls.append(call)
             self.now += self.seconds[call]
             return way(*arguments, **options)
@@ -43,17 +44,23 @@ class Moody(nn.Linear):
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [
-        ((0.1, 0.2, 0.02, 0.03), ("batched", 3)),
-        ((0.1, 0.2, 0.03, 0.02), ("batched", 5)),
-        ((0.1, 0.2, 0.09, 0.09), ("usual", None)),
-        ((0.1, 0.09, 0.08, 0.08), ("full", None)),
-        ((9.0, 0.01, 0.01, 0.01), ("usual", None)),
+        ((0.1, 0.2, 0.02, 0.03, 0.03, 0.03), ("batched", 3)),
+        ((0.1, 0.2, 0.03, 0.02, 0.03, 0.03), ("batched", 5)),
+        ((0.1, 0.2, 0.03, 0.02, 0.01, 0.03), ("staircase", False)),
+        ((0.1, 0.2, 0.03, 0.02, 0.03, 0.01), ("staircase", True)),
+        ((0.1, 0.2, 0.09, 0.09, 0.09, 0.09), ("usual", None)),
+        ((0.1, 0.09, 0.08, 0.08, 0.08, 0.08), ("full", None)),
+        ((9.0, 3.7, 0.01, 0.01, 0.01, 0.01), ("usual", None)),  # two of five full passes are timed
+        ((9.0, 3.5, 0.01, 0.01, 0.01, 0.01), ("full", None)),
+        ((9.0, 3.7), ("usual", None)),
+        ((9.0, 3.5), ("full", None)),
         ((0.1, 0.09), ("full", None)),
         ((0.09, 0.1), ("usual", None)),
     ],
 )
 def test_the_fastest_way_is_chosen_once_and_the_first_result_is_the_usual_one(monkeypatch, seconds, chosen):
-    ways = [("usual", None), ("full", None), ("batched", 3), ("batched", 5)][: len(seconds)]
+    stacking = [("batched", 3), ("batched", 5), ("staircase", False), ("staircase", True)]
+    ways = [("usual", None), ("full", None), *stacking][: len(seconds)]
     clock, exact = Clock(dict(zip(ways, seconds, strict=True))), len(seconds) == 2
     model = deep_linear()
     transition, layers = step_of(model, groups_of(model))
@@ -62,11 +69,13 @@ def test_the_fastest_way_is_chosen_once_and_the_first_result_is_the_usual_one(mo
     monkeypatch.setattr(choosing, "time", clock)
     monkeypatch.setattr(choosing, "full_passes", clock.charged("full", full_passes))
     monkeypatch.setattr(choosing, "batched_passes", clock.charged("batched", batched_passes))
+    monkeypatch.setattr(choosing, "staircase", clock.charged("staircase", staircase))
     monkeypatch.setattr(choosing, "_CHUNK", 3)
     assert_same(all_of(fastest, transition, layers, usual=usual, exact=exact), wanted, rel=0)
     assert clock.calls == [("usual", None)]  # a single measurement pays for no choice
     assert_same(all_of(fastest, transition, layers, usual=usual, exact=exact), wanted, rel=0)
     assert clock.calls[1] == ("usual", None)
+    assert seconds[0] < 1 or clock.calls[2:] == [("full", None)]
     for _ in range(2):
         clock.calls.clear()
         assert_same(all_of(fastest, transition, layers, usual=usual, exact=exact), wanted)
@@ -81,21 +90,25 @@ def test_a_batched_pass_that_fails_later_is_replaced_by_the_usual_way_for_good(m
     for _ in range(2):
         all_of(fastest, transition, layers)
     (way,) = choosing._chosen[model].values()
-    assert way.func is batched_passes
+    assert way.func in (batched_passes, staircase)
     model[2].reads = True
     assert_same(all_of(fastest, transition, layers), wanted, rel=0)
     assert set(choosing._chosen[model].values()) == {full_passes}
 
 
-def test_a_wrong_batched_pass_is_never_chosen(monkeypatch):
+def test_a_wrong_way_is_never_chosen(monkeypatch):
     model = deep_linear()
     transition, layers = step_of(model, groups_of(model))
 
-    def wrong(*arguments, **options):
-        for layer, gradients in batched_passes(*arguments, **options):
-            yield layer, {name: gradient * 1.001 for name, gradient in gradients.items()}
+    def wrong(way):
+        def found(*arguments, **options):
+            for layer, gradients in way(*arguments, **options):
+                yield layer, {name: gradient * 1.001 for name, gradient in gradients.items()}
 
-    monkeypatch.setattr(choosing, "batched_passes", wrong)
+        return found
+
+    monkeypatch.setattr(choosing, "batched_passes", wrong(batched_passes))
+    monkeypatch.setattr(choosing, "staircase", wrong(staircase))
     monkeypatch.setattr(choosing, "_WORTHWHILE", 1e-9)
     wanted = all_of(full_passes, transition, layers)
     for _ in range(3):
