@@ -1,10 +1,20 @@
-"""The two values that pass between the floors: `Layer` names what is measured, `Block` holds the rows measured."""
+"""The two values that pass between the floors: `Layer` names what is measured, `Block` holds the rows measured.
+
+Sufficient statistics travel as one tensor (11, C) a row, in the column `PACKED` (or `PACKED_CHANNELS`, if the row is to
+have columns per channel) of a block, and become the columns of the table on the host: laying them out costs more than
+measuring a small tensor. `BOUNDED` tells which rows are of an activation function with asymptotes, for which alone
+saturated values are counted.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+PACKED = "packed"
+PACKED_CHANNELS = "packed_channels"
+BOUNDED = "bounded"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -14,42 +13,43 @@ from torch import Tensor
 from ics import schema, stats
 from ics.probes.sites import Site
 from ics.probes.tensors import version_of
-from ics.records import Block
-
-_CHANNEL_COLUMNS = frozenset(name for name in schema.ACTIVATIONS.column_names if name.startswith("channel_"))
-
-Reduced = tuple[stats.Moments, Tensor | None]
+from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block
 
 
 @dataclass
 class Statistics:
-    """Moments and histogram of one site, over all passes so far."""
+    """Packed moments and histogram of one site, over all passes so far."""
 
-    moments: stats.Moments | None = None
+    bounded: bool = False
+    moments: Tensor | None = None
     histogram: Tensor | None = None
     pooled: bool = False
 
-    def add(self, moments: stats.Moments, histogram: Tensor | None) -> None:
+    def add(self, reduced: stats.Reduced) -> None:
         """Merge the statistics of another pass; where the number of channels differs only the pooled ones are kept."""
+        moments = reduced.moments
         if self.moments is None:
-            self.moments, self.histogram = moments, histogram
+            self.moments, self.histogram = moments, reduced.histogram
             return
-        if self.pooled or self.moments.count.shape != moments.count.shape:
-            self.moments, moments, self.pooled = _as_one_channel(self.moments), _as_one_channel(moments), True
-        self.moments = stats.merge(self.moments, moments)
-        if self.histogram is not None and histogram is not None:
-            self.histogram = self.histogram + histogram
+        if self.pooled or self.moments.shape != moments.shape:
+            self.moments, moments, self.pooled = self._as_one_channel(self.moments), self._as_one_channel(moments), True
+        self.moments = stats.pack(stats.merge(self._unpacked(self.moments), self._unpacked(moments)))
+        if self.histogram is not None and reduced.histogram is not None:
+            self.histogram = self.histogram + reduced.histogram
 
     def cells(self, *, per_channel: bool) -> dict[str, Any]:
-        """Return the columns of the moments and the histogram."""
-        if self.moments is None:
-            return {}
-        cells: dict[str, Any] = {**stats.columns(self.moments), "histogram": self.histogram}
-        if not per_channel or self.pooled:
-            cells = {name: cell for name, cell in cells.items() if name not in _CHANNEL_COLUMNS}
-        if self.pooled:
-            cells["null_reason"] = "the number of channels differs between the passes of the step"
-        return cells
+        """Return what was measured, for the columns that `ics.records` describes."""
+        name = PACKED_CHANNELS if per_channel and not self.pooled else PACKED
+        return {name: self.moments, BOUNDED: self.bounded, "histogram": self.histogram}
+
+    def _unpacked(self, moments: Tensor) -> stats.Moments:
+        return stats.unpack(moments, has_asymptotes=self.bounded)
+
+    def _as_one_channel(self, moments: Tensor) -> Tensor:
+        pooled = stats.pool(self._unpacked(moments))
+        one: dict[str, Any] = {item.name: getattr(pooled, item.name) for item in fields(pooled)}
+        one = {name: None if value is None else value[None] for name, value in one.items()}
+        return stats.pack(stats.Moments(**one))
 
 
 @dataclass
@@ -57,8 +57,13 @@ class Record:
     """One row: a site, what was measured there, and why if nothing was."""
 
     site: Site
-    statistics: Statistics = field(default_factory=Statistics)
+    statistics: Statistics
     reason: str | None = None
+
+    @classmethod
+    def of(cls, site: Site, *, gradient: bool, reason: str | None = None) -> Record:
+        """Return an empty row for a site; gradients do not saturate."""
+        return cls(site, Statistics(bounded=not gradient and site.asymptotes is not None), reason)
 
 
 @dataclass
@@ -80,22 +85,22 @@ class Collector:
 
     def add_value(self, site: Site, tensor: Tensor) -> None:
         """Take the tensor of a site into account."""
-        record = self.values.setdefault(site.key, Record(site))
-        record.statistics.add(*self._reduce(tensor, site, gradient=False))
+        record = self.values.setdefault(site.key, Record.of(site, gradient=False))
+        record.statistics.add(self._reduce(tensor, site, gradient=False))
 
     def add_gradient(self, site: Site, gradient: Tensor) -> None:
         """Take dL/d(site) into account, if it is expected: its site may have been withdrawn since."""
         record = self.gradients.get(site.key)
         if record is not None:
-            record.statistics.add(*self._reduce(gradient, site, gradient=True))
+            record.statistics.add(self._reduce(gradient, site, gradient=True))
 
     def expect_value(self, site: Site, reason: str) -> None:
         """Make a row for a site, null for `reason` until its tensor comes."""
-        self.values.setdefault(site.key, Record(site, reason=reason))
+        self.values.setdefault(site.key, Record.of(site, gradient=False, reason=reason))
 
     def expect_gradient(self, site: Site, reason: str) -> None:
         """Make a row for dL/d(site), null for `reason` until its gradient comes."""
-        self.gradients.setdefault(site.key, Record(site, reason=reason))
+        self.gradients.setdefault(site.key, Record.of(site, gradient=True, reason=reason))
 
     def withdraw(self, site: Site) -> None:
         """Remove the rows of a site."""
@@ -111,51 +116,53 @@ class Collector:
 
     def activations_block(self, order: Mapping[str, int]) -> Block:
         """Return the rows of the table `activations`."""
-        return make_block("activations", [self._row(record, order) for record in self.values.values()])
+        return self._block("activations", self.values.values(), order)
 
     def gradients_block(self, order: Mapping[str, int]) -> Block:
         """Return the rows of the table `gradients` of kind "site"."""
-        rows = []
-        for record in self.gradients.values():
-            row = self._row(record, order)
-            row |= {"of": record.site.site, "kind": "site"}
-            if record.statistics.moments is not None:
-                row["gradient_norm"] = _norm(record.statistics.moments)
-            rows.append(row)
-        return make_block("gradients", rows)
+        return self._block("gradients", self.gradients.values(), order)
 
-    def _row(self, record: Record, order: Mapping[str, int]) -> dict[str, Any]:
-        site, cells = record.site, record.statistics.cells(per_channel=self.per_channel)
-        key = {"layer": site.layer, "layer_index": order[site.layer], "call": site.call, "site": site.site}
-        reason = record.reason if record.statistics.moments is None else None
-        return {**key, "source": site.source, "null_reason": reason, **cells}
+    def _block(self, table: str, records: Collection[Record], order: Mapping[str, int]) -> Block:
+        rows = [
+            row_of(table, each.site, order, reason=self._reason(each))
+            | each.statistics.cells(per_channel=self.per_channel)
+            for each in records
+        ]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return Block(table, {name: [row.get(name) for row in rows] for name in names})
 
-    def _reduce(self, tensor: Tensor, site: Site, *, gradient: bool) -> Reduced:
+    def _reason(self, record: Record) -> str | None:
+        if record.statistics.moments is None:
+            return record.reason
+        return "the number of channels differs between the passes of the step" if record.statistics.pooled else None
+
+    def _reduce(self, tensor: Tensor, site: Site, *, gradient: bool) -> stats.Reduced:
         """Reduce a tensor, or hand back the last reduction if it was of this very tensor.
 
         The activation of one layer usually is the input of the next one, and so are their gradients.
         """
         last = self._last.get(gradient)
         if last is not None and last.fits(tensor, site):
-            saturated = None if site.asymptotes is None else last.moments.saturated_count
-            return dataclasses.replace(last.moments, saturated_count=saturated), last.histogram
+            return last.reduced
         values = self.unscaled(tensor) if gradient else tensor
-        values = values if values.ndim else values.reshape(1)
-        moments = stats.channel_moments(
-            values, channel_axis=site.axis if tensor.ndim else 0, saturation=None if gradient else site.asymptotes
+        reduced = stats.reduce(
+            values if values.ndim else values.reshape(1),
+            channel_axis=site.axis if tensor.ndim else 0,
+            saturation=None if gradient else site.asymptotes,
+            histogram=self.histogram,
         )
-        counts = stats.histogram(values) if self.histogram else None
-        self._last[gradient] = _Reduction(tensor, site, moments, counts)
-        return moments, counts
+        self._last[gradient] = _Reduction(tensor, site, reduced)
+        return reduced
 
 
 class _Reduction:
     """The statistics of a tensor, as long as it is the same tensor, unwritten, read along the same channel axis."""
 
-    def __init__(self, tensor: Tensor, site: Site, moments: stats.Moments, histogram: Tensor | None) -> None:
+    def __init__(self, tensor: Tensor, site: Site, reduced: stats.Reduced) -> None:
         self._tensor, self._version = weakref.ref(tensor), version_of(tensor)
         self._axis = site.axis
-        self.moments, self.histogram = moments, histogram
+        self._asymptotes = site.asymptotes
+        self.reduced = reduced
 
     def fits(self, tensor: Tensor, site: Site) -> bool:
         """Return whether the statistics are those of `tensor` at `site` too."""
@@ -164,26 +171,18 @@ class _Reduction:
             and not tensor.is_inference()
             and self._version == version_of(tensor)
             and (tensor.ndim == 0 or self._axis % tensor.ndim == site.axis % tensor.ndim)
+            and site.asymptotes in (None, self._asymptotes)
         )
+
+
+def row_of(table: str, site: Site, order: Mapping[str, int], *, reason: str | None = None) -> dict[str, Any]:
+    """Return the cells that name the row of a site in a table."""
+    row = {"layer": site.layer, "layer_index": order[site.layer], "call": site.call}
+    row |= {"site": site.site, "source": site.source} if table == "activations" else {"of": site.site, "kind": "site"}
+    return row | {"null_reason": reason}
 
 
 def make_block(table: str, rows: list[dict[str, Any]]) -> Block:
     """Lay rows out as the columns of a table, all of them but `step`; what a row lacks is null."""
     names = [name for name in schema.table_named(table).column_names if name != "step"]
     return Block(table, {name: [row.get(name) for row in rows] for name in names})
-
-
-def _as_one_channel(moments: stats.Moments) -> stats.Moments:
-    pooled = stats.pool(moments)
-    flat: dict[str, Any] = {}
-    for item in dataclasses.fields(pooled):
-        value = getattr(pooled, item.name)
-        flat[item.name] = value if value is None else value.reshape(1)
-    return dataclasses.replace(pooled, **flat)
-
-
-def _norm(moments: stats.Moments) -> Tensor:
-    """l2 norm from the moments; NaN where a value is not finite, as no number would be its norm."""
-    m = stats.pool(moments)
-    norm = (m.count * (m.m2 + m.mean**2)).sqrt()
-    return torch.where(m.nonfinite_count > 0, torch.nan, norm)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from ics import stats
-from ics.records import Block, Layer
-
-_SKIPPED = ("saturated_fraction",)
+from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block, Layer
 
 
 @torch.no_grad()
@@ -37,32 +35,40 @@ def parameter_block(
 
     Cost: no forward or backward pass; a few passes over the parameters.
     """
-    rows: list[dict[str, Any]] = []
-    for layer in layers:
-        for name in layer.parameters:
-            row = {"layer": layer.name, "layer_index": layer.index, "call": 0, "of": name, "kind": "parameter"}
-            rows.append(row | _norms(before[name], after[name]) | _gradient(gradients.get(name), histogram))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return Block("gradients", {name: [row.get(name) for row in rows] for name in names})
+    keys = [(layer, name) for layer in layers for name in layer.parameters]
+    rows: list[dict[str, Any]] = [
+        {"layer": layer.name, "layer_index": layer.index, "call": 0, "of": name, "kind": "parameter", BOUNDED: False}
+        | _gradient(gradients.get(name), histogram)
+        for layer, name in keys
+    ]
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    return Block("gradients", columns | _norms([name for _, name in keys], before, after, gradients))
 
 
-def _norms(before: Tensor, after: Tensor) -> dict[str, Tensor]:
-    size, update = stats.norm([before]), stats.distance([after], [before])
-    return {"parameter_norm": size, "update_norm": update, "update_ratio": update / size}
+def _norms(
+    names: Sequence[str],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor | None],
+) -> dict[str, list[Tensor | None]]:
+    """Return the columns of norms, measured for all parameters in one go."""
+    sizes = stats.norms([before[name] for name in names])
+    updates = stats.distances([after[name] for name in names], [before[name] for name in names])
+    there = [gradient for name in names if (gradient := gradients.get(name)) is not None]
+    norms = iter(stats.norms(there).unbind())
+    return {
+        "parameter_norm": list(sizes.unbind()),
+        "update_norm": list(updates.unbind()),
+        "update_ratio": list((updates / sizes).unbind()),
+        "gradient_norm": [None if gradients.get(name) is None else next(norms) for name in names],
+    }
 
 
 def _gradient(gradient: Tensor | None, histogram: bool) -> dict[str, Any]:
     if gradient is None:
         return {"null_reason": "no gradient reached the optimizer"}
-    matrix = gradient if gradient.ndim > 1 else gradient.reshape(-1, 1)
-    columns = stats.columns(stats.channel_moments(matrix, channel_axis=0 if gradient.ndim > 1 else 1))
-    kept = {
-        name: value
-        for name, value in columns.items()
-        if name not in _SKIPPED and (not name.startswith("channel_") or (gradient.ndim > 1 and name in _CHANNELS))
-    }
-    counts = {"histogram": stats.histogram(gradient)} if histogram else {}
-    return {"gradient_norm": stats.norm([gradient]), **kept, **counts}
-
-
-_CHANNELS = ("channel_count", "channel_mean", "channel_m2", "channel_m3", "channel_m4")
+    has_channels = gradient.ndim > 1
+    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+    matrix = gradient if has_channels else gradient.reshape(-1, 1)
+    reduced = stats.reduce(matrix, channel_axis=0 if has_channels else 1, histogram=histogram)
+    return {PACKED_CHANNELS if has_channels else PACKED: reduced.moments, "histogram": reduced.histogram}

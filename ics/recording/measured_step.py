@@ -30,6 +30,8 @@ from ics.recording.drift import Drift, Update
 from ics.recording.instruments import PROBES
 from ics.records import Block, Layer
 
+_OF_THE_PASSES = frozenset({"activations", "normalization"})
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -79,15 +81,16 @@ class MeasuredStep:
     def _arm(self) -> None:
         model, optimizer = self.setup.model, self.setup.optimizer
         self._armed.enter_context(forced_eager())
-        self.before = {name: value.detach().clone() for name, value in model.named_parameters()}
-        self.buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
-        self.random_state = RandomState.capture(model)
         self.learning_rate = learning_rate(optimizer)
+        if self._asks_about_update:
+            self.before = {name: value.detach().clone() for name, value in model.named_parameters()}
+            self.buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+            self.random_state = RandomState.capture(model)
+            if optimizer is not None:
+                handle = before_optimizer_step(optimizer, self._keep_gradients)
+                self._armed.callback(handle.remove)
         if self.due & PROBES:
             self.probes = self._armed.enter_context(self._make_probes())
-        if optimizer is not None:
-            handle = before_optimizer_step(optimizer, self._keep_gradients)
-            self._armed.callback(handle.remove)
 
     def disarm(
         self,
@@ -99,8 +102,8 @@ class MeasuredStep:
         self._armed.__exit__(kind, error, traceback)
 
     def layers(self) -> tuple[Layer, ...]:
-        """All layers in execution order: from one replayed pass where there is a loss, else as the probes saw them."""
-        if self.setup.loss_fn is not None and self.batch is not None:
+        """All layers in execution order: from one replayed pass where there can be one, else as the probes saw them."""
+        if self._asks_about_update and self.setup.loss_fn is not None and self.batch is not None:
             objective = self.objective()
             return find_layers(self.setup.model, lambda: objective(self.before), grouping=self.setup.grouping)
         return self.probes.layers() if self.probes else ()
@@ -108,6 +111,9 @@ class MeasuredStep:
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """The context of all evaluations: eager, and with the random state put back at its end."""
+        if not self._asks_about_update:  # nothing is evaluated
+            yield
+            return
         now = RandomState.capture(self.setup.model)
         try:
             with forced_eager():
@@ -140,7 +146,12 @@ class MeasuredStep:
             yield frozenset({"drift"}), lambda: [self.drift_rows()]
 
     def norms(self) -> dict[str, Tensor | None]:
-        """Gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
+        """Gradient and update norm of the whole step, and the regulariser that weight decay stands for.
+
+        Not where only the passes are looked at: on small models they would cost more than all that was asked for.
+        """
+        if not self._asks_about_update:
+            return {}
         after = self._after()
         gradients = [gradient for gradient in self.gradients().values() if gradient is not None]
         return {
@@ -211,6 +222,11 @@ class MeasuredStep:
         """Rows of `drift`: the probe batch before and after this update, and against the reference step."""
         update = Update(self.number, self.before, self._after(), self.buffers, self.random_state)
         return self.drift.measure(update, batch=self.batch, accumulate=self.accumulate)
+
+    @property
+    def _asks_about_update(self) -> bool:
+        """Whether anything is due that compares parameters or evaluates the loss: the state before is kept for it."""
+        return bool(self.due - _OF_THE_PASSES)
 
     def _make_probes(self) -> Probes:
         options = {**self.setup.options.get("gradients", {}), **self.setup.options.get("activations", {})}

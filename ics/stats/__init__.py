@@ -14,7 +14,7 @@ from ics.stats.layout import as_channels, default_channel_axis
 from ics.stats.moments import Moments, channel_moments, columns, merge, pool
 from ics.stats.packed import PACKED, columns_of, pack, unpack
 from ics.stats.reduction import Reduced, reduce
-from ics.stats.vectors import cosine, distance, dot, norm
+from ics.stats.vectors import cosine, distance, distances, dot, norm, norms
 
 __all__ = [
     "PACKED",
@@ -28,6 +28,7 @@ __all__ = [
     "cosine",
     "default_channel_axis",
     "distance",
+    "distances",
     "distribution",
     "dot",
     "gaussian_kl",
@@ -36,6 +37,7 @@ __all__ = [
     "mean_shift",
     "merge",
     "norm",
+    "norms",
     "pack",
     "pool",
     "reduce",

@@ -1,7 +1,7 @@
 """Lists of tensors as one vector: norms, distances and angles of gradients and parameters.
 
 Every function takes the tensors of one vector as a sequence, accumulates in float64 (float32 on mps, which has none)
-and returns a 0-dimensional tensor on the device of the first, without synchronising. The order of the additions depends
+and returns a tensor on the device of the first, without synchronising. The order of the additions depends
 on the shapes alone, so equal values give equal sums whatever their memory layout. No tensors at all make the vector of
 no entries, of norm 0.
 """
@@ -34,6 +34,26 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     return _length(_norms([part for tensor in tensors for part in _split(tensor)]))
 
 
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Measure the l2 norm of each tensor by itself, shape (n,): `norm` of each, in one go.
+
+    Example:
+        >>> norms([torch.tensor([3.0, 4.0]), torch.tensor([[2.0]])]).tolist()
+        [5.0, 2.0]
+    """
+    return _each(tensors, _norms([part for tensor in tensors for part in _split(tensor)]))
+
+
+def distances(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Measure the l2 norm of the difference of each pair of tensors, shape (n,): `distance` of each, in one go.
+
+    Example:
+        >>> distances([torch.ones(4), torch.zeros(1)], [torch.zeros(4), torch.zeros(1)]).tolist()
+        [2.0, 0.0]
+    """
+    return _each(a, _differences(a, b))
+
+
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Measure the inner product of two vectors whose tensors have the same shapes.
 
@@ -56,11 +76,7 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         >>> float(distance([torch.ones(4)], [torch.zeros(4)]))
         2.0
     """
-    norms: list[Tensor] = []
-    for group in _groups(_parts(a, b)):
-        xs, ys = zip(*group, strict=True)
-        norms += _norms(torch._foreach_sub(xs, ys))
-    return _length(norms)
+    return _length(_differences(a, b))
 
 
 def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -113,20 +129,41 @@ def _groups(parts: Iterable[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tenso
         yield group
 
 
-def _norms(parts: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+def _norms(parts: Sequence[Tensor]) -> list[Tensor]:
     """Return the l2 norm of each part, accumulated wide. Per call the launches of one operation, not of each part."""
     if not parts:
         return []
-    found = torch._foreach_norm(parts, 2, dtype=accumulator_dtype(parts[0].device))
+    found = torch._foreach_norm(list(parts), 2, dtype=accumulator_dtype(parts[0].device))
     return list(found)
 
 
-def _length(norms: Sequence[Tensor]) -> Tensor:
+def _differences(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    """Return the l2 norm of each part of the difference of two vectors."""
+    found: list[Tensor] = []
+    for group in _groups(_parts(a, b)):
+        xs, ys = zip(*group, strict=True)
+        found += _norms(torch._foreach_sub(xs, ys))
+    return found
+
+
+def _each(tensors: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    """Return the norm of each tensor from those of the parts of all of them, on the device of the first."""
+    if not parts:
+        return torch.zeros(0, dtype=torch.float64)
+    device = parts[0].device
+    every = torch.stack([part.to(device) for part in parts])
+    if len(parts) == len(tensors):
+        return every
+    num_parts = [len(_split(tensor)) for tensor in tensors]
+    return torch.stack([torch.linalg.vector_norm(own) for own in every.split(num_parts)])
+
+
+def _length(parts: Sequence[Tensor]) -> Tensor:
     """Return the norm of the whole from those of its parts, on the device of the first; 0 of none."""
-    if not norms:
+    if not parts:
         return torch.zeros((), dtype=torch.float64)
-    device = norms[0].device
-    return torch.linalg.vector_norm(torch.stack([each.to(device) for each in norms]))
+    device = parts[0].device
+    return torch.linalg.vector_norm(torch.stack([each.to(device) for each in parts]))
 
 
 def _wide(part: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ics.probes import Probes
+from ics.recording.expansion import expanded
+from ics.recording.host_blocks import TensorCells
+from ics.recording.transfer import receive, send
 from ics.records import Block
 
 Key = tuple[str, int, str]
@@ -25,9 +27,13 @@ def probed(model: nn.Module, run: Any, **options: Any) -> Probes:
 
 
 def rows_of(block: Block) -> list[dict[str, Any]]:
-    """Return the rows of a block, tensors as numpy arrays or numbers."""
-    names = list(block.columns)
-    return [dict(zip(names, map(_host, cells), strict=True)) for cells in zip(*block.columns.values(), strict=True)]
+    """Return the rows of a block with the columns of its table, tensors as numpy arrays or numbers."""
+    (on_host,) = receive(send([block]))
+    columns = {
+        name: cells.cells() if isinstance(cells, TensorCells) else cells
+        for name, cells in expanded(on_host).columns.items()
+    }
+    return [dict(zip(columns, map(_host, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def by_site(block: Block) -> dict[Key, dict[str, Any]]:
@@ -89,6 +95,4 @@ def _moments(channels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _host(cell: Any) -> Any:
-    if not isinstance(cell, torch.Tensor):
-        return cell
-    return cell.numpy() if cell.ndim else cell.item()
+    return cell.item() if isinstance(cell, np.ndarray) and not cell.ndim else cell

@@ -171,7 +171,7 @@ def test_an_error_of_the_probes_stops_the_measuring_not_the_training(monkeypatch
     (net(x) ** 2).sum().backward()
     gradient = net[0].weight.grad.clone()
     net.zero_grad()
-    monkeypatch.setattr(stats, "channel_moments", fail)
+    monkeypatch.setattr(stats, "reduce", fail)
     probes = probed(net, lambda: (net(x) ** 2).sum().backward())
     assert torch.equal(net[0].weight.grad, gradient)
     assert len(calls) == 1
@@ -207,12 +207,12 @@ def test_statistics_are_computed_without_a_graph_and_without_autocast(
 ) -> None:
     states = set()
 
-    def moments(x: Tensor, **options: Any) -> stats.Moments:
+    def moments(x: Tensor, **options: Any) -> stats.Reduced:
         states.add((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
         return real(x, **options)
 
-    real = stats.channel_moments
-    monkeypatch.setattr(stats, "channel_moments", moments)
+    real = stats.reduce
+    monkeypatch.setattr(stats, "reduce", moments)
     net, x = Residual(), torch.randn(3, 2, 4, 4)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         probed(net, lambda: torch.autograd.grad(net(x).sum(), list(net.parameters()), create_graph=True))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ics.stats import cosine, distance, dot, norm
+from ics.stats import cosine, distance, distances, dot, norm, norms
 
 SHAPES = ((3, 4), (5,), (2, 2, 2), (0, 3), ())
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -117,3 +117,16 @@ def test_sparse_gradients_are_measured_as_what_they_stand_for():
 def test_nan_is_not_hidden():
     a = [torch.tensor([math.nan, 1.0])]
     assert all(math.isnan(float(value)) for value in (norm(a), dot(a, a), distance(a, a), cosine(a, a)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_norms_of_each_tensor_are_those_taken_one_by_one(dtype: torch.dtype) -> None:
+    shapes = [(3,), (), (40, 50), (0,), (300, 500), (2, 3, 4)]  # (300, 500) is more than a part
+    a, b = ([torch.randn(shape).to(dtype) for shape in shapes] for _ in range(2))
+    one_by_one = [np.linalg.norm(x.double().numpy().ravel()) for x in a]
+    np.testing.assert_allclose(norms(a).numpy(), one_by_one, rtol=1e-14)
+    differences = [np.linalg.norm((x - y).double().numpy().ravel()) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(distances(a, b).numpy(), differences, rtol=1e-14)
+    assert norm(a).item() == pytest.approx(np.linalg.norm(one_by_one), rel=1e-14)
+    assert distance(a, b).item() == pytest.approx(np.linalg.norm(differences), rel=1e-14)
+    assert norms([]).shape == (0,)
