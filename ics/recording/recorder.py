@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.batches import copy_batch, holds_micro_batches
+from ics.recording.budget import Budget
 from ics.recording.compiled import unwrapped
 from ics.recording.drift import Drift
 from ics.recording.instruments import check_options, needs_batch
@@ -57,6 +58,8 @@ class Recorder:
         strict: raise an error of a measurement instead of warning once and switching the instrument off.
         overwrite: replace a run that is already at `to`.
         flush_every: write what was recorded after this many steps, or every 30 s.
+        budget: seconds of recording per second of training that are allowed, e.g. 0.02: schedules are stretched to
+            keep it (`ics.recording.budget` has the rule), and run.json says how. None leaves them as they are.
 
     Raises:
         UsageError: a model without parameters, an instrument that lacks what it needs, an existing run.
@@ -91,6 +94,7 @@ class Recorder:
         strict: bool = False,
         overwrite: bool = False,
         flush_every: int = 200,
+        budget: float | None = None,
     ) -> None:
         if next(model.parameters(), None) is None:
             raise UsageError(
@@ -108,8 +112,11 @@ class Recorder:
             grouping=grouping,
             **self._setup.options.get("drift", {}),
         )
+        self._budget = None if budget is None else Budget(budget, device=next(model.parameters()).device)
+        self._clock = time.perf_counter
         self._strict = strict
         self._next_step = 0
+        self._upcoming: frozenset[str] | None = None
         self._layers: tuple[Layer, ...] = ()
         self._previous: tuple[Any, bool] | None = None
         self._objective_checked = False
@@ -118,6 +125,7 @@ class Recorder:
             "seed": seed,
             "preset": choice.preset,
             "instruments": {name: str(when) for name, when in self._schedules.items()},
+            "budget": None if self._budget is None else self._budget.describe(),
             "grouping": grouping,
             "layers": [],
             **provenance(model),
@@ -139,7 +147,9 @@ class Recorder:
         Raises:
             UsageError: an instrument that is due evaluates the loss, and no batch was given.
         """
-        due = self._due(self._next_step)
+        due = self._due()
+        if self._budget is not None:
+            self._budget.start()
         if batch is None and (needs_batch(due) or ("drift" in due and self._drift.needs_batch)):
             raise UsageError(
                 f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
@@ -154,7 +164,12 @@ class Recorder:
         """Write what is left, compact the run and mark its end; safe to call twice."""
         atexit.unregister(self.close)
         self._previous = None
-        self._logbook.close(state)
+        budget, self._budget = self._budget, None
+        try:
+            if budget is not None:
+                self._logbook.update_info(budget=budget.describe())
+        finally:
+            self._logbook.close(state)
 
     def __enter__(self) -> Recorder:
         return self
@@ -164,8 +179,13 @@ class Recorder:
     ) -> None:
         self.close(state="completed" if kind is None else "failed")
 
-    def _due(self, step: int) -> frozenset[str]:
-        return frozenset(name for name, when in self._schedules.items() if when.due(step))
+    def _due(self) -> frozenset[str]:
+        """The instruments measured at the next step: asked once per step, as a budget counts how often."""
+        if self._upcoming is None:
+            step = self._next_step
+            due = frozenset(name for name, when in self._schedules.items() if when.due(step))
+            self._upcoming = due if self._budget is None else self._budget.choose(step, due)
+        return self._upcoming
 
     def _arm(self, measured: MeasuredStep) -> bool:
         """Arm a measured step; where that fails, the step goes unmeasured."""
@@ -182,28 +202,40 @@ class Recorder:
 
     def _finish(self, row: dict[str, Any], measured: MeasuredStep | None, batch: tuple[Any, bool]) -> None:
         """Take over a step whose block ended well."""
+        started = self._clock() if measured is not None or self._budget is not None else 0.0
+        parts: dict[frozenset[str], float] = {}
         if measured is not None:
-            started = time.perf_counter()
             with measured.undisturbed():
-                self._measure(row, measured)
-            row |= {"measuring_duration": time.perf_counter() - started}
+                parts = self._measure(row, measured)
+            row |= {"measuring_duration": self._clock() - started}
         self._next_step += 1
-        self._keep_second_batch(batch)
+        self._upcoming = None
         self._logbook.add_step(row)
+        if self._budget is not None:
+            due = None if measured is None else measured.due & self._schedules.keys()
+            self._budget.stop(due, parts, recording=self._clock() - started)
+        self._prepare(batch)
 
-    def _measure(self, row: dict[str, Any], measured: MeasuredStep) -> None:
-        step = row["step"]
+    def _measure(self, row: dict[str, Any], measured: MeasuredStep) -> dict[frozenset[str], float]:
+        """Add what is due to the logbook, and return the seconds by the instruments that they served."""
+        step, started = row["step"], self._clock()
         if not self._layers:
             self._layers = self._guarded(step, (), measured.layers) or ()
             self._logbook.update_info(layers=layers_as_json(self._layers))
+        parts = {frozenset[str](): self._clock() - started}
         row |= {"learning_rate": measured.learning_rate, **(self._guarded(step, (), measured.norms) or {})}
         for instruments, measure in measured.measurements(self._layers, self._previous):
             if self._schedules.keys() & instruments:
+                started = self._clock()
                 for block in self._guarded(step, instruments, measure) or ():
                     self._logbook.add(block, step=step)
+                parts[instruments] = parts.get(instruments, 0.0) + self._clock() - started
         if not self._objective_checked and needs_batch(measured.due & self._schedules.keys()):
             self._objective_checked = True
+            started = self._clock()
             self._guarded(step, (), lambda: self._check_objective(measured))
+            parts[frozenset()] += self._clock() - started
+        return parts
 
     def _check_objective(self, measured: MeasuredStep) -> None:
         """Is the loss that is measured the loss that is trained, and the same when it is evaluated again?"""
@@ -212,10 +244,15 @@ class Recorder:
         if agreement.warning:
             self._warn(agreement.warning)
 
-    def _keep_second_batch(self, batch: tuple[Any, bool]) -> None:
-        """Keep a copy of this batch if the next step needs a second one for the noise floor of the shift."""
-        wanted = "gradient_shift" in self._due(self._next_step) and batch[0] is not None
+    def _prepare(self, batch: tuple[Any, bool]) -> None:
+        """Decide what the next step measures; keep this batch where the shift's noise floor needs a second one."""
+        started = 0.0 if self._budget is None else self._clock()
+        wanted = "gradient_shift" in self._due() and batch[0] is not None
         self._previous = (copy_batch(batch[0]), batch[1]) if wanted else None
+        if self._budget is not None:
+            if self._budget.changed:
+                self._logbook.update_info(budget=self._budget.describe())
+            self._budget.spend(self._clock() - started)
 
     def _guarded(self, step: int, instruments: Iterable[str], measure: Callable[[], Any]) -> Any:
         """Run a measurement whose error must not kill a training of hours (unless `strict`)."""
@@ -225,11 +262,17 @@ class Recorder:
             if self._strict or isinstance(error, UsageError):
                 raise
             names = sorted(self._schedules.keys() & set(instruments))
-            for name in names:
-                del self._schedules[name]
+            self._switch_off(names)
             what = f"{' and '.join(names)} switched off" if names else "a part of the measurement is missing"
             self._warn(f"{what} at step {step}: {type(error).__name__}: {error}")
             return None
+
+    def _switch_off(self, names: Iterable[str]) -> None:
+        for name in names:
+            del self._schedules[name]
+        if self._budget is not None:
+            self._budget.forget(names)
+        self._upcoming = None if self._upcoming is None else self._upcoming & self._schedules.keys()
 
     def _warn(self, text: str) -> None:
         self._logbook.note(text)

@@ -1,0 +1,92 @@
+"""What recording costs, instrument by instrument, as far as it is known."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from ics.recording.instruments import PROBES
+
+_RECENT_COSTS = 15
+
+Parts = Mapping[frozenset[str], float]
+"""Seconds of the host by the instruments that they served; those of no instrument are work done once."""
+
+
+@dataclass
+class Account:
+    """What is known of one instrument.
+
+    Attributes:
+        dues: how often it was due, by its own schedule.
+        last_due: the step at which it was last; `interval` the steps between the last two, None before the second.
+        costs: what its last measurements took, in plain steps. The first, which pays for work done once, is replaced
+            by the second.
+        measured: how often it was measured.
+        waited: how often the purse did not hold its cost.
+        stretch: of its due steps every so-many-th counts.
+    """
+
+    dues: int = 0
+    last_due: int = 0
+    interval: int | None = None
+    costs: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_COSTS))
+    measured: int = 0
+    waited: int = 0
+    stretch: int = 1
+
+    @property
+    def cost(self) -> float:
+        """Plain steps that a measurement takes; 0 while it is not known."""
+        return median(self.costs) if self.costs else 0.0
+
+    def share(self, step: int) -> float:
+        """Return the part of training time that it takes at its stretched schedule.
+
+        It is 0 until a second measurement has told what one takes without the work done once. A schedule whose steps
+        lie ever further apart, or that has ended, takes less and less.
+        """
+        if self.interval is None or self.measured < 2:
+            return 0.0
+        return self.cost / (max(self.interval, step - self.last_due) * self.stretch)
+
+    def due(self, step: int) -> None:
+        """Take note that it is due."""
+        self.interval = step - self.last_due if self.dues else None
+        self.last_due = step
+        self.dues += 1
+
+    def add(self, cost: float) -> None:
+        """Take note of what a measurement took, in plain steps."""
+        if self.measured == 1:
+            self.costs.clear()
+        self.costs.append(cost)
+        self.measured += 1
+
+
+def shared_out(cost: float, measured: frozenset[str], parts: Parts) -> dict[str, float]:
+    """Share the cost of a measured step out to its instruments.
+
+    Each bears the seconds of the host that served it; where several were served at once, equal parts of them. What
+    remains is what the hooks took inside the passes and what was kept beforehand: the probes bear it in equal parts,
+    without probes all do. Where the host's seconds exceed the cost (it ran ahead of a device), they are scaled to it.
+
+    Example:
+        >>> parts = {frozenset({"activations", "gradients"}): 0.2, frozenset({"gradient_line"}): 0.5}
+        >>> sorted(shared_out(1.0, frozenset({"activations", "gradients", "gradient_line"}), parts).items())
+        [('activations', 0.25), ('gradient_line', 0.5), ('gradients', 0.25)]
+    """
+    shares = dict.fromkeys(sorted(measured), 0.0)
+    known = {served & measured: seconds for served, seconds in parts.items() if served & measured}
+    scale = min(1.0, cost / math.fsum(known.values())) if math.fsum(known.values()) else 1.0
+    for served, seconds in known.items():
+        for name in served:
+            shares[name] += scale * seconds / len(served)
+    bearing = measured & PROBES or measured
+    rest = max(cost - scale * math.fsum(known.values()), 0.0)
+    for name in bearing:
+        shares[name] += rest / len(bearing)
+    return shares
