@@ -1,109 +1,214 @@
-"""From blocks on the device to rows on the host: one copy per device and flush, none per statistic."""
+"""From blocks on the device to the host: one copy per device and flush, none per statistic.
+
+The way has two halves. `send` runs in the training thread: it starts the copy of everything and waits for none.
+`receive` may run in another thread: it waits for the copies and hands out the blocks with numpy arrays in the places of
+tensors. What becomes of these is the matter of `host_columns`.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ics import schema
-from ics.buckets import OVERFLOW
+from ics.recording.host_blocks import HostBlock, TensorCells
+from ics.recording.host_columns import as_lists, host_columns
 from ics.records import Block
 
-_UNDEFINED = "no channel varies on both sides, or a value is not finite"
-_DISTANCES = tuple(column.name for column in schema.DRIFT.values if column.dtype == "float64")
 HostColumns = dict[str, list[Any]]
 
-_MOMENTS = frozenset(
-    ["mean", "m2", "m3", "m4", "minimum", "maximum", "zero_fraction", "negative_fraction", "saturated_fraction"]
-)
+_CHUNK = 16_384  # torch joins more numbers than these with several threads, which are the training's
+_ALIGNMENT = 16
 
 
 def to_host(blocks: Sequence[Block]) -> list[tuple[str, HostColumns]]:
-    """Return each block as (table, host columns), with all tensors of a device copied in one piece.
+    """Return the rows as (table, host columns), all tensors of a device copied in one piece.
 
-    Values travel as float64 (float32 on devices without it), which holds counts below 2^53 exactly. A dense
-    histogram becomes its non-empty buckets; moments of no values become null with their reason.
+    Blocks of one table that have the same columns are put below each other. A dense histogram becomes its non-empty
+    buckets; moments of no values become null with their reason. Waits for the device.
     """
-    tensors = [
-        cell for block in blocks for cells in block.columns.values() for cell in cells if isinstance(cell, Tensor)
+    return [(block.table, as_lists(host_columns(block))) for block in receive(send(blocks))]
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Cells of a column that lie on one device in one dtype, and where they go in the device's copy."""
+
+    rows: np.ndarray
+    tensors: Sequence[Tensor]
+    copied: _Copy | None = None
+    start: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors[0].dtype
+
+    @property
+    def num_values(self) -> int:
+        return sum(map(Tensor.numel, self.tensors))
+
+
+@dataclass(slots=True)
+class _Copy:
+    """What is copied from one device: pinned bytes on the host, and the event after which they are there."""
+
+    host: Tensor
+    event: torch.cuda.Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column with tensors in it."""
+
+    num_rows: int
+    others: dict[int, Any]
+    pieces: Sequence[_Piece]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Rows on their way to the host: tables and their columns, plain lists or such that have tensors in them."""
+
+    tables: list[tuple[str, dict[str, list[Any] | _Column]]] = field(default_factory=list)
+
+
+@torch.no_grad()
+def send(blocks: Sequence[Block]) -> Sent:
+    """Start the copy of all tensors to the host and return at once.
+
+    A GPU gathers the cells of each column with one kernel, and copies everything in one piece to pinned memory, behind
+    the work that makes it. Tensors in the host's memory are not copied here at all. They are read later, so whoever
+    made a block must not write into its tensors afterwards.
+    """
+    sent = Sent()
+    moving: dict[torch.device, list[_Piece]] = {}
+    for table, columns in _merged(blocks):
+        split = {name: _split(cells) for name, cells in columns.items()}
+        sent.tables.append((table, split))
+        for column in split.values():
+            for piece in column.pieces if isinstance(column, _Column) else ():
+                if piece.tensors[0].device.type != "cpu":
+                    moving.setdefault(piece.tensors[0].device, []).append(piece)
+    for device, pieces in moving.items():
+        _start_copy(device, pieces)
+    return sent
+
+
+def receive(sent: Sent) -> list[HostBlock]:
+    """Wait for the copies and return the rows on the host: of each block, in the order in which they were recorded."""
+    return [
+        HostBlock(
+            table, {name: _arrived(cells) if isinstance(cells, _Column) else cells for name, cells in columns.items()}
+        )
+        for table, columns in sent.tables
     ]
-    arrays = iter(_copy(tensors))
-    return [(block.table, _host_columns(block, arrays)) for block in blocks]
 
 
-def _copy(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Copy tensors to the host, one transfer per device, and return them in the order given."""
-    by_device: dict[torch.device, list[int]] = {}
-    for position, tensor in enumerate(tensors):
-        by_device.setdefault(tensor.device, []).append(position)
-    arrays: dict[int, np.ndarray] = {}
-    for device, positions in by_device.items():
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        flat = torch.cat([tensors[position].detach().reshape(-1).to(wide) for position in positions]).cpu().numpy()
-        ends = np.cumsum([tensors[position].numel() for position in positions])
-        for position, piece in zip(positions, np.split(flat, ends[:-1]), strict=True):
-            arrays[position] = piece if tensors[position].ndim else piece[0]
-    return [arrays[position] for position in range(len(tensors))]
+def _merged(blocks: Iterable[Block]) -> list[tuple[str, dict[str, list[Any]]]]:
+    """Return (table, columns) with the blocks of one table below each other that have the same columns."""
+    tables: dict[tuple[str, frozenset[str]], dict[str, list[Any]]] = {}
+    for block in blocks:
+        key = block.table, frozenset(block.columns)
+        if key not in tables:
+            tables[key] = {name: [] for name in block.columns}
+        for name, cells in tables[key].items():
+            cells.extend(block.columns[name])
+    return [(table, columns) for (table, _), columns in tables.items()]
 
 
-def _host_columns(block: Block, arrays: Iterable[np.ndarray]) -> HostColumns:
-    arrays = iter(arrays)
-    table = schema.table_named(block.table)
-    columns: HostColumns = {}
-    for name, cells in block.columns.items():
-        whole = name in table.column_names and "int64" in table.column(name).dtype  # a wide table has more columns
-        host = [next(arrays) if isinstance(cell, Tensor) else cell for cell in cells]
-        columns[name] = [_as_whole(cell) if whole else _as_plain(cell) for cell in host]
-    if "histogram" in columns:
-        _make_sparse(columns)
-    if "count" in columns and "mean" in columns:
-        _nullify_empty(columns)
-    if block.table == "drift":
-        _nullify_undefined(columns)
-    return columns
+def _split(cells: list[Any]) -> list[Any] | _Column:
+    """Return a column as it is, or, if tensors are among its cells, these by device and dtype."""
+    kinds = set(map(type, cells))
+    if not any(issubclass(kind, Tensor) for kind in kinds):
+        return cells
+    if len(kinds) == 1:
+        rows, tensors, others = np.arange(len(cells)), cells, {}
+    else:
+        mask = [isinstance(cell, Tensor) for cell in cells]
+        rows, tensors = np.flatnonzero(mask), [cell for cell, is_tensor in zip(cells, mask, strict=True) if is_tensor]
+        others = {row: cell for row, cell in enumerate(cells) if cell is not None and not mask[row]}
+    places = list(zip(map(_DEVICE, tensors), map(_DTYPE, tensors), strict=True))
+    if len(set(places)) == 1:
+        return _Column(len(cells), others, [_Piece(rows, tensors)])
+    pieces = []
+    for place in dict.fromkeys(places):
+        chosen = [number for number, one in enumerate(places) if one == place]
+        pieces.append(_Piece(rows[chosen], [tensors[number] for number in chosen]))
+    return _Column(len(cells), others, pieces)
 
 
-def _as_whole(cell: Any) -> Any:
-    if isinstance(cell, np.ndarray):
-        return cell.astype(np.int64)
-    return None if cell is None else int(cell)
+_DEVICE, _DTYPE, _SHAPE = attrgetter("device"), attrgetter("dtype"), attrgetter("shape")
 
 
-def _as_plain(cell: Any) -> Any:
-    return float(cell) if isinstance(cell, np.floating) else cell
+def _start_copy(device: torch.device, pieces: Sequence[_Piece]) -> None:
+    """Gather the pieces of a device in one stretch of bytes and start its copy to the host."""
+    size = 0
+    for piece in pieces:
+        piece.start = size
+        size += -(-piece.num_values * piece.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+    try:
+        stretch = torch.empty(size, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:  # a full device: slowly, then, and waiting for each, but nothing is lost
+        for piece in pieces:
+            piece.tensors = [tensor.cpu() for tensor in piece.tensors]
+        return
+    for piece in pieces:
+        end = piece.start + piece.num_values * piece.dtype.itemsize
+        flat = [tensor.detach().reshape(-1) for tensor in piece.tensors]
+        torch.cat(flat, out=stretch[piece.start : end].view(piece.dtype))
+    copied = _to_host_memory(stretch)
+    for piece in pieces:
+        piece.copied = copied
 
 
-def _make_sparse(columns: HostColumns) -> None:
-    """Replace dense histograms by the numbers of the non-empty buckets and their counts."""
-    buckets, counts = [], []
-    for cell in columns["histogram"]:
-        filled = None if cell is None else np.flatnonzero(cell)
-        buckets.append(None if filled is None else filled - OVERFLOW)
-        counts.append(None if filled is None else cell[filled])
-    columns["histogram_bucket"], columns["histogram"] = buckets, counts
+def _to_host_memory(stretch: Tensor) -> _Copy:
+    if stretch.device.type != "cuda":
+        return _Copy(stretch.cpu(), None)
+    # torch keeps pinned memory that was given back, so from the second flush on none is pinned anew.
+    host = torch.empty(stretch.shape, dtype=torch.uint8, pin_memory=True)
+    with torch.cuda.device(stretch.device):
+        host.copy_(stretch, non_blocking=True)
+        event = torch.cuda.Event(blocking=True)  # the thread that waits sleeps: a spinning one would slow the training
+        event.record()
+    return _Copy(host, event)
 
 
-def _nullify_empty(columns: HostColumns) -> None:
-    """Give rows without a finite value null moments and the reason: no values have no mean."""
-    reasons = columns.setdefault("null_reason", [None] * len(columns["count"]))
-    for row, count in enumerate(columns["count"]):
-        if count == 0:
-            reasons[row] = reasons[row] or "no finite values"
-            for name in _MOMENTS & columns.keys():
-                columns[name][row] = None
+def _arrived(column: _Column) -> TensorCells:
+    values = [_values(piece) for piece in column.pieces]
+    shapes = [list(map(tuple, map(_SHAPE, piece.tensors))) for piece in column.pieces]
+    cells = [
+        TensorCells(piece.rows, flat, shape, column.others, column.num_rows)
+        for piece, flat, shape in zip(column.pieces, values, shapes, strict=True)
+    ]
+    return cells[0] if len(cells) == 1 else TensorCells.merged(cells)
 
 
-def _nullify_undefined(columns: HostColumns) -> None:
-    """Give distances that are defined for no channel null, and the reason."""
-    for row, reason in enumerate(columns["null_reason"]):
-        undefined = [name for name in _DISTANCES if columns[name][row] is not None and math.isnan(columns[name][row])]
-        floors = [name for name in undefined if name.startswith("floor_")]
-        whys = [reason, _UNDEFINED if len(undefined) > len(floors) else None, floors and f"floor: {_UNDEFINED}"]
-        columns["null_reason"][row] = "; ".join(filter(None, whys)) or None
-        for name in undefined:
-            columns[name][row] = None
+def _values(piece: _Piece) -> np.ndarray:
+    """Return the values of a piece on the host, one cell after another."""
+    if piece.copied is None:
+        return _joined([tensor.detach() for tensor in piece.tensors])
+    if piece.copied.event is not None:
+        piece.copied.event.synchronize()
+    end = piece.start + piece.num_values * piece.dtype.itemsize
+    return _as_numpy(piece.copied.host[piece.start : end].view(piece.dtype))
+
+
+def _joined(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Join tensors of the host's memory: numbers in chunks by torch, which is quick at it, arrays by numpy."""
+    if all(tensor.ndim == 0 for tensor in tensors):
+        chunks = [torch.stack(list(tensors[start : start + _CHUNK])) for start in range(0, len(tensors), _CHUNK)]
+        return _as_numpy(chunks[0]) if len(chunks) == 1 else np.concatenate([_as_numpy(chunk) for chunk in chunks])
+    if len(tensors) == 1:
+        return _as_numpy(tensors[0]).reshape(-1)
+    return np.concatenate([_as_numpy(tensor).reshape(-1) for tensor in tensors])
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    """Return a tensor as numpy holds it; half precision is widened, which is exact."""
+    wide = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    return wide.resolve_neg().resolve_conj().numpy()

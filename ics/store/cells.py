@@ -75,7 +75,8 @@ def to_column(table: str, column: Column, cells: Sequence[Any]) -> pa.Array:
     try:
         return convert(cells, column.dtype)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
-        row, cell = _culprit(cells, column.dtype, convert)
+        plain = cells.to_pylist() if isinstance(cells, pa.Array) else cells
+        row, cell = _culprit(plain, column.dtype, convert)
         raise UsageError(
             f"{column.name} of {table} expects {_WANTED[column.dtype]} ({column.dtype}), "
             f"got {_shown(cell)} in row {row}; convert it before it is appended"
@@ -112,8 +113,8 @@ def _check_keys(table: Table, columns: Mapping[str, Any]) -> None:
         )
 
 
-def _flat(cells: Sequence[Any] | np.ndarray, dtype: str) -> pa.Array:
-    array = pa.array(cells, from_pandas=False)
+def _flat(cells: Sequence[Any] | np.ndarray | pa.Array, dtype: str) -> pa.Array:
+    array = cells if isinstance(cells, pa.Array | pa.ChunkedArray) else pa.array(cells, from_pandas=False)
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if len(array) > array.null_count and not any(accepts(array.type) for accepts in _ACCEPTED[dtype]):
@@ -122,8 +123,16 @@ def _flat(cells: Sequence[Any] | np.ndarray, dtype: str) -> pa.Array:
     return array.cast(_TYPES[dtype], safe=dtype != "float64")
 
 
-def _lists(cells: Sequence[Any], dtype: str) -> pa.Array:
+def _lists(cells: Sequence[Any] | pa.Array, dtype: str) -> pa.Array:
     item = dtype.removeprefix("list<").removesuffix(">")
+    if isinstance(cells, pa.Array) and pa.types.is_null(cells.type):
+        return pa.nulls(len(cells), _TYPES[dtype])
+    if isinstance(cells, pa.ListArray):
+        if len(cells.values) > cells.values.null_count and not any(
+            fits(cells.type.value_type) for fits in _ACCEPTED[item]
+        ):
+            raise TypeError
+        return cells.cast(_TYPES[dtype], safe=item != "float64")
     given = [cell for cell in cells if cell is not None]
     if any(isinstance(cell, str | bytes | Mapping) or not hasattr(cell, "__len__") for cell in given):
         raise TypeError

@@ -88,6 +88,11 @@ class Writer:
                 # again writes the same part anew, so that its rows are neither lost nor doubled.
                 self._pending[name] = number + 1, []
 
+    @property
+    def pending_bytes(self) -> int:
+        """Memory that rows take which were appended and not yet written."""
+        return sum(table.nbytes for _, rows in self._pending.values() for table in rows)
+
     def update_info(self, **fields: Any) -> None:
         """Set fields of run.json and write it."""
         self._check_open()
