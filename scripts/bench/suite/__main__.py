@@ -1,0 +1,117 @@
+"""Time every way on every net, into docs/bench/suite_*.csv.
+
+    .bench-venv/bin/python -m scripts.bench.suite                          # all; about 12 minutes on two quiet cores
+    .bench-venv/bin/python -m scripts.bench.suite --nets mlp --ways light,hooks --rounds 3 --stages all
+    .bench-venv/bin/python -m scripts.bench.suite --nets vgg16_bn --stages ics
+
+A part of the ways or another number of rounds is printed and not written, unless --to names a folder: files in docs
+hold whole runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ics.errors import IcsError, unknown_name
+from scripts.bench.suite.disk import disk_rows
+from scripts.bench.suite.nets import FULL_SUITE, NETS, Net
+from scripts.bench.suite.rows import FOLDER, Row, rounded, where_and_when, write_rows
+from scripts.bench.suite.stages import OWN, STAGES, Stage
+from scripts.bench.suite.timed import summary, time_stage
+from scripts.bench.suite.ways import Way, all_ways
+
+PARTS = (*STAGES, "disk")
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = _arguments()
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    os.environ["WANDB_MODE"] = "offline"
+    try:
+        _check(options)
+        for name in options.nets:
+            _measure_net(name, options)
+    except IcsError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _measure_net(name: str, options: argparse.Namespace) -> None:
+    net, ways, about = NETS[name], all_ways(), where_and_when()
+    for part in options.stages:
+        raw: list[Row] = []
+        with tempfile.TemporaryDirectory(prefix="ics-suite-") as folder:
+            if part in STAGES:
+                found = list(_stage(STAGES[part], net, ways, Path(folder), options, raw))
+            else:
+                chosen = [way for way in OWN if not options.ways or way in options.ways]
+                found = disk_rows(net, {way: ways[way] for way in chosen}, Path(folder))
+        rows = [{"net": name, "stage": part, **row, **about} for row in found]
+        for row in rows:
+            print(*(rounded(value) for key, value in row.items() if key not in about), sep="\t", flush=True)
+        if options.to is not None:
+            write_rows(options.to / f"suite_{name}_{part}.csv", rows)
+            write_rows(
+                options.to / f"suite_{name}_{part}_raw.csv", [{"net": name, "stage": part, **row} for row in raw]
+            )
+
+
+def _stage(
+    stage: Stage, net: Net, ways: dict[str, Way], folder: Path, options: argparse.Namespace, raw: list[Row]
+) -> Iterator[Row]:
+    """Yield the rows of a stage, and put the seconds of every round into `raw`."""
+    rounds = options.rounds or (stage.rounds if net.block > 1 else stage.slow_rounds)
+    chosen = stage.chosen(ways, options.ways, net)
+    if not stage.suits(net) or len(chosen) < 2:
+        return
+    timed = time_stage(stage, net, chosen, folder, rounds=rounds, progress=_progress)
+    for way, seconds in timed.seconds.items():
+        raw += [{"way": way, "round": number, "seconds": value} for number, value in enumerate(seconds)]
+    yield from summary(timed, stage, net, chosen)
+
+
+def _progress(what: str, done: int, total: int) -> None:
+    if sys.stderr.isatty() or done == total:
+        print(f"\r{what}: round {done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", type=_names, default=list(FULL_SUITE), help=f"of {', '.join(NETS)}")
+    parser.add_argument("--ways", type=_names, default=[], help="default: all of each stage")
+    parser.add_argument("--stages", type=_names, default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, default=0, help="default: each stage's own")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--to", type=Path, help="folder of the CSVs")
+    options = parser.parse_args()
+    if options.to is None and not (options.ways or options.rounds):
+        options.to = FOLDER
+    return options
+
+
+def _check(options: argparse.Namespace) -> None:
+    for what, names, known in (
+        ("net", options.nets, NETS),
+        ("stage", options.stages, PARTS),
+        ("way", options.ways, all_ways()),
+    ):
+        for name in names:
+            if name not in known:
+                raise unknown_name(what, name, known)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+if __name__ == "__main__":
+    main()

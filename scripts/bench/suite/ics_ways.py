@@ -1,0 +1,82 @@
+"""The ways of `ics`: attached and idle, the statistics of each preset, at every step and at every tenth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ics
+from ics.recording.instruments import PROBES
+from ics.recording.presets import PRESETS
+from scripts.bench.suite.nets import Training
+from scripts.bench.suite.ways import Start, Step, Way
+
+NEVER = ics.at([10**9])
+
+Instruments = Mapping[str, Any]
+Options = Mapping[str, Mapping[str, Any]]
+
+_POOLED = {"per_channel": False}
+
+MEANINGS = {
+    "light": "every layer's input, output before and after normalisation, and activation: count, mean, central "
+    "moments 2 to 4, extrema, zero, negative, saturated and non-finite counts, pooled over channels",
+    "standard": "as light, and a histogram of each (1025 buckets per sign, of at most 65 536 values); moments and "
+    "histograms of parameter gradients, norms of parameters and updates; normalisation statistics",
+    "gradients": "as light, a histogram of each, and the same of the gradient of each output and parameter",
+    "full": "as gradients and standard, and all of it per channel",
+}
+
+
+def recorded(instruments: Instruments, options: Options | None = None) -> Start:
+    """Return the way to train with a recorder, as the README does."""
+
+    @contextmanager
+    def start(training: Training) -> Iterator[Step]:
+        with ics.Recorder(
+            training.model,
+            to=training.folder / "run",
+            optimizer=training.optimizer,
+            instruments=instruments,
+            options=options,
+            strict=True,
+        ) as recorder:
+
+            def step() -> None:
+                batch = training.next_batch()
+                with recorder.step(batch) as recording:
+                    recording.log(loss=training.update(batch))
+
+            yield step
+
+    return start
+
+
+def preset(name: str, interval: int) -> Start:
+    """Return the way that takes a preset's statistics of the pass every `interval` steps.
+
+    What evaluates the loss elsewhere costs whole steps, is due once in hundreds, and has a page of its own.
+    """
+    chosen = PRESETS[name]
+    return recorded({key: interval for key in chosen.schedules if key in PROBES}, chosen.options)
+
+
+def gradients(interval: int) -> Start:
+    """Return the way that takes pooled statistics and histograms of all sites and of their gradients."""
+    return recorded(
+        {"activations": interval, "gradients": interval},
+        {"activations": {**_POOLED, "histogram": True}, "gradients": {**_POOLED, "histogram": True}},
+    )
+
+
+def _ways() -> Iterator[tuple[str, Way]]:
+    yield "idle", Way("ics, attached and idle", "nothing", recorded({"activations": NEVER}), "ics", 0)
+    starts = {name: lambda interval, name=name: preset(name, interval) for name in PRESETS}
+    starts["gradients"] = gradients
+    for name in ("light", "standard", "gradients", "full"):
+        yield name, Way(f"ics {name}", MEANINGS[name], starts[name](1), "ics")
+        yield f"{name}_10", Way(f"ics {name}, every 10th step", MEANINGS[name], starts[name](10), "ics", 10)
+
+
+ICS: Mapping[str, Way] = dict(_ways())

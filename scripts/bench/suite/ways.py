@@ -1,0 +1,58 @@
+"""A way to take a training step: plain, recorded by `ics`, or with another tool; and all of them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from scripts.bench.suite.nets import Training
+
+Step = Callable[[], None]
+Start = Callable[[Training], AbstractContextManager[Step]]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to take a training step.
+
+    Attributes:
+        label: its name in tables and figures.
+        records: which statistics of which tensors.
+        start: `with start(training) as step:` attaches what it needs; `step()` trains once; at the end of the block
+            everything is on disk.
+        kind: who records.
+        interval: steps per record; 0 where nothing is recorded.
+        within: the way of `ics` that records all that this one does, in the same run and more; "" where there is none.
+        package: distribution whose version is told; "" where it takes none.
+        use: how it is used here, and where that differs from its documentation's first example, why.
+    """
+
+    label: str
+    records: str
+    start: Start
+    kind: Literal["plain", "ics", "rival"] = "rival"
+    interval: int = 1
+    within: str = ""
+    package: str = ""
+    use: str = ""
+
+
+@contextmanager
+def plain(training: Training) -> Iterator[Step]:
+    """Train and record nothing."""
+    yield training.step
+
+
+def all_ways() -> Mapping[str, Way]:
+    """Return every way by name; importing this needs none of the other tools."""
+    from scripts.bench.suite.ics_ways import ICS
+    from scripts.bench.suite.rivals import RIVALS
+
+    return {
+        "plain": Way("plain", "nothing", plain, "plain", 0),
+        "plain_again": Way("plain, a second copy", "nothing (what timing alone lets differ)", plain, "plain", 0),
+        **ICS,
+        **RIVALS,
+    }
