@@ -37,12 +37,12 @@ def host_columns(block: HostBlock) -> Columns:
     columns: Columns = {}
     for name, cells in block.columns.items():
         if name == "histogram" and isinstance(cells, TensorCells):
-            columns["histogram_bucket"], columns["histogram"] = sparse_histograms(cells)
-            continue
+            continue  # below
         whole = name in table.column_names and "int64" in table.column(name).dtype  # a wide table has more columns
         columns[name] = _column(cells, whole=whole)
-    if "histogram" in columns:
-        columns.setdefault("histogram_bucket", pa.nulls(block.num_rows))
+    dense = block.columns.get("histogram")
+    if isinstance(dense, TensorCells):
+        columns["histogram_bucket"], columns["histogram"] = sparse_histograms(dense)
     if "count" in columns and "mean" in columns:
         _nullify_empty(columns)
     if block.table == "drift":

@@ -84,7 +84,8 @@ def test_histograms_become_their_filled_buckets():
     dense = torch.randint(0, 40, (3, NUM_BUCKETS), generator=generator).sub(37).clamp(min=0)
     dense[1] = 0
     dense[2, -1] = 2**40
-    found = columns_of(block(num_rows=4, histogram=[*dense[:2], None, dense[2]]))
+    cells = [*dense[:2], None, dense[2]]
+    found = columns_of(block(num_rows=4, histogram=cells, histogram_bucket=[None] * 4))
     for row, cell in zip((0, 1, 3), dense.tolist(), strict=True):
         filled = [(number - OVERFLOW, count) for number, count in enumerate(cell) if count]
         assert (
