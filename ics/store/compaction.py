@@ -1,59 +1,70 @@
-"""Merging the many small parts of a run that has ended into few large ones."""
+"""Keeping parts few: eight of a size become one while the run goes on, and what is small becomes one when it ends.
+
+A run of n flushes so has about 8 log_8(n) parts a table at any time, however it ends, and each row is written anew
+log_8(n) times at most. Neither a merge nor the end of a run rewrites more than 128 MiB of a table: both take as long
+after a week as after a minute.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ics.schema import Table
 from ics.store.layout import Part, all_parts, live_parts
-from ics.store.parts import arrow_schema, with_columns, write_part
+from ics.store.merging import merge_parts
 
+_FAN_IN = 8
 _MAX_BYTES = 128 * 2**20
+_MAX_BYTES_AT_END = 64 * 2**20
 
 
-def compact(folder: Path, table: Table) -> None:
-    """Merge neighbouring parts of a table into parts of at most 128 MiB (before compression).
+def merge_due(folder: Path, table: Table) -> None:
+    """Merge the newest parts of a table while the last eight hold as many flushes each.
 
-    Small tables end as one part. Larger ones end as several, each sorted in itself, because sorting a whole table
-    would need several times its size in memory. Safe to be killed at any point, see `layout`.
+    The parts are those that the folder shows: after a merge that was interrupted, a list kept in memory would be of
+    parts that no longer count.
 
     Raises:
         OSError, pyarrow.ArrowException: a part cannot be read or written; every row is still readable.
     """
-    for group in _groups(live_parts(folder)):
-        if len(group) > 1:
-            _merge(group, table)
-    counting = live_parts(folder)
-    for part in all_parts(folder):
-        if part not in counting:
-            part.path.unlink(missing_ok=True)
+    while True:
+        last = live_parts(folder)[-_FAN_IN:]
+        alike = len(last) == _FAN_IN and len({part.num_flushes for part in last}) == 1
+        if not alike or sum(map(_num_bytes, last)) > _MAX_BYTES:
+            return
+        merge_parts(last, table)
+        _remove(last)
 
 
-def _groups(parts: Sequence[Part]) -> list[list[Part]]:
-    """Return neighbours that together stay within the limit; a part beyond it is left alone."""
-    groups: list[list[Part]] = []
-    size = 0
-    for part in parts:
-        own = _num_bytes(part)
-        if not groups or size + own > _MAX_BYTES:
-            groups.append([])
-            size = 0
-        groups[-1].append(part)
-        size += own
-    return groups
+def compact(folder: Path, table: Table) -> None:
+    """Merge the newest parts of a table that together stay below 64 MiB; small tables end as one part.
+
+    Safe to be killed at any point, see `layout`.
+
+    Raises:
+        OSError, pyarrow.ArrowException: a part cannot be read or written; every row is still readable.
+    """
+    parts = live_parts(folder)
+    last = _newest(parts)
+    if len(last) > 1:
+        merge_parts(last, table)
+        parts = live_parts(folder)
+    _remove([part for part in all_parts(folder) if part not in parts])
+
+
+def _newest(parts: Sequence[Part]) -> list[Part]:
+    size, number = 0, len(parts)
+    while number and size + _num_bytes(parts[number - 1]) <= _MAX_BYTES_AT_END:
+        number -= 1
+        size += _num_bytes(parts[number])
+    return list(parts[number:])
 
 
 def _num_bytes(part: Part) -> int:
-    metadata = pq.read_metadata(part.path)
-    return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    return part.path.stat().st_size
 
 
-def _merge(group: Sequence[Part], table: Table) -> None:
-    pieces = [pq.ParquetFile(part.path, page_checksum_verification=True).read() for part in group]
-    schema = arrow_schema(table, [piece.schema for piece in pieces])
-    rows = pa.concat_tables([with_columns(piece, schema) for piece in pieces])
-    write_part(Part(group[0].folder, group[0].first, group[-1].last), rows, table)
+def _remove(parts: Sequence[Part]) -> None:
+    for part in parts:
+        part.path.unlink(missing_ok=True)

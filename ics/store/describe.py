@@ -18,14 +18,16 @@ A run is a folder:
       run.json                                     what is known about the run besides its rows
       steps/part-00000000-00000000.parquet         rows of flush 0
       steps/part-00000001-00000001.parquet         rows of flush 1
-      activations/part-00000000-00000041.parquet   rows of flushes 0 to 41, merged when the run ended
+      activations/part-00000000-00000041.parquet   rows of flushes 0 to 41, merged
 
 **Parts.** Each part is written whole under another name, forced to disk and renamed, and never changed. Its name
 says which flushes it holds. A part whose numbers lie within those of another has been merged into that one and
-counts no more; who reads the Parquet files without `ics` must leave it out. Rows are sorted by layer, call, site
+counts no more. It is deleted at once, so only a run that is being written, or was killed in that moment, shows such
+parts; who reads its Parquet files without `ics` must leave them out. Eight parts that hold as many flushes each are
+merged into one while the run goes on, and when it ends all that is below 64 MiB. Rows are sorted by layer, call, site
 and the like, then by step. Tables without layers are sorted by their keys. Compression is zstd; strings are
 dictionary-encoded; pages carry checksums. `ics.schema_version` in the metadata of each part says which schema it
-was written by.
+was written by. How to read a run is in [reading.md](reading.md).
 
 **Null and NaN.** Null is *not defined* or *not recorded*; keys are never null. NaN and infinity are values that
 occurred. A pandas frame shows both null and NaN as NaN, `run.arrow(...)` keeps them apart.

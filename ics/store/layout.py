@@ -103,6 +103,11 @@ class Part:
     last: int
 
     @property
+    def num_flushes(self) -> int:
+        """How many flushes it holds."""
+        return self.last - self.first + 1
+
+    @property
     def path(self) -> Path:
         """The file."""
         return self.folder / f"part-{self.first:08d}-{self.last:08d}.parquet"

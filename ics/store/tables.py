@@ -14,7 +14,8 @@ from pyarrow import fs
 from ics.errors import DamagedPartError, MeasurementWarning, StoreError, unknown_name
 from ics.schema import Table
 from ics.store.layout import Part, live_parts
-from ics.store.parts import VERSION_KEY, arrow_schema, order_of, sorted_rows
+from ics.store.ordering import order_of, sorted_rows
+from ics.store.parts import VERSION_KEY, arrow_schema
 from ics.store.run_file import check_version
 from ics.store.where import Where, conjunction, parse_where
 

@@ -1,4 +1,4 @@
-"""Writing a run: rows are collected, flushed as immutable parts, and merged when the run ends."""
+"""Writing a run: rows are collected, flushed as immutable parts, and these are merged so that they stay few."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from ics.errors import MeasurementWarning, StoreError, UsageError
 from ics.schema import SCHEMA_VERSION, TABLES, Table, table_named
 from ics.store.cells import to_rows
-from ics.store.compaction import compact
+from ics.store.compaction import compact, merge_due
 from ics.store.layout import RUN_FILE, Part, all_parts, remove_table
 from ics.store.parts import write_part
 from ics.store.run_file import to_json, write_run_file
@@ -53,6 +53,7 @@ class Writer:
             **_checked(info),
         }
         self._pending: dict[str, tuple[int, list[pa.Table]]] = {}  # number of the next part, and its rows
+        self._unmergeable: set[str] = set()
         self._closed = False
         _make_room(self.path, overwrite=overwrite)
         self._write_info()
@@ -75,7 +76,7 @@ class Writer:
             self._pending.setdefault(table, (0, []))[1].append(rows)
 
     def flush(self) -> None:
-        """Write what was appended, one part per table.
+        """Write what was appended, one part per table, and merge parts where there are many of a size.
 
         Raises:
             StoreError: a part cannot be written; its rows stay pending and the next flush tries again.
@@ -87,6 +88,7 @@ class Writer:
                 # One assignment forgets the rows and counts the part. A flush that is interrupted before it and tried
                 # again writes the same part anew, so that its rows are neither lost nor doubled.
                 self._pending[name] = number + 1, []
+                self._merge_due(name)
 
     @property
     def pending_bytes(self) -> int:
@@ -128,6 +130,15 @@ class Writer:
             raise StoreError(
                 f"{part.path} could not be written ({error}); its rows stay in memory, make room and flush again"
             ) from error
+
+    def _merge_due(self, name: str) -> None:
+        """Keep parts few while the run goes on. What cannot be merged is left to `close`, which warns."""
+        if name in self._unmergeable:
+            return
+        try:
+            merge_due(self.path / name, table_named(name))
+        except (OSError, pa.ArrowException):
+            self._unmergeable.add(name)
 
     def _compact(self, table: Table) -> None:
         try:

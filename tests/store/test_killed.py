@@ -74,9 +74,12 @@ def steps_of(run, table: str) -> Counter[int]:
     return Counter(run.table(table, columns=["step"])["step"].tolist())
 
 
-@pytest.mark.parametrize(("limit", "num_parts"), [(9, 1), (2, 2), (1, STEPS)])
-def test_every_moment_of_a_run_can_be_its_last(limit, num_parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(compaction, "_MAX_BYTES", limit)
+@pytest.mark.parametrize(
+    ("limit", "fan_in", "num_parts"), [(9, 9, 1), (2, 9, 3), (1, 9, STEPS), (9, 2, 1), (1, 2, 1), (1, 3, 2)]
+)
+def test_every_moment_of_a_run_can_be_its_last(limit, fan_in, num_parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "_FAN_IN", fan_in)
+    monkeypatch.setattr(compaction, "_MAX_BYTES_AT_END", limit)
     monkeypatch.setattr(compaction, "_num_bytes", lambda part: 1)
     snapshots = Snapshots(tmp_path / "run", tmp_path / "copies", monkeypatch)
     writer = Writer(tmp_path / "run", info={"seed": 1})

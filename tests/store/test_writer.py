@@ -224,20 +224,82 @@ def test_parts_that_cannot_be_merged_stay_and_are_warned_about(tmp_path):
         assert run.table("steps", skip_damaged=True)["step"].tolist() == [0, 2]
 
 
-def test_a_large_table_is_merged_piecewise(tmp_path, monkeypatch):
+def flushes_of(folder: Path) -> list[tuple[int, int]]:
+    return sorted((int(name[5:13]), int(name[14:22])) for name in os.listdir(folder))
+
+
+def test_what_is_large_is_not_written_anew_when_a_run_ends(tmp_path, monkeypatch):
     one = Writer(tmp_path, info={})
     rng = np.random.default_rng(0)
     lists = {step: rng.standard_normal((4, 5000)) for step in range(7)}  # 160 kB a flush
     for step, cells in lists.items():
         one.append("activations", {**site_rows(step), "channel_m2": cells})
         one.flush()
-    monkeypatch.setattr(compaction, "_MAX_BYTES", 400_000)
+    monkeypatch.setattr(compaction, "_MAX_BYTES_AT_END", 400_000)
     one.close()
-    names = sorted(os.listdir(tmp_path / "activations"))
-    assert [name[5:22] for name in names] == [
-        f"{first:08d}-{last:08d}" for first, last in [(0, 1), (2, 3), (4, 5), (6, 6)]
-    ]
+    assert flushes_of(tmp_path / "activations") == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6)]
     frame = open_run(tmp_path).table("activations", where={"layer": "conv2", "site": "activation"})
     assert frame["step"].tolist() == list(lists)
     for step, cells in lists.items():
         assert np.array_equal(frame["channel_m2"][step], cells[3])
+
+
+def test_parts_stay_few_while_a_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "_FAN_IN", 3)
+    one = Writer(tmp_path, info={})
+    for step in range(32):
+        one.append("steps", {"step": [step], "loss": [float(step)]})
+        one.append("activations", site_rows(step))
+        one.flush()
+        parts = flushes_of(tmp_path / "activations")
+        assert [last - first + 1 for first, last in parts] == digits_base_3(step + 1)
+        assert [first for first, _ in parts] == [0, *(last + 1 for _, last in parts[:-1])]
+        assert steps_of(tmp_path) == list(range(step + 1))
+    frame = open_run(tmp_path).table("activations", where={"layer": "conv2", "site": "input"})
+    assert frame["step"].tolist() == list(range(32))
+    one.close()
+    assert flushes_of(tmp_path / "steps") == [(0, 31)]
+
+
+def digits_base_3(number: int) -> list[int]:
+    """The powers of 3 that add up to a number, the largest first, each as often as it occurs."""
+    powers = []
+    for exponent in (3, 2, 1, 0):
+        count, number = divmod(number, 3**exponent)
+        powers += [3**exponent] * count
+    return powers
+
+
+def test_parts_that_cannot_be_merged_do_not_stop_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "_FAN_IN", 3)
+    one = Writer(tmp_path, info={})
+    for step in range(7):
+        one.append("steps", {"step": [step]})
+        one.flush()
+        if step == 1:
+            damaged = tmp_path / "steps" / "part-00000001-00000001.parquet"
+            damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert len(flushes_of(tmp_path / "steps")) == 7
+    with pytest.warns(MeasurementWarning, match="could not be merged"):
+        one.close()
+
+
+def test_a_merge_that_was_interrupted_before_it_cleaned_up_doubles_no_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(compaction, "_FAN_IN", 3)
+    one = Writer(tmp_path, info={})
+
+    def interrupted(parts):
+        raise KeyboardInterrupt
+
+    for step in range(12):
+        one.append("steps", {"step": [step]})
+        with monkeypatch.context() as patch:
+            if step == 2:
+                patch.setattr(compaction, "_remove", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    one.flush()
+            else:
+                one.flush()
+        assert steps_of(tmp_path) == list(range(step + 1))
+    one.close()
+    assert flushes_of(tmp_path / "steps") == [(0, 11)]
