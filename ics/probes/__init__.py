@@ -2,9 +2,11 @@
 
 from ics.probes.layers import find_layers, module_names, select_layers, strip_prefixes
 from ics.probes.parameters import parameter_block
+from ics.probes.plan import Plans
 from ics.probes.probes import Probes
 
 __all__ = [
+    "Plans",
     "Probes",
     "find_layers",
     "module_names",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ics import schema, stats
 from ics.probes.sites import Site
 from ics.probes.tensors import version_of
+from ics.probes.xhat import reduce_normalized
 from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block
 
 
@@ -37,10 +38,11 @@ class Statistics:
         if self.histogram is not None and reduced.histogram is not None:
             self.histogram = self.histogram + reduced.histogram
 
-    def cells(self, *, per_channel: bool) -> dict[str, Any]:
-        """Return what was measured, for the columns that `ics.records` describes."""
-        name = PACKED_CHANNELS if per_channel and not self.pooled else PACKED
-        return {name: self.moments, BOUNDED: self.bounded, "histogram": self.histogram}
+    def reason(self, nothing: str | None) -> str | None:
+        """Return why cells of the row are null, given why nothing was measured if nothing was."""
+        if self.moments is None:
+            return nothing
+        return "the number of channels differs between the passes of the step" if self.pooled else None
 
     def _unpacked(self, moments: Tensor) -> stats.Moments:
         return stats.unpack(moments, has_asymptotes=self.bounded)
@@ -88,6 +90,13 @@ class Collector:
         record = self.values.setdefault(site.key, Record.of(site, gradient=False))
         record.statistics.add(self._reduce(tensor, site, gradient=False))
 
+    def add_normalized(self, site: Site, module: nn.Module, x: Tensor) -> None:
+        """Take x-hat of a normalisation into account, given its input."""
+        record = self.values.setdefault(site.key, Record.of(site, gradient=False))
+        last = self._last.get(False)
+        known = last.reduced if last is not None and last.fits(x, site) else None
+        record.statistics.add(reduce_normalized(module, x, axis=site.axis, known=known, histogram=self.histogram))
+
     def add_gradient(self, site: Site, gradient: Tensor) -> None:
         """Take dL/d(site) into account, if it is expected: its site may have been withdrawn since."""
         record = self.gradients.get(site.key)
@@ -109,10 +118,7 @@ class Collector:
 
     def unscaled(self, gradient: Tensor) -> Tensor:
         """Return a gradient of the loss itself; half precision is widened first, as its small values would be lost."""
-        if self.loss_scale is None:
-            return gradient
-        wide = gradient if gradient.dtype in (torch.float32, torch.float64) else gradient.float()
-        return wide / self.loss_scale
+        return unscaled(gradient, self.loss_scale)
 
     def activations_block(self, order: Mapping[str, int]) -> Block:
         """Return the rows of the table `activations`."""
@@ -123,18 +129,13 @@ class Collector:
         return self._block("gradients", self.gradients.values(), order)
 
     def _block(self, table: str, records: Collection[Record], order: Mapping[str, int]) -> Block:
-        rows = [
-            row_of(table, each.site, order, reason=self._reason(each))
-            | each.statistics.cells(per_channel=self.per_channel)
-            for each in records
-        ]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        return Block(table, {name: [row.get(name) for row in rows] for name in names})
-
-    def _reason(self, record: Record) -> str | None:
-        if record.statistics.moments is None:
-            return record.reason
-        return "the number of channels differs between the passes of the step" if record.statistics.pooled else None
+        return block_of(
+            keys_of(table, [each.site for each in records], order),
+            [each.statistics for each in records],
+            [each.reason for each in records],
+            table=table,
+            per_channel=self.per_channel,
+        )
 
     def _reduce(self, tensor: Tensor, site: Site, *, gradient: bool) -> stats.Reduced:
         """Reduce a tensor, or hand back the last reduction if it was of this very tensor.
@@ -175,11 +176,47 @@ class _Reduction:
         )
 
 
-def row_of(table: str, site: Site, order: Mapping[str, int], *, reason: str | None = None) -> dict[str, Any]:
-    """Return the cells that name the row of a site in a table."""
-    row = {"layer": site.layer, "layer_index": order[site.layer], "call": site.call}
-    row |= {"site": site.site, "source": site.source} if table == "activations" else {"of": site.site, "kind": "site"}
-    return row | {"null_reason": reason}
+def unscaled(gradient: Tensor, loss_scale: float | Tensor | None) -> Tensor:
+    """Return a gradient of the loss itself; half precision is widened first, as its small values would be lost."""
+    if loss_scale is None:
+        return gradient
+    wide = gradient if gradient.dtype in (torch.float32, torch.float64) else gradient.float()
+    return wide / loss_scale
+
+
+def keys_of(table: str, sites: Sequence[Site], order: Mapping[str, int]) -> dict[str, list[Any]]:
+    """Return the columns that name the rows of sites in a table."""
+    columns: dict[str, list[Any]] = {
+        "layer": [site.layer for site in sites],
+        "layer_index": [order[site.layer] for site in sites],
+        "call": [site.call for site in sites],
+    }
+    names = [site.site for site in sites]
+    if table == "activations":
+        return columns | {"site": names, "source": [site.source for site in sites]}
+    return columns | {"of": names, "kind": ["site"] * len(names)}
+
+
+def block_of(
+    keys: Mapping[str, list[Any]],
+    statistics: Sequence[Statistics],
+    reasons: Sequence[str | None],
+    *,
+    table: str,
+    per_channel: bool,
+) -> Block:
+    """Return rows of a table: what names them, and what was measured or why nothing was."""
+    columns: dict[str, list[Any]] = {
+        **keys,
+        "null_reason": [each.reason(other) for each, other in zip(statistics, reasons, strict=True)],
+        BOUNDED: [each.bounded for each in statistics],
+        "histogram": [each.histogram for each in statistics],
+    }
+    own = [per_channel and not each.pooled for each in statistics]
+    for name, chosen in ((PACKED, False), (PACKED_CHANNELS, True)):
+        if chosen in own:
+            columns[name] = [each.moments if has is chosen else None for each, has in zip(statistics, own, strict=True)]
+    return Block(table, columns)
 
 
 def make_block(table: str, rows: list[dict[str, Any]]) -> Block:

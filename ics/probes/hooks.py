@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ics.probes.grouping import Grouping, ParameterUse, followed_modules, group_layers
+from ics.probes.plan import Learner
 from ics.probes.recompute import Pending, Recomputation, in_backward, recomputing_node
 from ics.probes.sink import GradientHooks, Gradients
 from ics.probes.sites import Sink, Tracker
@@ -32,6 +33,32 @@ def before_optimizer_step(optimizer: torch.optim.Optimizer, callback: Callable[[
     return optimizer.register_step_pre_hook(lambda *_: callback())
 
 
+class Hooks:
+    """Hooks on modules and tensors, and their handles."""
+
+    def __init__(self) -> None:
+        self._handles: list[Removable] = []
+
+    def after_each(self, modules: Iterable[nn.Module], take: Callable[[nn.Module, Any, Any], None]) -> None:
+        """Have `take(module, args, output)` called after each call of the modules."""
+        self._handles += [module.register_forward_hook(take) for module in modules]
+
+    def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
+        """Have the gradient of a tensor taken as it is now: if it is overwritten later, of what it held before."""
+
+        def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
+            if gradient is not None:
+                take(gradient)
+
+        self._handles.append(tensor.register_hook(hook))
+
+    def remove(self) -> None:
+        """Remove every hook; safe to call twice."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
 class Watch:
     """Hooks on every module of a model, and a function mode while one of them runs; nothing of theirs is replaced.
 
@@ -43,18 +70,27 @@ class Watch:
         model: the model that is called.
         make_sink: makes what takes the sites; None to follow only the order of execution.
         pending: where calls without a graph are noted by the sink.
+        learner: told of every module call, to make a plan of the pass.
     """
 
-    def __init__(self, model: nn.Module, make_sink: MakeSink | None = None, *, pending: Pending | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        make_sink: MakeSink | None = None,
+        *,
+        pending: Pending | None = None,
+        learner: Learner | None = None,
+    ) -> None:
         self.model = model
         self.failure: Exception | None = None
         self._names = followed_modules(model)
         self._use = ParameterUse(model.modules())
         self._make_sink = make_sink
         self._pending = {} if pending is None else pending
+        self._learner = learner
         self._thread = threading.get_ident()
         self._handles: list[Removable] = []
-        self._lane = _Lane(Tracker(self._names, make_sink and make_sink(self, None), on_pass=self._use.refresh))
+        self._lane = _Lane(Tracker(self._names, make_sink and make_sink(self, None), on_pass=self._begin_pass))
         self._again: tuple[Recomputation, _Lane] | None = None
 
     @property
@@ -127,14 +163,25 @@ class Watch:
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         lane = self._current()
         if lane is not None:
+            if self._learner is not None:
+                self._guarded(self._learner.enter, module, args)
             self._guarded(lane.tracker.enter, module, (args, kwargs))
             lane.enter(self, module)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         lane = self._current()
         if lane is not None and module in lane.running:  # it is not if another hook raised before ours was called
+            if self._learner is not None:
+                self._guarded(self._learner.leaving, module, output)
             self._guarded(lane.tracker.leave, module, (args, kwargs), output)
+            if self._learner is not None:
+                self._guarded(self._learner.left)
             lane.leave(module)
+
+    def _begin_pass(self) -> None:
+        self._use.refresh()
+        if self._learner is not None:
+            self._learner.begin()
 
     def _current(self) -> _Lane | None:
         """Return the lane of the pass that is running; None if it is not to be followed."""
@@ -143,6 +190,8 @@ class Watch:
         node = recomputing_node()
         if node is None or self._make_sink is None:
             return None
+        if self._learner is not None:
+            self._learner.refuse("its backward pass runs modules again")
         if self._again is None or self._again[0].node != node:
             if self._again is not None:
                 self._again[0].resolve()

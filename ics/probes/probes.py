@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +14,8 @@ from ics.errors import MeasurementWarning, UsageError, unknown_name
 from ics.probes.collect import Collector, make_block
 from ics.probes.grouping import Grouping, declared_layers, layer_numbers
 from ics.probes.hooks import Watch
+from ics.probes.plan import Learner, Plans
+from ics.probes.planned import PlannedLook
 from ics.probes.recompute import Recomputation
 from ics.probes.selection import Selection, select_layers
 from ics.probes.sink import GradientHooks, Measured, MeasuringSink, Wanted
@@ -38,6 +40,8 @@ class Probes:
         per_channel: whether to keep the channels' columns.
         loss_scale: what the loss is multiplied by for the backward pass (`GradScaler.get_scale()`); gradients of
             sites are divided by it.
+        plans: what earlier probes of this model learned, and where these write down what they learn: a pass that is
+            known costs a fraction in Python. Without it every pass is followed from scratch.
 
     Cost: one pass over each measured tensor in the forward pass and one over its gradient in the backward pass.
 
@@ -67,6 +71,7 @@ class Probes:
         histogram: bool = True,
         per_channel: bool = True,
         loss_scale: float | Tensor | None = None,
+        plans: Plans | None = None,
     ) -> None:
         sites = (sites,) if isinstance(sites, str) else sites
         for site in sites:
@@ -84,14 +89,24 @@ class Probes:
         }
         self._measured = Measured(Collector(**self._options))
         self._watch: Watch | None = None
+        self._planned: PlannedLook | None = None
+        self._learner: Learner | None = None
+        self._plans = None if normalization else plans
         self._armed = False
 
     def __enter__(self) -> Probes:
         if self._armed:
             raise UsageError("probes are expected to be armed once at a time, got a second `with`; make other Probes")
-        self._measured = Measured(Collector(**self._options))
-        self._watch = Watch(self._model, self._make_sink, pending=self._measured.pending)
         self._armed = True
+        plan = None if self._plans is None else self._plans.get(self._kind)
+        if plan is not None:
+            self._planned = PlannedLook(plan, self._wanted, **self._options)
+            self._planned.attach()
+            return self
+        self._planned = None
+        self._measured = Measured(Collector(**self._options))
+        self._learner = None if self._plans is None or self._plans.refused(self._kind) else Learner()
+        self._watch = Watch(self._model, self._make_sink, pending=self._measured.pending, learner=self._learner)
         self._watch.attach()
         return self
 
@@ -99,9 +114,11 @@ class Probes:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._armed = False
-        assert self._watch is not None
-        self._watch.detach()
-        if kind is None and self._watch.failure is None and not self._watch.tracker.order:
+        look = self._planned or self._watch
+        assert look is not None
+        look.detach()
+        seen = self._planned.seen if self._planned else self._watch is not None and bool(self._watch.tracker.order)
+        if kind is None and look.failure is None and not seen and not (self._planned and self._planned.lost):
             warnings.warn(
                 "the probes saw no layer, normalisation or activation: no such module of the model was called in this "
                 "thread while they were armed; call the model that they were given, uncompiled, inside the block",
@@ -120,11 +137,14 @@ class Probes:
         Args:
             layers: the layers that give the numbers; default those of `layers()`.
         """
+        if self._planned is not None:
+            return self._planned_blocks(self._planned, layers)
         if self._watch is None:
             return []
         if self._watch.failure is not None:
             raise self._watch.failure
         order = layer_numbers(self._watch.tracker.order, self.layers() if layers is None else layers)
+        self._learn(self._watch)
         collector, blocks = self._measured.collector, []
         if self._wanted.activations:
             blocks.append(collector.activations_block(order))
@@ -137,7 +157,42 @@ class Probes:
 
     def layers(self, grouping: Grouping = "paper") -> tuple[Layer, ...]:
         """Return the layers in the order of execution, as seen while armed last."""
+        if self._planned is not None:
+            return self._planned.plan.layers[grouping]
         return () if self._watch is None else self._watch.layers(grouping)[0]
 
+    @property
+    def _kind(self) -> Hashable:
+        """What plans are told apart by: another look at the same pass gives other rows."""
+        return self._wanted, self._options["histogram"], self._options["per_channel"]
+
+    def _learn(self, watch: Watch) -> None:
+        """Make the plan of the pass that was followed, if there is to be one."""
+        if self._plans is None or self._learner is None:
+            return
+        gradients = self._measured.collector.gradients
+        self._plans.known[self._kind] = self._learner.plan(
+            reasons={
+                key: None if each.statistics.moments is not None else each.reason for key, each in gradients.items()
+            },
+            order=watch.tracker.order,
+            layers={"paper": watch.layers("paper")[0], "leaf": watch.layers("leaf")[0]},
+        )
+        self._learner = None
+
+    def _planned_blocks(self, planned: PlannedLook, layers: Sequence[Layer] | None) -> list[Block]:
+        if planned.failure is not None:
+            raise planned.failure
+        if planned.lost and self._plans is not None:
+            self._plans.known[self._kind] = None
+            warnings.warn(
+                "the model did not call its modules as it did at the steps before: this step's statistics of sites are "
+                "null, and from the next measured step on every pass is followed in full",
+                MeasurementWarning,
+                stacklevel=2,
+            )
+        order = layer_numbers(planned.plan.order, planned.plan.layers["paper"] if layers is None else layers)
+        return planned.blocks(order)
+
     def _make_sink(self, hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
-        return MeasuringSink(self._wanted, self._measured, hooks, recomputation)
+        return MeasuringSink(self._wanted, self._measured, hooks, recomputation, self._learner)

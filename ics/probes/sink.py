@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ics.probes.collect import Collector
 from ics.probes.names import kind_of
-from ics.probes.normalization import BatchStatistics, broadcast_weight, has_known_formula, normalized
+from ics.probes.normalization import BatchStatistics, broadcast_weight, has_known_formula
 from ics.probes.normalization_rows import NormalizationRow, is_torch_backward, statistics_of
+from ics.probes.plan import Learner
 from ics.probes.recompute import Pending, Recomputation
 from ics.probes.sites import Normalization, Site
 from ics.probes.tensors import undisturbed
@@ -68,11 +69,14 @@ class MeasuringSink:
     measured: Measured
     hooks: GradientHooks
     recomputation: Recomputation | None = None
+    learner: Learner | None = None
 
     def site(self, site: Site, tensor: Tensor) -> None:
         """Reduce the tensor now: an in-place activation may overwrite it next."""
         if not self.wanted.site(site):
             return
+        if self.learner is not None:
+            self.learner.handed(site, tensor)
         if self._takes_values:
             with undisturbed(tensor):
                 self.measured.collector.add_value(site, tensor)
@@ -82,6 +86,8 @@ class MeasuringSink:
     def withdraw(self, site: Site) -> None:
         """Take back a site that turned out to be none."""
         self.measured.collector.withdraw(site)
+        if self.learner is not None:
+            self.learner.refuse("a module with parameters of its own holds layers")
 
     def normalization(self, normalization: Normalization, x: Tensor, output: Tensor) -> None:
         """Measure x-hat, the output, and the terms of Theorem 4.1."""
@@ -100,7 +106,11 @@ class MeasuringSink:
         site, module = normalization.site("normalized"), normalization.module
         if not self.wanted.site(site):
             return
+        if self.learner is not None:
+            self.learner.handed(site, output, normalized=True)
         if not has_known_formula(module):
+            if self.learner is not None:
+                self.learner.refuse("x-hat is not known")
             reason = f"x-hat of {kind_of(module)} is not known: it is not torch's own normalisation"
             if self._takes_values:
                 self.measured.collector.expect_value(site, reason)
@@ -109,7 +119,7 @@ class MeasuringSink:
             return
         if self._takes_values:
             with undisturbed(x):
-                self.measured.collector.add_value(site, normalized(module, x))
+                self.measured.collector.add_normalized(site, module, x)
         if self.wanted.gradients:  # dL/d(x-hat) = gamma dL/d(output)
             self._follow(site, output, scale=broadcast_weight(module, output))
 
@@ -134,6 +144,8 @@ class MeasuringSink:
         if self.recomputation is not None:
             self.recomputation.observe(site, graded=graded)
         elif not torch.is_grad_enabled():
+            if self.learner is not None:
+                self.learner.refuse("it runs without a graph")
             self.measured.pending.setdefault((site.layer, site.site), []).append(site.call)
         return graded
 

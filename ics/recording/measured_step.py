@@ -23,7 +23,7 @@ from ics.landscape import (
     gradient_shift,
     make_transition,
 )
-from ics.probes import Probes, find_layers, parameter_block, select_layers
+from ics.probes import Plans, Probes, find_layers, parameter_block, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.compiled import forced_eager
 from ics.recording.drift import Drift, Update
@@ -44,6 +44,7 @@ class Setup:
     selection: Any
     grouping: Literal["paper", "leaf"]
     options: Mapping[str, Mapping[str, Any]]
+    plans: Plans = field(default_factory=Plans)
 
 
 @dataclass
@@ -237,6 +238,7 @@ class MeasuredStep:
             normalization="normalization" in self.due,
             layers=self.setup.selection,
             loss_scale=None if self.setup.grad_scaler is None else self.setup.grad_scaler.get_scale(),
+            plans=self.setup.plans,
             **options,
         )
 
