@@ -1,7 +1,7 @@
 """Keeping parts few: eight of a size become one while the run goes on, and what is small becomes one when it ends.
 
 A run of n flushes so has about 8 log_8(n) parts a table at any time, however it ends, and each row is written anew
-log_8(n) times at most. Neither a merge nor the end of a run rewrites more than 128 MiB of a table: both take as long
+log_8(n) times at most. A merge rewrites at most 128 MiB of a table, the end of a run 16 MiB: both take as long
 after a week as after a minute.
 """
 
@@ -16,7 +16,7 @@ from ics.store.merging import merge_parts
 
 _FAN_IN = 8
 _MAX_BYTES = 128 * 2**20
-_MAX_BYTES_AT_END = 64 * 2**20
+_MAX_BYTES_AT_END = 16 * 2**20
 
 
 def merge_due(folder: Path, table: Table) -> None:
@@ -38,7 +38,7 @@ def merge_due(folder: Path, table: Table) -> None:
 
 
 def compact(folder: Path, table: Table) -> None:
-    """Merge the newest parts of a table that together stay below 64 MiB; small tables end as one part.
+    """Merge the newest parts of a table that together stay below 16 MiB; small tables end as one part.
 
     Safe to be killed at any point, see `layout`.
 

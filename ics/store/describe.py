@@ -24,10 +24,10 @@ A run is a folder:
 says which flushes it holds. A part whose numbers lie within those of another has been merged into that one and
 counts no more. It is deleted at once, so only a run that is being written, or was killed in that moment, shows such
 parts; who reads its Parquet files without `ics` must leave them out. Eight parts that hold as many flushes each are
-merged into one while the run goes on, and when it ends all that is below 64 MiB. Rows are sorted by layer, call, site
-and the like, then by step. Tables without layers are sorted by their keys. Compression is zstd; strings are
-dictionary-encoded; pages carry checksums. `ics.schema_version` in the metadata of each part says which schema it
-was written by. How to read a run is in [reading.md](reading.md).
+merged into one while the run goes on, and the newest of a table, up to 16 MiB, when it ends. Rows are sorted by layer,
+call, site and the like, then by step. Tables without layers are sorted by their keys. Compression is zstd; strings are
+dictionary-encoded; pages carry checksums. `ics.schema_version` in the metadata of each part says which schema it was
+written by. How to read a run is in [reading.md](reading.md).
 
 **Null and NaN.** Null is *not defined* or *not recorded*; keys are never null. NaN and infinity are values that
 occurred. A pandas frame shows both null and NaN as NaN, `run.arrow(...)` keeps them apart.

@@ -103,7 +103,12 @@ class Runs(Sequence[Run]):
         self._runs = tuple(runs)
 
     def __repr__(self) -> str:
-        return f"<Runs: {', '.join(_labels(self._runs)) or 'none'}>"
+        return f"<Runs: {', '.join(self.names) or 'none'}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the column `run` of `table` calls each run: its folder, or its path where names occur twice."""
+        return tuple(_labels(self._runs))
 
     def __len__(self) -> int:
         return len(self._runs)

@@ -46,6 +46,8 @@ def test_runs_are_a_sequence(folder):
     assert isinstance(runs[:2], Runs)
     assert names(runs[:2]) == ["bn-2", "bn-10"]
     assert repr(runs) == "<Runs: bn-2, bn-10, plain-0>"
+    assert runs.names == ("bn-2", "bn-10", "plain-0")
+    assert list(dict.fromkeys(runs.table("steps")["run"])) == list(runs.names)
     assert runs[0] in runs
 
 
