@@ -16,14 +16,15 @@ class TensorCells:
 
     Attributes:
         rows: numbers of the rows whose cell is a tensor, ascending.
-        values: their values, one cell after another, each flattened.
+        values: their values one cell after another, flattened; or, where they were not copied into one piece, a list of
+            them as arrays. Read it by `flat` or `arrays`.
         shapes: shape of each of these cells.
         others: row to cell, for cells that are neither a tensor nor None.
         num_rows: rows of the column, those that are None included.
     """
 
     rows: np.ndarray
-    values: np.ndarray
+    values: np.ndarray | list[np.ndarray]
     shapes: Sequence[tuple[int, ...]]
     others: Mapping[int, Any]
     num_rows: int
@@ -36,14 +37,22 @@ class TensorCells:
         rows = np.concatenate([part.rows for part in parts])
         order = np.argsort(rows)
         shapes = [shape for part in parts for shape in part.shapes]
+        values: np.ndarray | list[np.ndarray]
         if all(shape == () for shape in shapes):
-            values = np.concatenate([part.values for part in parts])[order]
+            values = np.concatenate([part.flat for part in parts])[order]
         else:
-            arrays = [array.reshape(-1) for part in parts for array in part.arrays()]
-            values = np.concatenate([arrays[number] for number in order.tolist()])
+            arrays = [array for part in parts for array in part.arrays()]
+            values = [arrays[number] for number in order.tolist()]
         return cls(
             rows[order], values, [shapes[number] for number in order.tolist()], parts[0].others, parts[0].num_rows
         )
+
+    @property
+    def flat(self) -> np.ndarray:
+        """All values, one cell after another."""
+        if isinstance(self.values, np.ndarray):
+            return self.values
+        return np.concatenate([array.reshape(-1) for array in self.values])
 
     @property
     def sizes(self) -> np.ndarray:
@@ -51,7 +60,9 @@ class TensorCells:
         return np.fromiter(map(math.prod, self.shapes), np.int64, len(self.shapes))
 
     def arrays(self) -> list[np.ndarray]:
-        """Return each tensor by itself, in its shape, as views of `values`."""
+        """Return each tensor by itself, in its shape, without copying it."""
+        if isinstance(self.values, list):
+            return self.values
         ends = np.cumsum(self.sizes).tolist()
         starts = [0, *ends[:-1]]
         return [
@@ -73,7 +84,7 @@ class TensorCells:
             >>> [(rows.tolist(), stack.tolist()) for rows, stack in cells.by_shape()]
             [([0, 2], [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])]
         """
-        if len(set(self.shapes)) == 1:
+        if isinstance(self.values, np.ndarray) and len(set(self.shapes)) == 1:
             yield self.rows, self.values.reshape(len(self.rows), *self.shapes[0])
             return
         arrays = self.arrays()

@@ -22,6 +22,7 @@ Columns = dict[str, Any]  # Arrow arrays; a list where its cells have no type in
 
 _UNDEFINED = "no channel varies on both sides, or a value is not finite"
 _EMPTY = "no finite values"
+_STACKED = 64
 _DISTANCES = tuple(column.name for column in schema.DRIFT.values if column.dtype == "float64")
 _MOMENTS = ("mean", "m2", "m3", "m4", "minimum", "maximum", "zero_fraction", "negative_fraction", "saturated_fraction")
 
@@ -61,15 +62,22 @@ def _as_list(cells: pa.Array) -> list[Any]:
 
 def sparse_histograms(cells: TensorCells) -> tuple[pa.ListArray, pa.ListArray]:
     """Return dense histograms as the numbers of their non-empty buckets, ascending, and the counts in them."""
-    dense = cells.values
-    filled = np.flatnonzero(dense)
-    rows, buckets = np.divmod(filled, NUM_BUCKETS)
+    dense = cells.arrays()
+    found = [_filled(start, dense[start : start + _STACKED]) for start in range(0, len(cells.rows), _STACKED)]
+    rows, buckets, counts = (np.concatenate(column) for column in zip(*found, strict=True))
     sizes = np.bincount(rows, minlength=len(cells.rows))
-    counts = dense[filled].astype(np.int64, copy=False)
     return (
         _list_array(cells.rows, sizes, buckets - OVERFLOW, cells.num_rows),
-        _list_array(cells.rows, sizes, counts, cells.num_rows),
+        _list_array(cells.rows, sizes, counts.astype(np.int64, copy=False), cells.num_rows),
     )
+
+
+def _filled(start: int, dense: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, place and content of each bucket that is not empty; few rows at a time, which stay in the cache."""
+    stack = np.concatenate(dense)
+    filled = np.flatnonzero(stack)
+    rows, buckets = np.divmod(filled, NUM_BUCKETS)
+    return rows + start, buckets, stack[filled]
 
 
 def _column(cells: list[Any] | TensorCells, *, whole: bool) -> pa.Array:
@@ -77,7 +85,7 @@ def _column(cells: list[Any] | TensorCells, *, whole: bool) -> pa.Array:
         return _plain(cells)
     if cells.others or len({len(shape) for shape in cells.shapes}) > 1:
         return _plain([cell.item() if getattr(cell, "shape", None) == () else cell for cell in cells.cells()])
-    values = cells.values.astype(np.int64 if whole else np.float64, copy=False)
+    values = cells.flat.astype(np.int64 if whole else np.float64, copy=False)
     if cells.shapes[0]:
         return _list_array(cells.rows, cells.sizes, values, cells.num_rows)
     if len(cells.rows) == cells.num_rows:

@@ -188,24 +188,22 @@ def _arrived(column: _Column) -> TensorCells:
     return cells[0] if len(cells) == 1 else TensorCells.merged(cells)
 
 
-def _values(piece: _Piece) -> np.ndarray:
-    """Return the values of a piece on the host, one cell after another."""
+def _values(piece: _Piece) -> np.ndarray | list[np.ndarray]:
+    """Return the values of a piece on the host: one cell after another, or as arrays that are not copied."""
     if piece.copied is None:
-        return _joined([tensor.detach() for tensor in piece.tensors])
+        if all(tensor.ndim == 0 for tensor in piece.tensors):
+            return _joined([tensor.detach() for tensor in piece.tensors])
+        return [_as_numpy(tensor.detach()) for tensor in piece.tensors]
     if piece.copied.event is not None:
         piece.copied.event.synchronize()
     end = piece.start + piece.num_values * piece.dtype.itemsize
     return _as_numpy(piece.copied.host[piece.start : end].view(piece.dtype))
 
 
-def _joined(tensors: Sequence[Tensor]) -> np.ndarray:
-    """Join tensors of the host's memory: numbers in chunks by torch, which is quick at it, arrays by numpy."""
-    if all(tensor.ndim == 0 for tensor in tensors):
-        chunks = [torch.stack(list(tensors[start : start + _CHUNK])) for start in range(0, len(tensors), _CHUNK)]
-        return _as_numpy(chunks[0]) if len(chunks) == 1 else np.concatenate([_as_numpy(chunk) for chunk in chunks])
-    if len(tensors) == 1:
-        return _as_numpy(tensors[0]).reshape(-1)
-    return np.concatenate([_as_numpy(tensor).reshape(-1) for tensor in tensors])
+def _joined(numbers: Sequence[Tensor]) -> np.ndarray:
+    """Join numbers, in chunks by torch: a hundred times quicker than one by one."""
+    chunks = [torch.stack(list(numbers[start : start + _CHUNK])) for start in range(0, len(numbers), _CHUNK)]
+    return np.concatenate([_as_numpy(chunk) for chunk in chunks])
 
 
 def _as_numpy(tensor: Tensor) -> np.ndarray:
