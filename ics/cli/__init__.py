@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ics import __version__
+from ics.cli.bench import bench
 from ics.cli.console import run_command
 from ics.cli.look import compare, report, schema, show
 from ics.cli.models import layers, recipes
@@ -24,6 +25,7 @@ EXAMPLES: Mapping[Callable[..., None], str] = {
     show: "ics show runs/vgg-bn-0 --table gradient_shift --columns step,layer,shift_cosine --where 'step>=100'",
     report: "ics report 'runs/vgg-*' --to vgg.html",
     compare: "ics compare 'runs/vgg-standard-*' 'runs/vgg-bn-*'",
+    bench: "ics bench resnet18 --norm batch --batch 128 -o bench.png --csv bench.csv",
     schema: "ics schema gradient_line",
 }
 """Every command, with the example that ends its help."""

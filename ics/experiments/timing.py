@@ -104,6 +104,7 @@ def interleaved(
     for name in names * warmup:
         ways[name]()
     started, collecting = clock(), gc.isenabled()
+    gc.freeze()  # what is there by now stays, and need not be looked through before every sample
     try:
         for number in range(rounds):
             for name in turns(names, number):
@@ -113,6 +114,7 @@ def interleaved(
             if number >= 1 and clock() - started > seconds_limit:
                 break
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return seconds

@@ -17,7 +17,7 @@ COMMANDS = {command.__name__: example for command, example in EXAMPLES.items()}
 
 
 def test_the_commands_are_these() -> None:
-    assert set(COMMANDS) == {"demo", "train", "recipes", "layers", "show", "report", "compare", "schema"}
+    assert set(COMMANDS) == {"demo", "train", "recipes", "layers", "show", "report", "compare", "bench", "schema"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
