@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
-from ics.landscape.calls import NEVER, Call, Forward
-from ics.landscape.keeping import Kept, is_plain, keep, tensors_in
+from ics.landscape.calls import NEVER, Call, Forward, ReplayError
+from ics.landscape.keeping import Kept, Tree, is_plain, keep, tensors_in
 from ics.landscape.module_state import BufferChange, BufferValues, Change, StateLog, is_norm
+from ics.landscape.outline import Outline, blank, outermost, unseen
 from ics.landscape.randomness import RandomState
 
 
@@ -23,13 +24,24 @@ class Recording:
         model: the model.
         random_state: any state of its generators: tells which there are.
         only_torch: whether it is known to draw from torch's generators alone.
+        copied: take copies of what the pass may overwrite; without, such a recording tells of a pass, and cannot be
+            replayed.
+        outline: what to keep of a pass that is known; default everything.
 
     Attributes:
         calls: every call, in the order of entry.
         first_read: time at which each parameter was first read from the module that holds it, by name.
     """
 
-    def __init__(self, model: nn.Module, random_state: RandomState, *, only_torch: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        random_state: RandomState,
+        *,
+        only_torch: bool = False,
+        copied: bool = True,
+        outline: Outline | None = None,
+    ) -> None:
         self.calls: list[Call] = []
         self.first_read: dict[str, int] = {}
         self._model = model
@@ -40,8 +52,12 @@ class Recording:
         self._open: list[Call] = []
         self._kept: dict[tuple[int, int], Kept] = {}
         self._random, self._only_torch = random_state, only_torch
+        self._copied, self._outline = copied, outline
+        self._copying = copied
+        self._overwritten: frozenset[int] = frozenset()
+        self._blank: set[int] = set()
         self._inside: dict[nn.Module, tuple[nn.Module, ...]] = {}
-        self._state = StateLog(model, lambda value: keep(value, (), self._keep))
+        self._state = StateLog(model, self._keep_attribute)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -74,12 +90,15 @@ class Recording:
         plain = all(map(is_plain, arguments))
         versions = [argument._version for argument in arguments] if plain else []
         self._note(self._state.changes(self._reachable(module)))
-        if _has_hooks(module):
-            for outer in self._open:
-                outer.repeatable = False  # or the hook would not fire
+        hooked = _has_hooks(module)
+        for outer in self._open if hooked else ():
+            outer.repeatable = False  # or the hook would not fire
         values, random_state = BufferValues(module), self._random.now(only_torch=self._only_torch)
         self._time += 1
-        call = Call(module, enter=self._time, num_arguments=len(arguments), repeatable=plain)
+        call = Call(module, enter=self._time, num_arguments=len(arguments), repeatable=plain, hooked=hooked)
+        call.inside = self._open[-1] if self._open else None
+        call.chains = getattr(forward, "__func__", None) is nn.Sequential.forward
+        position = len(self.calls)
         self.calls.append(call)
         self._open.append(call)
         try:
@@ -93,7 +112,10 @@ class Recording:
         call.exit = self._time
         now = self._random.now(only_torch=self._only_torch)
         call.random_state = None if now.equals(random_state) else now
-        if plain:
+        if self._outline is not None and position in self._outline.instead:
+            call.result, call.writes = self._outline.instead[position]
+        elif plain:
+            self._copying = self._copied if self._outline is None else position in self._outline.overwritten
             call.result = keep(output, arguments, self._keep)
             call.writes = self._writes(call, arguments, versions)
         return output
@@ -107,10 +129,14 @@ class Recording:
         """End of the pass: give up copies that were not needed, and what no replay will hand back."""
         for kept in self._kept.values():
             kept.settle()
+        if self._outline is not None and any(kept.lost for kept in self._kept.values()):
+            raise ReplayError("it writes into a tensor that it left alone before")
         self._kept.clear()
         for call in self.calls:
             if not call.precedes(last_frontier) or _views_overwritten(call):
                 call.forget()
+        if not self._copied:
+            self._forget_values()
 
     def frontier(self, names: Sequence[str]) -> float:
         """Return the time at which one of the parameters called `names` was first read; infinity if none was."""
@@ -121,20 +147,36 @@ class Recording:
         return self.first_read.get(name, NEVER) >= frontier
 
     def release(self, frontier: float) -> None:
-        """Free what lies inside calls that are handed back as a whole from now on."""
-        position = 0
-        while position < len(self.calls):
-            call = self.calls[position]
-            if not call.precedes(frontier):
-                position += 1
-                continue
+        """Free what lies inside calls that are handed back as a whole from now on, and what nobody will see."""
+        for position, call in outermost(self.calls, frontier):
             for inner in self.calls[position + 1 : call.following]:
                 inner.forget()
-            position = call.following
+        for position, call in unseen(self.calls, frontier):
+            if position not in self._blank:
+                self._blank.add(position)
+                call.result, call.writes = blank(call)
+
+    def once_more(self, *, first: float, last: float) -> Recording:
+        """Return a recording for the same pass that keeps what replays from `first` to `last` need."""
+        outline = Outline.of(self.calls, overwritten=self._overwritten, first=first, last=last)
+        return Recording(self._model, self._random, only_torch=self._only_torch, outline=outline)
+
+    def _forget_values(self) -> None:
+        """Free all values: what is left tells what to keep when the pass is run again."""
+        overwritten = [any(kept.overwritten for kept in call.kept()) for call in self.calls]
+        self._overwritten = frozenset(position for position, found in enumerate(overwritten) if found)
+        for call in self.calls:
+            if call.result is not None:
+                call.result, call.writes = blank(call)
+                call.changes = [change.blank() for change in call.changes]
+
+    def _keep_attribute(self, value: Any) -> Tree | None:
+        self._copying = self._copied  # an outline tells nothing of attributes
+        return keep(value, (), self._keep)
 
     def _keep(self, tensor: Tensor) -> Kept:
         key = (id(tensor), tensor._version)
-        return self._kept.setdefault(key, self._kept.get(key) or Kept(tensor))
+        return self._kept.setdefault(key, self._kept.get(key) or Kept(tensor, copied=self._copying))
 
     def _writes(self, call: Call, arguments: Sequence[Tensor], versions: Sequence[int]) -> tuple[tuple[int, Kept], ...]:
         """Keep the arguments that the call wrote into, and note in what was kept of them before that it did."""

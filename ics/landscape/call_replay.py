@@ -9,12 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ics.landscape.call_recording import Recording
-from ics.landscape.calls import Call, Forward
+from ics.landscape.calls import Call, Forward, ReplayError
 from ics.landscape.keeping import Kept, tensors_in
-
-
-class ReplayError(Exception):
-    """The model cannot be replayed call by call."""
 
 
 class Replay:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ics import schema, stats
+from ics.errors import UsageError
 from ics.landscape.cancelled import cancelled_parameters
-from ics.landscape.choosing import fastest
+from ics.landscape.choosing import Passes, fastest
 from ics.landscape.kept_prefix import kept_prefix
 from ics.landscape.layerwise import NOTHING_TRAINED, chosen_layers, in_order, trained_names
 from ics.landscape.linearised import compare_linearised, linearised_shift
@@ -31,6 +33,7 @@ def gradient_shift(
     selected: Sequence[Layer] | None = None,
     linearised: bool = False,
     batched: bool = False,
+    chunk: int | None = None,
 ) -> Block:
     """Measure how much each layer's gradient changes because the layers before it were updated.
 
@@ -47,9 +50,11 @@ def gradient_shift(
         selected: the layers to measure; default all.
         linearised: also measure how much of each shift its linearisation explains (see `linearised_shift`); without
             it those columns are null.
-        batched: also try to evaluate several hybrids in one vmapped pass, which gains most on small nets and on GPUs;
-            it rounds differently, so the last digits then depend on what was faster. Without it the result is
-            bit-identical to full passes.
+        batched: also try ways that evaluate several hybrids in one pass (`staircase`, `batched_passes`), which gains
+            most on small nets and on GPUs; they round differently, so the last digits then depend on what was faster.
+            Without it the result is bit-identical to full passes.
+        chunk: keep what the updated net's modules returned for this many consecutive layers at a time, not for all:
+            less memory, for (1 + layers / chunk) forward passes more and the same bits.
 
     Returns:
         Two rows a layer, for its weight and for all its parameters, with the columns of `gradient_shift` but for
@@ -59,7 +64,8 @@ def gradient_shift(
     Cost: a forward-backward pass per selected layer before which something moved, and one for the floor.
 
     Raises:
-        UsageError: `layers` is not every layer in the order of execution.
+        UsageError: `layers` is not every layer in the order of execution, or `chunk` is no positive number, or stands
+            beside `batched`.
         SelectionError: a selected layer, or a layer's parameter, that is not there.
 
     Example:
@@ -84,7 +90,7 @@ def gradient_shift(
     measured: list[Tensor] = []
     kept: dict[str, Gradients] = {}
     names = frozenset(each.name for each in chosen)
-    for layer, shifted in fastest(transition, layers=layers, selected=names, usual=kept_prefix, exact=not batched):
+    for layer, shifted in _passes(batched=batched, chunk=chunk)(transition, layers=layers, selected=names):
         if linearised:
             kept[layer.name] = shifted
         for parameters in schema.PARAMETERS:
@@ -96,6 +102,22 @@ def gradient_shift(
     if linearised:
         _add_linearised(cells, transition, kept, layers=layers, selected=chosen)
     return Block("gradient_shift", {column: [each.get(column) for each in cells] for column in _COLUMNS})
+
+
+def _passes(*, batched: bool, chunk: int | None) -> Passes:
+    """Return the way to G'."""
+    if chunk is None:
+        return partial(fastest, usual=kept_prefix, exact=not batched)
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise UsageError(
+            f"gradient_shift expects chunk= a number of layers, 1 or more, got {chunk!r}; type e.g. chunk=8"
+        )
+    if batched:
+        raise UsageError(
+            "gradient_shift expects chunk=, which saves memory, or batched=True, which spends it, got both; "
+            "type one of them"
+        )
+    return partial(kept_prefix, chunk=chunk)
 
 
 def _add_linearised(

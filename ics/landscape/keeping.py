@@ -20,25 +20,33 @@ class Kept:
     While the pass goes on the tensor may be overwritten in place, as `out += identity` and in-place activations do.
     So a copy is taken, and given up at the end of the pass if the tensor itself was left alone.
 
+    Args:
+        original: the tensor.
+        copied: take a copy; without it the values are lost if the tensor is overwritten.
+
     Attributes:
         tensor: the values, without graph; set by `settle`.
         overwritten: whether the pass wrote into the tensor later on: then replays will too, and get copies.
         memory: where the tensor's storage was; views of one another have it in common.
         overwritten_until: end of the call that wrote into it; None if code between calls did, or nobody.
+        lost: whether the values were overwritten and there is no copy.
     """
 
-    def __init__(self, original: Tensor) -> None:
-        self.tensor = _copy(original)
+    def __init__(self, original: Tensor, *, copied: bool = True) -> None:
+        self.tensor = _copy(original) if copied else original
+        self.lost = False
         self.overwritten = False
         self.overwritten_until: int | None = None
         self.memory = _memory(original)
         self._original: Tensor | None = original
         self._version = original._version
+        self._copied = copied
 
     def settle(self) -> None:
         """End of the pass: keep the tensor itself if it still holds the values, else the copy."""
         assert self._original is not None
         self.overwritten = self._original._version != self._version
+        self.lost = self.overwritten and not self._copied
         if not self.overwritten:
             self.tensor = self._original.detach()
         self._original = None
@@ -47,6 +55,13 @@ class Kept:
         """Return whether a pass that runs for real from `frontier` on writes into this tensor."""
         until = self.overwritten_until
         return self.overwritten and (until is None or until > frontier)
+
+    def blank(self) -> Kept:
+        """Return what stands for a tensor whose values nobody reads: the same shape, a single NaN for its memory."""
+        empty = torch.full((), torch.nan if self.tensor.is_floating_point() else 0).to(self.tensor)
+        kept = Kept(empty.expand(self.tensor.shape), copied=False)
+        kept.settle()
+        return kept
 
     def alias(self) -> Tensor:
         """Return another tensor with the same memory, and a version of its own."""
@@ -70,6 +85,10 @@ class Tree:
 
     leaves: tuple[Any, ...]
     shape: pytree.TreeSpec | None  # None for a single leaf
+
+    def blank(self) -> Tree:
+        """Return the same with values that nobody reads."""
+        return Tree(tuple(leaf.blank() if isinstance(leaf, Kept) else leaf for leaf in self.leaves), self.shape)
 
     def rebuild(self, arguments: Sequence[Tensor], hand_out: Callable[[Kept], Tensor]) -> Any:
         """Return the containers anew, tensors handed out by `hand_out` or taken from the call's own arguments."""

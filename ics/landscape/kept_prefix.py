@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -37,7 +37,7 @@ _refused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def kept_prefix(
-    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str]
+    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str], chunk: int | None = None
 ) -> Iterator[tuple[Layer, Gradients]]:
     """Yield each selected layer with G'_i, as `full_passes` does.
 
@@ -48,9 +48,13 @@ def kept_prefix(
         transition: W(t) to W(t+1) and the loss.
         layers: all layers, in the order of execution.
         selected: names of the layers wanted.
+        chunk: for how many consecutive layers to keep at a time what module calls returned. The updated net is then run
+            once to see what it does, and once for each chunk, in which only what the chunk needs is kept. Default: for
+            all of them, and the updated net is run once.
 
     Cost: one and a half forward passes, and for each selected layer a forward-backward pass of what comes after the
-    first reading of its parameters; memory for what every module call returns. The first time that a model is
+    first reading of its parameters; memory for what every module call returns. With `chunk`, (1 + layers / chunk)
+    forward passes more, and memory for what the calls of `chunk` layers return. The first time that a model is
     measured, one more forward pass of that part for each layer, to see that it can be replayed from there, and
     two full passes to compare with.
     """
@@ -60,7 +64,7 @@ def kept_prefix(
     model = transition.objective.model
     if len(to_run) >= _WORTHWHILE and model not in _refused:
         try:
-            _replay_all(transition, to_run, found)
+            _replay_all(transition, to_run, found, chunk=chunk)
         except Exception as error:  # whatever it is, full passes do without it, and raise it again if it is the user's
             _refused.add(model)
             found.clear()
@@ -75,25 +79,34 @@ def kept_prefix(
         yield hybrid.layer, full_pass(transition, hybrid) if known is None else known
 
 
-def _replay_all(transition: Transition, planned: Sequence[Hybrid], found: dict[str, Gradients]) -> None:
+def _replay_all(
+    transition: Transition, planned: Sequence[Hybrid], found: dict[str, Gradients], *, chunk: int | None
+) -> None:
     """Put G' of each hybrid into `found`, as far as it goes."""
     objective = transition.objective
     _check_kind(objective)
     interception = Interception(objective.model)
     with _eager(objective.model), objective.evaluating_often(), interception.installed():
-        recordings, updated = _record(objective, transition.after, interception)
+        recordings, updated = _record(objective, transition.after, interception, copied=chunk is None)
         frontiers = [_frontiers(recordings, hybrid) for hybrid in planned]
         for number, recording in enumerate(recordings):
             recording.settle(last_frontier=max(at[number] for at in frontiers))
-        everything = [EVERYTHING] * len(recordings)
+        passes = recordings
         checked = range(len(planned)) if objective.model not in _verified else [len(planned) // 2]
         for number, (hybrid, at) in enumerate(zip(planned, frontiers, strict=True)):
+            if chunk is not None and number % chunk == 0:
+                recordings = []  # free it before the next is made
+                recordings, again = _record_again(
+                    objective, transition.after, interception, passes, frontiers[number : number + chunk]
+                )
+                _check(updated, again)
             for recording, frontier in zip(recordings, at, strict=True):
                 recording.release(frontier)
             if number in checked:
                 _check(updated, _replay(objective, transition.after, interception, recordings, at))
             there = _replay(objective, hybrid.parameters, interception, recordings, at, wanted=hybrid.wanted)
             found[hybrid.layer.name] = there.gradients
+        everything = [EVERYTHING] * len(recordings)
         _check(updated, _replay(objective, transition.after, interception, recordings, everything))
     if objective.model not in _verified:
         for number in sorted({len(planned) // 2, len(planned) - 1}):
@@ -138,31 +151,67 @@ def _frontiers(recordings: Sequence[Recording], hybrid: Hybrid) -> list[float]:
 
 
 def _record(
-    objective: Objective, parameters: Mapping[str, Tensor], interception: Interception
+    objective: Objective, parameters: Mapping[str, Tensor], interception: Interception, *, copied: bool
 ) -> tuple[list[Recording], Evaluation]:
     """Run the net once, and return what was written down of each micro-batch, and the loss."""
     generators = RandomState.capture(objective.model)
 
     def run(only_torch: bool) -> tuple[list[Recording], Evaluation, bool]:
-        recordings: list[Recording] = []
         drawn = []
 
-        @contextmanager
-        def around(_: int) -> Iterator[None]:
-            before = generators.now()
-            recording = Recording(objective.model, generators, only_torch=only_torch)
-            with recording.watching(), interception.handled_by(recording):
-                yield
-            recordings.append(recording)
-            drawn.append(generators.now().differs_outside_torch(before))
+        def recording(_: int) -> Recording:
+            drawn.append(generators.now())
+            return Recording(objective.model, generators, only_torch=only_torch, copied=copied)
 
-        there = objective(parameters, wanted=(), around=around)
-        return recordings, there, any(drawn)
+        recordings, there = _written_down(objective, parameters, interception, recording)
+        drawn.append(generators.now())
+        return recordings, there, any(state.differs_outside_torch(drawn[0]) for state in drawn)
 
     recordings, there, draws_elsewhere = run(only_torch=True)
     if draws_elsewhere:
         recordings, there, _ = run(only_torch=False)
     return recordings, there
+
+
+def _record_again(
+    objective: Objective,
+    parameters: Mapping[str, Tensor],
+    interception: Interception,
+    passes: Sequence[Recording],
+    frontiers: Sequence[Sequence[float]],
+) -> tuple[list[Recording], Evaluation]:
+    """Run the net once more, and keep what replays from these frontiers need."""
+    ends = [(min(at), max(at)) for at in zip(*frontiers, strict=True)]
+
+    def recording(number: int) -> Recording:
+        first, last = ends[number]
+        return passes[number].once_more(first=first, last=last)
+
+    recordings, there = _written_down(objective, parameters, interception, recording)
+    for again, before, (_, last) in zip(recordings, passes, ends, strict=True):
+        if [call.module for call in again.calls] != [call.module for call in before.calls]:
+            raise ReplayError("it calls its modules in another order than before")
+        again.settle(last_frontier=last)
+    return recordings, there
+
+
+def _written_down(
+    objective: Objective,
+    parameters: Mapping[str, Tensor],
+    interception: Interception,
+    make: Callable[[int], Recording],
+) -> tuple[list[Recording], Evaluation]:
+    """Run the net, the pass of each micro-batch with the recording that `make` returns for its number."""
+    recordings: list[Recording] = []
+
+    @contextmanager
+    def around(number: int) -> Iterator[None]:
+        recording = make(number)
+        with recording.watching(), interception.handled_by(recording):
+            yield
+        recordings.append(recording)
+
+    return recordings, objective(parameters, wanted=(), around=around)
 
 
 def _replay(

@@ -4,7 +4,8 @@
     python scripts/bench/memory.py vgg16_bn --batch 128
 
 `peak` is the largest resident set of the process, `step` what of it came with the training step or the measurement: the
-peak less what the process held before it (interpreter, torch, model, data, optimizer).
+peak less what the process held before it (interpreter, torch, model, data, optimizer). `seconds` is CPU time of one
+thread, of a plain step or of the measurement after the model's first, which checks more.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import json
 import resource
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs" / "bench"
-WAYS = ("plain", "gradient_shift", "full_passes")
+WAYS = ("plain", "gradient_shift", "chunk_8", "chunk_4", "chunk_1", "full_passes")
 _MIB = 1024  # ru_maxrss is in KiB on Linux
 
 
@@ -33,8 +36,9 @@ def one(net: str, way: str, batch_size: int) -> None:
     import torch
     from gradient_shift import NETS, loss_fn
 
-    from ics.landscape import Objective, gradient_shift, make_transition
+    from ics.landscape import Objective, make_transition
     from ics.landscape.full_passes import full_passes
+    from ics.landscape.kept_prefix import kept_prefix
     from ics.probes import find_layers
 
     torch.manual_seed(0)
@@ -46,6 +50,7 @@ def one(net: str, way: str, batch_size: int) -> None:
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
     before = {} if way == "plain" else {key: value.detach().clone() for key, value in model.named_parameters()}
     for _ in range(2):
+        start = time.process_time()
         optimizer.zero_grad()
         loss_fn(model, batch).backward()
         optimizer.step()
@@ -53,13 +58,15 @@ def one(net: str, way: str, batch_size: int) -> None:
         objective = Objective(model, loss_fn, batch)
         layers = find_layers(model, lambda: objective(before), grouping="leaf")
         transition = make_transition(objective, before=before, after=objective.parameters)
-        if way == "gradient_shift":
-            gradient_shift(transition, layers=layers)
-        else:
-            for _ in full_passes(transition, layers=layers, selected={layer.name for layer in layers}):
+        chunk = int(way.removeprefix("chunk_")) if way.startswith("chunk_") else None
+        passes = full_passes if way == "full_passes" else partial(kept_prefix, chunk=chunk)
+        for _ in range(1 if way == "full_passes" else 2):
+            start = time.process_time()
+            for _ in passes(transition, layers=layers, selected={layer.name for layer in layers}):
                 pass
+    seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
-    print(json.dumps({"peak": round(peak), "held": round(held)}))
+    print(json.dumps({"peak": round(peak), "held": round(held), "seconds": round(seconds, 2)}))
 
 
 def main() -> None:
@@ -75,13 +82,13 @@ def main() -> None:
         return
     rows = []
     for net in options.nets:
-        plain = 0.0
+        plain: dict[str, float] = {}
         for way in WAYS:
             found = peak_of(net, way, options.batch)
-            step = found["peak"] - found["held"]
-            plain = plain or step
-            row = {"net": net, "batch_size": options.batch, "way": way, **found, "step": step}
-            rows.append(row | {"times_plain_step": round(step / plain, 2)})
+            found["step"] = found["peak"] - found["held"]
+            plain = plain or found
+            ratios = {f"{name}_in_plain_steps": round(found[name] / plain[name], 2) for name in ("step", "seconds")}
+            rows.append({"net": net, "batch_size": options.batch, "way": way, **found, **ratios})
             print(rows[-1], flush=True)
     DOCS.mkdir(parents=True, exist_ok=True)
     with (DOCS / "memory.csv").open("w", newline="") as file:

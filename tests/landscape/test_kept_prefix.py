@@ -57,11 +57,13 @@ def moved(model, loss_fn, batch, *, seed=0):
     return make_transition(objective, before=before, after=after), layers, circumstances
 
 
-def assert_equal_to_the_reference(transition, layers, circumstances, *, selected=None):
+def assert_equal_to_the_reference(transition, layers, circumstances, *, selected=None, **options):
     """Every gradient bit for bit, from the fast path itself: falling back warns, and warnings are errors."""
     objective = transition.objective
     selected = [layer.name for layer in layers] if selected is None else selected
-    found = {layer.name: shifted for layer, shifted in kept_prefix(transition, layers=layers, selected=selected)}
+    found = {
+        layer.name: shifted for layer, shifted in kept_prefix(transition, layers=layers, selected=selected, **options)
+    }
     wanted = shifted_gradients(
         model=objective.model,
         batch=objective.batches[0],
@@ -88,10 +90,18 @@ def test_nets_equal_the_reference_bit_for_bit(name, size, optimizer):
     assert_equal_to_the_reference(taken.transition(), taken.layers, {"loss_fn": taken.loss_fn, **taken.circumstances})
 
 
+@pytest.mark.parametrize("chunk", [None, 1, 2])
 @pytest.mark.parametrize("name", TRICKY)
-def test_tricky_nets_equal_the_reference_bit_for_bit(name):
+def test_tricky_nets_equal_the_reference_bit_for_bit(name, chunk):
     torch.manual_seed(3)
-    assert_equal_to_the_reference(*moved(TRICKY[name](), cross_entropy, vectors()))
+    assert_equal_to_the_reference(*moved(TRICKY[name](), cross_entropy, vectors()), chunk=chunk)
+
+
+@pytest.mark.parametrize("name", ["residual", "normalised_mlp"])
+def test_layers_in_chunks_equal_the_reference_bit_for_bit(name):
+    taken = take_step(name)
+    circumstances = {"loss_fn": taken.loss_fn, **taken.circumstances}
+    assert_equal_to_the_reference(taken.transition(), taken.layers, circumstances, chunk=2)
 
 
 @pytest.mark.parametrize("name", ["attention", "norms", "draws", "views"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import namedtuple
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -392,6 +393,50 @@ class Checkpointed(nn.Module):
         return self.head(h)
 
 
+class Doubling(nn.Module):
+    """Writes into its argument and returns it; nothing of it is needed by the backward pass."""
+
+    def forward(self, x):
+        return x.mul_(2)
+
+
+class Remembering(nn.Module):
+    """Remembers what it returned last."""
+
+    def forward(self, x):
+        self.last = 2 * x
+        return self.last
+
+
+class Sequences(nn.Module):
+    """What a sequence hands on inside is seen outside: written in place, passed on, viewed, remembered, hooked."""
+
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 6)
+        overwriting = (Doubling(), Doubling(), nn.Linear(6, 6))
+        self.outer = nn.Sequential(nn.Identity(), *overwriting, nn.ReLU(inplace=True), nn.Linear(6, 6))
+        views = (nn.Unflatten(1, (2, 3)), nn.Flatten())
+        self.passing = nn.Sequential(nn.Linear(6, 6), nn.Identity(), *views, nn.Linear(6, 6))
+        self.remembering = nn.Sequential(nn.Linear(6, 6), Remembering(), nn.ReLU(inplace=True), nn.Linear(6, 6))
+        self.hooked = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Dropout(0.2))
+        self.head = nn.Linear(6, 3)
+        self.hooked[0].register_forward_hook(lambda module, args, output: Sequences.seen.append(output))
+        self.hooked[2].register_forward_pre_hook(lambda module, args: Sequences.seen.append(args[0]))
+
+    def forward(self, x):
+        h = torch.tanh(self.stem(x)) / 2
+        h = self.outer(h) + h
+        h = self.passing(h) + h
+        h = self.remembering(h) + self.remembering[1].last
+        del self.remembering[1].last
+        h = self.hooked(h) + sum(Sequences.seen)
+        Sequences.seen.clear()
+        return self.head(h)
+
+
 TRICKY = {
     each.__name__.lower(): each
     for each in (
@@ -408,6 +453,6 @@ TRICKY = {
             Overwriting,
             Norms,
         ),
-        *(Draws, Target, Borrowed, Attention, Recurrent, Checkpointed),
+        *(Draws, Target, Borrowed, Attention, Recurrent, Checkpointed, Sequences),
     )
 }
