@@ -16,5 +16,5 @@ growth.py     cost against depth, width, batch and length of the run
 rows.py       rows to and from CSV
 targets.py    rows -> met or missed
 figures.py    rows -> PNG
-page.py       rows -> docs/performance.md
+page.py       rows -> docs/performance.md, with the words of prose.py
 """

@@ -4,7 +4,7 @@
     .bench-venv/bin/python -m scripts.bench.suite --nets mlp --ways light,hooks --rounds 3 --stages all
     .bench-venv/bin/python -m scripts.bench.suite --nets vgg16_bn --stages ics
 
-A part of the ways or another number of rounds is printed and not written, unless --to names a folder: files in docs
+A part of the ways, other rounds or other blocks are printed and not written, unless --to names a folder: files in docs
 hold whole runs.
 """
 
@@ -14,7 +14,8 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,6 +48,8 @@ def main() -> None:
 
 def _measure_net(name: str, options: argparse.Namespace) -> None:
     net, ways, about = NETS[name], all_ways(), where_and_when()
+    if options.block and net.block > 1:
+        net = replace(net, block=options.block)
     for part in options.stages:
         raw: list[Row] = []
         with tempfile.TemporaryDirectory(prefix="ics-suite-") as folder:
@@ -66,7 +69,7 @@ def _measure_net(name: str, options: argparse.Namespace) -> None:
 
 
 def _stage(
-    stage: Stage, net: Net, ways: dict[str, Way], folder: Path, options: argparse.Namespace, raw: list[Row]
+    stage: Stage, net: Net, ways: Mapping[str, Way], folder: Path, options: argparse.Namespace, raw: list[Row]
 ) -> Iterator[Row]:
     """Yield the rows of a stage, and put the seconds of every round into `raw`."""
     rounds = options.rounds or (stage.rounds if net.block > 1 else stage.slow_rounds)
@@ -90,10 +93,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ways", type=_names, default=[], help="default: all of each stage")
     parser.add_argument("--stages", type=_names, default=list(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=0, help="default: each stage's own")
+    parser.add_argument("--block", type=int, default=0, help="steps timed in one go on a small net; default: 200")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--to", type=Path, help="folder of the CSVs")
     options = parser.parse_args()
-    if options.to is None and not (options.ways or options.rounds):
+    if options.to is None and not (options.ways or options.rounds or options.block):
         options.to = FOLDER
     return options
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ics
@@ -17,13 +18,12 @@ NEVER = ics.at([10**9])
 Instruments = Mapping[str, Any]
 Options = Mapping[str, Mapping[str, Any]]
 
-_POOLED = {"per_channel": False}
-
 MEANINGS = {
     "light": "every layer's input, output before and after normalisation, and activation: count, mean, central "
     "moments 2 to 4, extrema, zero, negative, saturated and non-finite counts, pooled over channels",
     "standard": "as light, and a histogram of each (1025 buckets per sign, of at most 65 536 values); moments and "
     "histograms of parameter gradients, norms of parameters and updates; normalisation statistics",
+    "histograms": "as light, and a histogram of each",
     "gradients": "as light, a histogram of each, and the same of the gradient of each output and parameter",
     "full": "as gradients and standard, and all of it per channel",
 }
@@ -62,20 +62,20 @@ def preset(name: str, interval: int) -> Start:
     return recorded({key: interval for key in chosen.schedules if key in PROBES}, chosen.options)
 
 
-def gradients(interval: int) -> Start:
-    """Return the way that takes pooled statistics and histograms of all sites and of their gradients."""
-    return recorded(
-        {"activations": interval, "gradients": interval},
-        {"activations": {**_POOLED, "histogram": True}, "gradients": {**_POOLED, "histogram": True}},
-    )
+def pooled(*instruments: str, interval: int) -> Start:
+    """Return the way that takes pooled statistics and histograms of all sites, or of their gradients, or both."""
+    options = {"per_channel": False, "histogram": True}
+    return recorded(dict.fromkeys(instruments, interval), dict.fromkeys(instruments, options))
 
 
 def _ways() -> Iterator[tuple[str, Way]]:
     yield "idle", Way("ics, attached and idle", "nothing", recorded({"activations": NEVER}), "ics", 0)
-    starts = {name: lambda interval, name=name: preset(name, interval) for name in PRESETS}
-    starts["gradients"] = gradients
-    for name in ("light", "standard", "gradients", "full"):
-        yield name, Way(f"ics {name}", MEANINGS[name], starts[name](1), "ics")
+    starts: dict[str, Callable[[int], Start]] = {name: partial(preset, name) for name in PRESETS}
+    starts["histograms"] = lambda interval: pooled("activations", interval=interval)
+    starts["gradients"] = lambda interval: pooled("activations", "gradients", interval=interval)
+    for name in MEANINGS:
+        use = f'`ics.Recorder`: what the preset "{name}" takes in the pass' if name in PRESETS else "`ics.Recorder`"
+        yield name, Way(f"ics {name}", MEANINGS[name], starts[name](1), "ics", use=use)
         yield f"{name}_10", Way(f"ics {name}, every 10th step", MEANINGS[name], starts[name](10), "ics", 10)
 
 

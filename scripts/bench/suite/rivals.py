@@ -175,7 +175,7 @@ def cockpit(training: Training) -> Iterator[Step]:
 
     for module in training.model.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     model, loss_fn = extend(training.model), extend(nn.CrossEntropyLoss())
     individual = nn.CrossEntropyLoss(reduction="none")
     instrument = Cockpit(model.parameters(), quantities=configuration("economy"))
@@ -209,7 +209,7 @@ RIVALS: Mapping[str, Way] = {
         f"mean, std, min, max and {BINS}-bin histogram of each leaf module's output",
         hooks,
         "",
-        within="gradients",
+        within="histograms",
         use="torch calls with `.item()` in a forward hook, a JSON line per step",
     ),
     "torchinstruments": _rival(
@@ -234,7 +234,7 @@ RIVALS: Mapping[str, Way] = {
         "the same and a signed log2 histogram, 4 buckets per octave",
         partial(torchlens, histogram=True),
         "torchlens",
-        within="gradients",
+        within="histograms",
         use="the same with `sketch_cadence=1`",
     ),
     "tensorboard": _rival(
@@ -242,7 +242,7 @@ RIVALS: Mapping[str, Way] = {
         "count, sum, sum of squares, extrema and histogram (10 % wide buckets) of each leaf module's output",
         partial(histograms, writer=tensorboard),
         "tensorboard",
-        within="gradients",
+        within="histograms",
         use="`torch.utils.tensorboard`: `add_histogram(name, output, step)` in a forward hook",
     ),
     "tensorboardx": _rival(
@@ -250,7 +250,7 @@ RIVALS: Mapping[str, Way] = {
         "the same",
         partial(histograms, writer=tensorboardx),
         "tensorboardX",
-        within="gradients",
+        within="histograms",
         use="`add_histogram(name, output, step)` in a forward hook",
     ),
     "wandb": _rival(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from ics import stats
 from ics.experiments.timing import machine
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -33,8 +34,9 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_rows(folder: Path, pattern: str) -> pd.DataFrame:
-    """Return the rows of all files of a pattern below each other; an empty frame where there is none."""
-    frames = [pd.read_csv(path, keep_default_na=True) for path in sorted(folder.glob(pattern))]
+    """Return the rows of all files of a pattern but the raw ones; an empty frame if there is none."""
+    paths = [path for path in sorted(folder.glob(pattern)) if not path.stem.endswith("_raw")]
+    frames = [pd.read_csv(path, dtype={"version": str}) for path in paths]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -51,7 +53,7 @@ def rounded(value: Any, digits: int = 5) -> Any:
 def where_and_when() -> Row:
     """Return what a timing should be read beside: the machine, its load, and the date."""
     found = machine()
-    return {"cpu": cpu_model(), **found, "date": datetime.now(UTC).date().isoformat()}
+    return {"cpu": cpu_model(), **found, "backend": stats.backend().name, "date": datetime.now(UTC).date().isoformat()}
 
 
 def cpu_model() -> str:

@@ -9,7 +9,7 @@ from ics.errors import unknown_name
 from scripts.bench.suite.nets import Net
 from scripts.bench.suite.ways import Way
 
-OWN = ("light", "standard", "gradients", "full")
+OWN = ("light", "histograms", "standard", "gradients", "full")
 EVERY_10TH = tuple(f"{name}_10" for name in OWN)
 
 
@@ -61,6 +61,7 @@ STAGES: Mapping[str, Stage] = {
         (
             "plain",
             "light",
+            "histograms",
             "gradients",
             "hooks",
             "torchinstruments",
