@@ -149,8 +149,8 @@ def write_page(found: list[dict[str, Any]], growth: list[dict[str, Any]]) -> Non
     lines = [
         text + heading,
         "    python scripts/bench/reading.py\n",
-        f"{first['steps']} measured steps, {first['layers']} layers, {len(SITES)} sites each: pooled statistics of every "
-        "site and the gradient shift of\nevery layer. Two CPU cores, files in the system's cache; "
+        f"{first['steps']} measured steps, {first['layers']} layers, {len(SITES)} sites each: pooled statistics of "
+        "every site and the gradient shift of\nevery layer. Two CPU cores, files in the system's cache; "
         "raw numbers in [reading.csv](bench/reading.csv).\n",
         "| what is read | table | rows | seconds | of reading the whole table |",
         "|---|---|---|---|---|",
@@ -161,11 +161,11 @@ def write_page(found: list[dict[str, Any]], growth: list[dict[str, Any]]) -> Non
         "\nAims: open in under 1 s, one column of one layer in under 0.2 s. "
         + ("Both are met." if all(row["seconds"] < aim for row, aim in aims(found)) else "Not all are met."),
         "\nA longer run has no slower flushes and reads no slower than its rows demand "
-        "([reading_growth.csv](bench/reading_growth.csv)). Up to\n200 steps are flushed at once. The mean flush has its "
-        "share of merging, the longest merges eight parts; a recorder does both\nbeside the training. The end of a run "
-        "rewrites the newest 16 MiB of each table at most, so it stops growing there.\n",
-        "| measured steps | flush, median s | mean | longest | end of the run, s | open, s | one column of one layer, s "
-        "| parts |",
+        "([reading_growth.csv](bench/reading_growth.csv)). Up to\n200 steps are flushed at once. The mean flush has "
+        "its share of merging, the longest merges eight parts; a recorder does both\nbeside the training. The end of a "
+        "run rewrites the newest 16 MiB of each table at most, so it stops growing there.\n",
+        "| measured steps | flush, median s | mean | longest | end of the run, s | open, s | one column of one layer, "
+        "s | parts |",
         "|---|---|---|---|---|---|---|---|",
         *(
             f"| {row['steps']} | {row['flush_s']:.3f} | {row['mean_flush_s']:.3f} | {row['longest_flush_s']:.3f} | "
