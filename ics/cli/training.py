@@ -77,6 +77,13 @@ def train(
         list[str] | None,
         typer.Option(help="Measure every N steps: N, or INSTRUMENT=N (0: never), or INSTRUMENT=log_spaced(40)."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Instruments by cost: light, standard, full (default: the recipe's); --every changes them."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Share of training time that recording may take, as 0.02 (default: no limit).")
+    ] = None,
     net: Annotated[str | None, typer.Option(help="Label of the net in figures (default: from --norm).")] = None,
     to: Annotated[
         Path | None,
@@ -87,6 +94,7 @@ def train(
     """Train a recipe with its instruments attached, and write the runs."""
     from ics.experiments import recipe as recipe_named
     from ics.experiments import train as train_config
+    from ics.recording.presets import PRESETS
 
     need(seeds >= 1, f"--seeds is at least 1, got {seeds}")
     changes: dict[str, Any] = {
@@ -100,9 +108,13 @@ def train(
         "batch_size": batch_size,
         "device": device,
         "layers": parse_columns(layers),
+        "preset": preset,
+        "budget": budget,
         "net": net,
     }
     config = recipe_named(recipe, norm=norm, **{name: value for name, value in changes.items() if value is not None})
+    if preset is not None:
+        config = config.replace(instruments={name: str(when) for name, when in PRESETS[preset].schedules.items()})
     config = config.replace(instruments=parse_every(every or [], config.instruments))
     base = to or Path("runs") / f"{recipe}-{norm}"
     folders = {number: base if to and seeds == 1 else Path(f"{base}-{number}") for number in range(seed, seed + seeds)}

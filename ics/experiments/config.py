@@ -9,6 +9,8 @@ from typing import Any
 
 from ics.errors import UsageError, unknown_name
 from ics.recording import Schedule, parse_schedule
+from ics.recording.budget import check_target
+from ics.recording.presets import preset_named
 from ics.schema import TABLES
 
 NORMS = ("none", "batch")
@@ -47,6 +49,9 @@ class RunConfig:
         seed: of the initial weights, the order of the batches and, for `"gaussian"`, the data.
         instruments: instrument to the text of its schedule, e.g. `{"gradient_shift": "every(10)"}`; `"log_spaced(40)"`
             spreads over all steps of the training.
+        preset: `"light"`, `"standard"` or `"full"`: which columns the instruments fill (`ics.recording.presets`), not
+            when they are due; None is every column.
+        budget: share of training time that recording may take, e.g. 0.02; None stretches no schedule.
         line_range: smallest and largest step size of gradient_line, as multiples of the learning rate.
         line_points: number of step sizes of gradient_line, spaced geometrically.
         layers: names or glob patterns of the layers to measure; None is all.
@@ -84,6 +89,8 @@ class RunConfig:
     weight_decay: float = 0.0
     seed: int = 0
     instruments: Mapping[str, str] = field(default_factory=dict, hash=False)
+    preset: str | None = None
+    budget: float | None = None
     line_range: tuple[float, float] = (0.5, 4.0)
     line_points: int = 8
     layers: tuple[str, ...] | None = None
@@ -108,6 +115,8 @@ class RunConfig:
         for instrument in self.instruments:
             if instrument not in INSTRUMENTS:
                 raise unknown_name("instrument", str(instrument), INSTRUMENTS)
+        if self.preset is not None:
+            preset_named(self.preset)
         self.schedules()
 
     def as_dict(self) -> dict[str, Any]:
@@ -214,6 +223,8 @@ def _check_numbers(config: RunConfig) -> None:
         value = getattr(config, name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
             raise UsageError(f"{name} is a finite number of at least 0, got {value!r}")
+    if config.budget is not None:
+        check_target(config.budget)
     if config.momentum >= 1:
         raise UsageError(f"momentum is below 1, got {config.momentum!r}")
     if config.momentum and config.optimizer != "sgd":

@@ -20,6 +20,7 @@ from ics.experiments.config import RunConfig
 from ics.experiments.data import Batch, Data, Progress
 from ics.experiments.datasets import load_data
 from ics.experiments.loading import load_model
+from ics.recording.presets import merged_options, preset_named
 
 _TEST_BATCH = 1000
 
@@ -90,7 +91,8 @@ def train(
         to=to,
         optimizer=experiment.optimizer,
         instruments=config.schedules(),
-        options={"gradient_line": {"etas": config.etas()}} if config.learning_rate else None,
+        options=_options(config),
+        budget=config.budget,
         layers=config.layers,
         config=config.as_dict(),
         seed=config.seed,
@@ -99,6 +101,11 @@ def train(
     with recorder, cpu_threads(config.num_threads):
         fit(experiment, recorder, progress=progress)
     return Path(to)
+
+
+def _options(config: RunConfig) -> dict[str, dict[str, Any]]:
+    own = {"gradient_line": {"etas": config.etas()}} if config.learning_rate else {}
+    return own if config.preset is None else merged_options(preset_named(config.preset).options, own)
 
 
 def fit(experiment: Experiment, recorder: ics.Recorder, *, progress: Progress | None = None) -> None:

@@ -69,10 +69,7 @@ class Budget:
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if not isinstance(target, int | float) or not 0 < target < 1:
-            raise UsageError(
-                f"budget expects a share of training time between 0 and 1, got {target!r}; type budget=0.02 for 2 %"
-            )
+        check_target(target)
         self.clock = clock
         self.changed = False
         self._target = float(target)
@@ -200,3 +197,11 @@ class Budget:
         if now != before:
             self._stretched.append({"step": step} | {name: stretch for name, stretch in now.items() if stretch > 1})
             self.changed = True
+
+
+def check_target(target: object) -> None:
+    """Raise `UsageError` unless `target` is a share of training time, between 0 and 1."""
+    if not isinstance(target, int | float) or not 0 < target < 1:
+        raise UsageError(
+            f"budget expects a share of training time between 0 and 1, got {target!r}; type budget=0.02 for 2 %"
+        )
