@@ -66,6 +66,8 @@ _PER_CHANNEL = (
     Column("channel_nonfinite_count", "list<int64>", "values that are NaN or infinite, per channel"),
 )
 
+_OF_UPDATES = "steps at which anything but activations and normalization is due"
+
 STEPS = Table(
     "steps",
     "optimizer step",
@@ -73,9 +75,9 @@ STEPS = Table(
     (
         Column("loss", "float64", "training loss as logged by the user's loop", "loss"),
         LEARNING_RATE,
-        Column("gradient_norm", "float64", "l2 norm of the gradient the optimizer used; measured steps", "loss/weight"),
-        Column("update_norm", "float64", "l2 norm of parameters after - before the step; measured steps", "weight"),
-        Column("regulariser", "float64", "sum of weight_decay/2 ||w||^2 before the step; measured steps", "loss"),
+        Column("gradient_norm", "float64", f"l2 norm of the gradient the optimizer used; {_OF_UPDATES}", "loss/weight"),
+        Column("update_norm", "float64", f"l2 norm of parameters after - before the step; {_OF_UPDATES}", "weight"),
+        Column("regulariser", "float64", f"sum of weight_decay/2 ||w||^2 before the step; {_OF_UPDATES}", "loss"),
         Column("measured", "bool", "whether any instrument was due at this step"),
         Column("duration", "float64", "wall time of the user's block, armed hooks included", "s"),
         Column("measuring_duration", "float64", "wall time of the extra evaluations after the block", "s"),
