@@ -1,5 +1,6 @@
 """Pure tensor -> tensor statistics: moments per channel and pooled, histograms, distances, vectors."""
 
+from ics.stats.backends import Backend, backend, use_backend
 from ics.stats.distances import (
     Distribution,
     distribution,
@@ -18,10 +19,12 @@ from ics.stats.vectors import cosine, distance, distances, dot, norm, norms
 
 __all__ = [
     "PACKED",
+    "Backend",
     "Distribution",
     "Moments",
     "Reduced",
     "as_channels",
+    "backend",
     "channel_moments",
     "columns",
     "columns_of",
@@ -43,5 +46,6 @@ __all__ = [
     "reduce",
     "union",
     "unpack",
+    "use_backend",
     "wasserstein_1",
 ]

@@ -55,12 +55,9 @@ def sample(x: Tensor, max_values: int | None) -> Tensor:
         >>> sample(torch.arange(10.0), 5).tolist()
         [0.0, 3.0, 6.0, 9.0]
     """
-    size = x.numel()
-    if max_values is None or size <= max_values:
+    size, stride = x.numel(), stride_of(x.numel(), max_values)
+    if stride == 1:
         return x.reshape(-1)
-    stride = -(-size // max_values)
-    while math.gcd(stride, size) > 1:
-        stride += 1
     if x.is_contiguous():
         return x.view(-1)[::stride]
     position, axes = torch.arange(0, size, stride, device=x.device), []
@@ -68,6 +65,16 @@ def sample(x: Tensor, max_values: int | None) -> Tensor:
         axes.append(position % length)
         position = position // length
     return x[tuple(reversed(axes))]
+
+
+def stride_of(size: int, max_values: int | None) -> int:
+    """Return the stride of `sample` over so many values: 1 where it takes all."""
+    if max_values is None or size <= max_values:
+        return 1
+    stride = -(-size // max_values)
+    while math.gcd(stride, size) > 1:
+        stride += 1
+    return stride
 
 
 def _bucket_index(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ reducing over outer and inner reads memory in order, while rows of channels woul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -97,16 +97,22 @@ def require_floating(x: Tensor) -> Tensor:
             "statistics need a floating point tensor (float32, float64, bfloat16 or float16), "
             f"but one of {name} came; type x.float()"
         )
-    return x.detach()
+    return x.detach().resolve_neg()
 
 
 def checked(x: Tensor, channel_axis: int) -> tuple[Tensor, int]:
     """Return `x` without its autograd history, of at least one axis, and the axis counted from 0; or `UsageError`."""
     values = require_floating(x)
     values = values.reshape(1) if values.ndim == 0 else values
-    if not -values.ndim <= channel_axis < values.ndim:
+    return values, axis_of(values.shape, channel_axis)
+
+
+def axis_of(shape: Sequence[int], channel_axis: int) -> int:
+    """Return the axis counted from 0, of a shape where no axes are read as one; or `UsageError`."""
+    ndim = max(len(shape), 1)
+    if not -ndim <= channel_axis < ndim:
         raise UsageError(
-            f"channel_axis must name an axis of the tensor, {-values.ndim} to {values.ndim - 1} for shape "
-            f"{tuple(values.shape)}, but {channel_axis} came; type channel_axis={default_channel_axis(values)}"
+            f"channel_axis must name an axis of the tensor, {-ndim} to {ndim - 1} for shape {tuple(shape) or (1,)}, "
+            f"but {channel_axis} came; type channel_axis={1 if ndim in (2, 4, 5) else -1}"
         )
-    return values, channel_axis % values.ndim
+    return channel_axis % ndim

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ics.stats.layout import accumulator_dtype, as_slabs, blocks, working_dtype
 
-_SATURATED_WITHIN = 0.01
+SATURATED_WITHIN = 0.01  # of the distance between the asymptotes
 _REDUCED = (0, 2)  # outer and inner of a block (outer, C, inner)
 # For each type computed in: the integer of its size, the bits of its exponent, and the largest power of two whose
 # inverse is not subnormal.
@@ -206,7 +206,8 @@ def _centre(extent: Tensor, count: Tensor, dtype: torch.dtype, masked: bool) -> 
         # The sum of finite values may overflow; the middle is near enough, as the sum of first powers corrects it.
         # Without any finite value all of this is NaN, as the moments should be.
         mean = torch.where(mean.isfinite(), mean, minimum / 2 + maximum / 2)
-    shift = mean.to(dtype)
+    # Of a constant channel the rounding of the sum must not show; with its value as the shift, nothing does.
+    shift = torch.where(minimum == maximum, minimum, mean).to(dtype)
     radius = torch.maximum(maximum - shift, shift - minimum).to(dtype)
     as_integer, exponent_bits, largest = _FLOATS[dtype]
     unit = (radius.view(as_integer) & exponent_bits).view(dtype).clamp_(1 / largest, largest)
@@ -229,7 +230,7 @@ def _raw_sums(x: Tensor, shift: Tensor, unit: Tensor, masked: bool, saturation: 
     sums += [torch.eq(signed, 0, out=z).sum(_REDUCED), torch.lt(signed, 0, out=z).sum(_REDUCED)]
     if saturation is not None:
         low, high = saturation
-        margin, middle = _SATURATED_WITHIN * (high - low), (low + high) / 2
+        margin, middle = SATURATED_WITHIN * (high - low), (low + high) / 2
         bounded = x.nan_to_num(middle, middle, middle) if masked else x
         near_low = torch.le(bounded, low + margin, out=z).sum(_REDUCED)
         sums.append(near_low + torch.ge(bounded, high - margin, out=z).sum(_REDUCED))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ics.errors import UsageError
+from ics.stats.backends import fused_way
 from ics.stats.eager import Affine, reduce_eager
 from ics.stats.layout import checked
 
@@ -65,15 +66,21 @@ def reduce(
             "type histogram=False for no histogram"
         )
     limit = max_values if histogram else 0
-    with torch.no_grad():
-        values, axis = checked(x, channel_axis)
-        if affine is not None:
-            check_affine(values, axis, affine)
-        return Reduced(*reduce_eager(values, axis, saturation, affine, limit))
+    if affine is not None:
+        check_affine(x, channel_axis, affine)
+    fused = fused_way("cpu" if x.is_cpu else x.device.type)
+    found = None if fused is None else fused(x, channel_axis, saturation, affine, limit)
+    if found is None:
+        with torch.no_grad():
+            values, axis = checked(x, channel_axis)
+            found = reduce_eager(values, axis, saturation, affine, limit)
+    return Reduced(*found)
 
 
-def check_affine(x: Tensor, axis: int, affine: Affine) -> None:
-    channels = x.shape[axis]
+def check_affine(x: Tensor, channel_axis: int, affine: Affine) -> None:
+    """Raise `UsageError` unless there are a shift and a scale for each channel."""
+    values, axis = checked(x, channel_axis)
+    channels = values.shape[axis]
     for name, part in zip(("shift", "scale"), affine, strict=True):
         if part.shape != (channels,):
             raise UsageError(

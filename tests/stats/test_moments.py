@@ -77,31 +77,31 @@ def make(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) -> Tensor
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("batch", [1, 2, 7])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_statistic_equals_numpys(shape, batch, dtype):
+def test_every_statistic_equals_numpys(measure, shape, batch, dtype):
     of_batch, axis = SHAPES[shape]
     x = make(of_batch(batch), dtype)
-    moments = channel_moments(x, channel_axis=axis, saturation=ASYMPTOTES)
+    moments = measure(x, channel_axis=axis, saturation=ASYMPTOTES)
     check(moments, x, axis, rtol=RTOL.get(dtype, 1e-5), saturation=ASYMPTOTES)
     assert moments.mean.dtype == torch.float64
     assert moments.zero_count.dtype == moments.count.dtype == moments.nonfinite_count.dtype == torch.int64
-    check(channel_moments(x, channel_axis=axis), x, axis, rtol=RTOL.get(dtype, 1e-5))
+    check(measure(x, channel_axis=axis), x, axis, rtol=RTOL.get(dtype, 1e-5))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_nan_and_infinity_are_counted_and_the_rest_measured(shape, dtype):
+def test_nan_and_infinity_are_counted_and_the_rest_measured(measure, shape, dtype):
     of_batch, axis = SHAPES[shape]
     x = make(of_batch(7), dtype)
     for start, value in enumerate((math.nan, math.inf, -math.inf)):
         x.view(-1)[start :: 5 + start] = value
-    moments = channel_moments(x, channel_axis=axis, saturation=ASYMPTOTES)
+    moments = measure(x, channel_axis=axis, saturation=ASYMPTOTES)
     assert int(moments.nonfinite_count.sum()) > 0
     check(moments, x, axis, rtol=RTOL.get(dtype, 1e-5), saturation=ASYMPTOTES)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "strided", "expanded", "offset"])
-def test_memory_layout_does_not_matter(layout, damaged):
+def test_memory_layout_does_not_matter(measure, layout, damaged):
     x = make((4, 6, 5, 5), torch.float32)
     if damaged:
         x[1, 2, 3, 4] = math.nan
@@ -112,19 +112,19 @@ def test_memory_layout_does_not_matter(layout, damaged):
         "expanded": x[:1, :, :1].expand(4, 6, 5, 5),
         "offset": torch.cat([x, x])[4:],
     }[layout]
-    check(channel_moments(other, channel_axis=1), other, 1, rtol=1e-5)
+    check(measure(other, channel_axis=1), other, 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_tensors_of_many_blocks(axis):
+def test_tensors_of_many_blocks(measure, axis):
     x = make((60, 50, 48), torch.float32) + torch.linspace(-5, 5, 60)[:, None, None]  # more than 2^17 values
-    check(channel_moments(x, channel_axis=axis, saturation=ASYMPTOTES), x, axis, rtol=1e-5, saturation=ASYMPTOTES)
+    check(measure(x, channel_axis=axis, saturation=ASYMPTOTES), x, axis, rtol=1e-5, saturation=ASYMPTOTES)
     x[-1, -1, -1] = math.inf
-    check(channel_moments(x, channel_axis=axis), x, axis, rtol=1e-5)
+    check(measure(x, channel_axis=axis), x, axis, rtol=1e-5)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_a_small_variance_around_a_large_mean_is_not_lost_in_float32(damaged):
+def test_a_small_variance_around_a_large_mean_is_not_lost_in_float32(measure, damaged):
     x = 100 + 0.01 * make((64, 3, 8, 8), torch.float64)
     x = x.float()
     naive = (x**2).mean((0, 2, 3)) - x.mean((0, 2, 3)) ** 2
@@ -132,61 +132,61 @@ def test_a_small_variance_around_a_large_mean_is_not_lost_in_float32(damaged):
     assert ((naive - expected).abs() / expected).max() > 0.5, "the mistake this guards against would show here"
     if damaged:
         x[0, :, 0, 0] = math.nan
-    check(channel_moments(x, channel_axis=1), x, 1, rtol=1e-5)
+    check(measure(x, channel_axis=1), x, 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-40, 1e-30, 1e-12, 1e8, 1e20, 1e37])
 @pytest.mark.parametrize("damaged", [False, True])
-def test_powers_of_tiny_and_huge_values_neither_vanish_nor_overflow(scale, damaged):
+def test_powers_of_tiny_and_huge_values_neither_vanish_nor_overflow(measure, scale, damaged):
     x = (make((16, 3, 4), torch.float64) * scale).float()
     if damaged:
         x[0, 0, 0] = math.nan
-    moments = channel_moments(x, channel_axis=1)
+    moments = measure(x, channel_axis=1)
     check(moments, x, 1, rtol=1e-5)
     assert (moments.m4 > 0).all()
 
 
-def test_the_whole_range_of_float32():
+def test_the_whole_range_of_float32(measure):
     largest = torch.finfo(torch.float32).max
     x = torch.tensor([[largest, -largest, 0.0, 1.0, 1e-45]]).T
-    check(channel_moments(x, channel_axis=1), x, 1, rtol=1e-5)
+    check(measure(x, channel_axis=1), x, 1, rtol=1e-5)
     x = torch.full((1000, 1), largest)  # finite values whose sum is not
-    check(channel_moments(x, channel_axis=1), x, 1, rtol=1e-5)
+    check(measure(x, channel_axis=1), x, 1, rtol=1e-5)
 
 
-def test_channels_of_very_different_sizes_do_not_disturb_each_other():
+def test_channels_of_very_different_sizes_do_not_disturb_each_other(measure):
     x = make((50, 4), torch.float64) * torch.tensor([1e-30, 1e-10, 1.0, 1e30])
     x = x.float()
-    check(channel_moments(x, channel_axis=1), x, 1, rtol=1e-5)
+    check(measure(x, channel_axis=1), x, 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 0.1, -3.3, 1e-45, 1e-40, 65504.0, 3e38])
 @pytest.mark.parametrize("damaged", [False, True])
-def test_constants_have_exactly_no_spread(value, damaged):
+def test_constants_have_exactly_no_spread(measure, value, damaged):
     for size in (64, 71, 10_007):  # the float32 sum of 71 times 0.1, divided by 71, is not 0.1
         x = torch.full((size, 2), value)
         if damaged:
             x[0] = math.nan
-        moments = channel_moments(x, channel_axis=1)
+        moments = measure(x, channel_axis=1)
         assert moments.m2.tolist() == moments.m3.tolist() == moments.m4.tolist() == [0, 0]
         assert moments.mean.tolist() == moments.minimum.tolist() == moments.maximum.tolist() == x[-1].tolist()
 
 
-def test_negative_zero_is_zero_and_not_negative():
-    moments = channel_moments(torch.tensor([[-0.0], [0.0], [-1e-45]]), channel_axis=1)
+def test_negative_zero_is_zero_and_not_negative(measure):
+    moments = measure(torch.tensor([[-0.0], [0.0], [-1e-45]]), channel_axis=1)
     assert (moments.zero_count.tolist(), moments.negative_count.tolist()) == ([2], [1])
 
 
-def test_a_channel_without_finite_values_has_counts_and_no_numbers():
+def test_a_channel_without_finite_values_has_counts_and_no_numbers(measure):
     x = torch.tensor([[math.nan, 1.0, -math.inf], [math.inf, 3.0, math.nan]])
-    moments = channel_moments(x, channel_axis=1, saturation=(-1.0, 1.0))
+    moments = measure(x, channel_axis=1, saturation=(-1.0, 1.0))
     check(moments, x, 1, rtol=1e-5, saturation=(-1.0, 1.0))
     assert moments.mean.isnan().tolist() == moments.minimum.isnan().tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0)])
-def test_empty_tensors_have_counts_of_0_and_no_numbers(shape):
-    moments = channel_moments(torch.zeros(shape), channel_axis=1, saturation=(0.0, 1.0))
+def test_empty_tensors_have_counts_of_0_and_no_numbers(measure, shape):
+    moments = measure(torch.zeros(shape), channel_axis=1, saturation=(0.0, 1.0))
     check(moments, torch.zeros(shape), 1, rtol=0, saturation=(0.0, 1.0))
     assert int(pool(moments).count) == 0
     assert math.isnan(float(pool(moments).maximum))

@@ -1,0 +1,208 @@
+"""The work on one tensor, cut into jobs that depend on its shape alone, and what one thread does of it.
+
+Job 0 is the histogram; the others are parts of the tensor, each with accumulators of its own. Threads take the next job
+until none is left, and `finish` joins the parts in their order, so results depend neither on timing nor on how many
+threads there are. An order (`REQUEST`) is a row of int64, since that is what C can be handed fastest.
+"""
+
+# mypy: ignore-errors
+# (numba finds the types of these functions by itself.)
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from ics.stats.cpu.buckets import count_buckets
+from ics.stats.cpu.chunk import MOST, WIDTH, add_chunk, join_channel, kernel
+from ics.stats.cpu.columns import COLUMNS, ROWS, SCRATCH, add_tile
+from ics.stats.cpu.loading import FLOAT32, apply, apply_each, load
+from ics.stats.cpu.native import double_of, load_f32, load_f64, store_f32, store_f64, take_next
+from ics.stats.cpu.native import load_i64 as held
+
+MOMENTS = 11  # rows of the packed result
+_BY_COLUMNS_BELOW = 512  # neighbouring values of a channel, from which on a chunk is worth its sums across a vector
+_FOLDED_BELOW = 32  # columns: a row this short leaves most of a vector empty, so that several are read as one
+
+# What a request holds. The last two are float64, by their bits.
+(
+    _SOURCE,  # address of the values
+    _KIND,  # FLOAT32, BFLOAT16 or FLOAT16
+    _OUTER,  # the layout in memory: outer * channels * inner values
+    _CHANNELS,
+    _INNER,
+    _PARTS,  # in how many parts the tensor is cut
+    _NEXT_JOB,  # the number of jobs taken so far
+    _ACCUMULATORS,  # address of parts * channels * WIDTH doubles
+    _MOMENTS,  # address of the packed result, or 0
+    _HISTOGRAM,  # address of the counts, or 0
+    _TAKEN,  # values counted in the histogram
+    _STRIDE,  # and their distance in logical order
+    _LOGICAL_INNER,  # neighbours of one channel in logical order, and how far apart in memory neighbours
+    _BY_OUTER,  # along the outer axis,
+    _BY_CHANNEL,  # the channels
+    _BY_INNER,  # and the inner axis are
+    _SHIFTS,  # addresses of float32 per channel, or 0
+    _SCALES,
+    _HAS_ASYMPTOTES,
+    _LOW,  # at most this is saturated
+    _HIGH,  # at least this
+) = range(21)
+REQUEST = struct.Struct("=19q2d")
+
+
+@kernel
+def take_jobs(request):
+    histogram = 1 if held(request, _HISTOGRAM) != 0 else 0
+    while True:
+        job = take_next(request + 8 * _NEXT_JOB)
+        if job >= held(request, _PARTS) + histogram:
+            return
+        if job < histogram:
+            _count(request)
+        else:
+            _measure(request, job - histogram)
+
+
+@kernel
+def _count(request):
+    logical = (
+        held(request, _CHANNELS),
+        held(request, _LOGICAL_INNER),
+        held(request, _BY_OUTER),
+        held(request, _BY_CHANNEL),
+        held(request, _BY_INNER),
+    )
+    affine = (held(request, _SHIFTS), held(request, _SCALES))
+    taken, stride = held(request, _TAKEN), held(request, _STRIDE)
+    count_buckets(
+        held(request, _KIND),
+        held(request, _SOURCE),
+        taken,
+        stride,
+        logical,
+        affine,
+        held(request, _HISTOGRAM),
+    )
+
+
+@kernel
+def _measure(request, part):
+    outer, channels, inner = held(request, _OUTER), held(request, _CHANNELS), held(request, _INNER)
+    accumulators = held(request, _ACCUMULATORS) + part * channels * (WIDTH * 8)
+    for i in range(channels * WIDTH):
+        store_f64(accumulators, i, 0.0)
+    near = (
+        held(request, _HAS_ASYMPTOTES) != 0,
+        double_of(held(request, _LOW)),
+        double_of(held(request, _HIGH)),
+    )
+    if inner >= _BY_COLUMNS_BELOW:
+        _by_chunks(request, part, accumulators, outer * channels, channels, inner, near)
+        return
+    # Neighbours in memory, of one outer index, are the columns; or of `folded` outer indices where they are few.
+    columns = channels * inner
+    folded = 2 * _FOLDED_BELOW // columns if columns < _FOLDED_BELOW else 1
+    whole = outer // folded
+    _by_tiles(request, part, accumulators, 0, whole, columns * folded, near)
+    if part == 0 and whole * folded < outer:
+        rest = (outer - whole * folded) * columns
+        _by_tiles(request, -1, accumulators, whole * folded * columns, 1, rest, near)
+
+
+@kernel
+def _share(part, parts, jobs):
+    """Return the first and the last but one of the jobs of a part; part -1 has all of them."""
+    if part < 0:
+        return 0, jobs
+    return part * jobs // parts, (part + 1) * jobs // parts
+
+
+@kernel
+def _by_chunks(request, part, accumulators, rows, channels, inner, near):
+    kind, source, shifts, scales = (
+        held(request, _KIND),
+        held(request, _SOURCE),
+        held(request, _SHIFTS),
+        held(request, _SCALES),
+    )
+    buffer = np.empty(MOST, np.float32)
+    target = np.int64(buffer.ctypes.data)
+    chunks = (inner + MOST - 1) // MOST
+    first, last = _share(part, held(request, _PARTS), rows * chunks)
+    for job in range(first, last):
+        row, chunk = job // chunks, job % chunks
+        channel = row % channels
+        start, stop = chunk * inner // chunks, (chunk + 1) * inner // chunks
+        n = stop - start
+        values = source + 4 * (row * inner + start)
+        if kind != FLOAT32 or shifts != 0:
+            load(kind, source, row * inner + start, n, 1, target)
+            values = target
+        if shifts != 0:
+            apply(target, n, load_f32(shifts, channel), load_f32(scales, channel))
+        add_chunk(accumulators + channel * (WIDTH * 8), values, n, near)
+
+
+@kernel
+def _by_tiles(request, part, accumulators, begin, rows, columns, near):
+    """Measure rows x columns values from position `begin` on, which is the first value of a channel."""
+    kind, source, channels, inner = (
+        held(request, _KIND),
+        held(request, _SOURCE),
+        held(request, _CHANNELS),
+        held(request, _INNER),
+    )
+    shifts, scales = held(request, _SHIFTS), held(request, _SCALES)
+    copied = kind != FLOAT32 or shifts != 0
+    scratch_array = np.empty(SCRATCH // 4, np.float32)
+    each = np.empty((2, COLUMNS), np.float32)
+    buffer = np.empty(ROWS * COLUMNS if copied else 1, np.float32)
+    scratch, target = np.int64(scratch_array.ctypes.data), np.int64(buffer.ctypes.data)
+    own_shifts, own_scales = np.int64(each.ctypes.data), np.int64(each[1].ctypes.data)
+    across = (columns + COLUMNS - 1) // COLUMNS
+    first, last = _share(part, held(request, _PARTS), (rows + ROWS - 1) // ROWS * across)
+    for job in range(first, last):
+        top, left = job // across * ROWS, job % across * COLUMNS
+        height, width = min(ROWS, rows - top), min(COLUMNS, columns - left)
+        channel, within = left // inner % channels, left % inner
+        place, pitch = begin + top * columns + left, columns
+        values = source + 4 * place
+        if copied:
+            for r in range(height):
+                load(kind, source, place + r * columns, width, 1, target + 4 * r * width)
+            values, pitch = target, width
+        if shifts != 0:
+            for j in range(width):
+                of = (left + j) // inner % channels
+                store_f32(own_shifts, j, load_f32(shifts, of))
+                store_f32(own_scales, j, load_f32(scales, of))
+            for r in range(height):
+                apply_each(target + 4 * r * width, width, own_shifts, own_scales)
+        add_tile(accumulators, channel, channels, inner, within, values, pitch, height, width, near, scratch)
+
+
+@kernel
+def finish(request):
+    """Join the parts, and write the packed statistics per channel."""
+    channels, out, accumulators = (
+        held(request, _CHANNELS),
+        held(request, _MOMENTS),
+        held(request, _ACCUMULATORS),
+    )
+    for c in range(channels):
+        into = accumulators + c * (WIDTH * 8)
+        for part in range(1, held(request, _PARTS)):
+            join_channel(into, into + part * channels * (WIDTH * 8))
+        count = load_f64(into, 0)
+        store_f64(out, c, count)
+        for row in range(1, 7):
+            value = load_f64(into, row)
+            if 2 <= row <= 4:
+                value = value / count
+            store_f64(out, row * channels + c, value if count > 0 else np.nan)
+        for row in range(7, MOMENTS):
+            store_f64(out, row * channels + c, load_f64(into, row))
+        if held(request, _HAS_ASYMPTOTES) == 0:
+            store_f64(out, 9 * channels + c, np.nan)

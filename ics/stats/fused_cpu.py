@@ -1,0 +1,241 @@
+"""The kernels of `ics.stats.cpu` as a backend of `reduce`: memory layouts, requests and threads.
+
+A kernel reads any tensor without gaps in the order of its memory, channels_last and transposed ones included; others
+are copied first. Large tensors are shared by as many threads as torch uses. Where torch computes with GNU OpenMP they
+are torch's own, taken as compiled loops take them: the threads of another pool would fight for the cores with these,
+which spin for a while after each operation. Elsewhere Python threads help, as the kernels run without its lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from numba.core import event
+from torch import Tensor
+
+from ics.buckets import NUM_BUCKETS
+from ics.stats.cpu.chunk import WIDTH
+from ics.stats.cpu.jobs import MOMENTS, REQUEST
+from ics.stats.cpu.work import Work, compile_work
+from ics.stats.eager import Affine, transformed
+from ics.stats.histogram import histogram, stride_of
+from ics.stats.layout import axis_of
+from ics.stats.moments import SATURATED_WITHIN
+
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_PART = 2**17  # values that are worth a part: another thread takes some microseconds to come
+_MOST_PARTS = 16
+_VALUES_PER_CHANNEL = 64  # in each part, or its accumulators would weigh as much as the values
+
+
+class Plan(NamedTuple):
+    """How the kernels read tensors of one layout."""
+
+    memory: tuple[int, int, int]  # outer, channels, inner in the order of memory
+    parts: int
+    taken: int  # values in the histogram
+    logical: (
+        tuple[int, int, int, int, int] | None
+    )  # stride, inner, by_outer, by_channel, by_inner; None: no walk gives it
+
+
+def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tensor | None] | None]:
+    """Return the backend; it returns None for tensors that it does not take.
+
+    Args:
+        announce: told, in a sentence, that kernels are about to be compiled.
+    """
+    threads = Threads(_compile(announce))
+
+    def reduce_fused(
+        x: Tensor, axis: int, saturation: tuple[float, float] | None, affine: Affine | None, limit: int | None
+    ) -> tuple[Tensor, Tensor | None] | None:
+        kind = _KINDS.get(x.dtype)
+        if kind is None or x.layout is not torch.strided or x.is_neg():
+            return None
+        plan = plan_of(x.shape, x.stride(), axis, limit)
+        if plan is None:
+            x = x.detach().contiguous()
+            plan = plan_of(x.shape, x.stride(), axis, limit)
+        if plan is None:  # no values
+            return None
+        return _measure(threads, x, axis, kind, plan, saturation, affine, limit)
+
+    return reduce_fused
+
+
+def _compile(announce: Callable[[str], None]) -> Work:
+    with event.install_listener("numba:compile", _Announcement(announce)):
+        try:
+            return compile_work(cache=True)
+        except RuntimeError as error:  # how numba says that it finds no folder to write to
+            if "cannot cache" not in str(error):
+                raise
+            announce("numba finds no folder for its cache that it can write to; set NUMBA_CACHE_DIR to one")
+            return compile_work(cache=False)
+
+
+class _Announcement(event.Listener):
+    """Tells once, as soon as numba compiles anything: with all on disk it does not."""
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        self._announce: Callable[[str], None] | None = announce
+
+    def on_start(self, event: event.Event) -> None:
+        if self._announce is not None:
+            self._announce("compiling the kernels of the statistics for this machine, once; 5 to 20 seconds")
+            self._announce = None
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+def _measure(
+    threads: Threads,
+    x: Tensor,
+    axis: int,
+    kind: int,
+    plan: Plan,
+    saturation: tuple[float, float] | None,
+    affine: Affine | None,
+    limit: int | None,
+) -> tuple[Tensor, Tensor | None]:
+    outer, channels, inner = plan.memory
+    moments = torch.empty((MOMENTS, channels), dtype=torch.float64, device="cpu")
+    scratch = torch.empty(plan.parts * channels * WIDTH, dtype=torch.float64, device="cpu")
+    counts = None
+    if limit != 0 and plan.logical is not None:
+        counts = torch.empty(NUM_BUCKETS, dtype=torch.int64, device="cpu")
+    shifts = scales = 0
+    if affine is not None:
+        shift, scale = (part.detach().to("cpu", torch.float32).contiguous() for part in affine)
+        shifts, scales = shift.data_ptr(), scale.data_ptr()
+    low = high = 0.0
+    if saturation is not None:
+        margin = SATURATED_WITHIN * (saturation[1] - saturation[0])
+        low, high = saturation[0] + margin, saturation[1] - margin
+    request = ctypes.create_string_buffer(REQUEST.size)
+    REQUEST.pack_into(
+        request,
+        0,
+        x.data_ptr(),
+        kind,
+        outer,
+        channels,
+        inner,
+        plan.parts,
+        0,
+        scratch.data_ptr(),
+        moments.data_ptr(),
+        0 if counts is None else counts.data_ptr(),
+        plan.taken,
+        *(plan.logical or (0, 0, 0, 0, 0)),
+        shifts,
+        scales,
+        saturation is not None,
+        low,
+        high,
+    )
+    threads.run(request, plan.parts)
+    if limit != 0 and counts is None:
+        counts = histogram(x if affine is None else transformed(x, axis, affine), max_values=limit)
+    return moments, counts
+
+
+@lru_cache(maxsize=1024)
+def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int, limit: int | None) -> Plan | None:
+    """Return how to read a tensor, None if it has no values or memory has gaps, or holds a value in several places.
+
+    Raises:
+        UsageError: there is no such axis.
+    """
+    axis = axis_of(shape, axis)
+    shape, strides = shape or (1,), strides or (1,)
+    size, channels = math.prod(shape), shape[axis]
+    order = sorted((i for i in range(len(shape)) if shape[i] > 1), key=lambda i: strides[i], reverse=True)
+    inner = size
+    for i in order:
+        inner //= shape[i]
+        if strides[i] != inner:
+            return None
+    if size == 0:
+        return None
+    inner = strides[axis] if channels > 1 else size
+    memory = (size // (channels * inner), channels, inner)
+    stride = 1 if limit == 0 else stride_of(size, limit)
+    parts = max(1, min(_MOST_PARTS, size // _PART, size // (channels * _VALUES_PER_CHANNEL)))
+    logical = _logical(shape, strides, axis, stride) if stride > 1 else (1, inner, channels * inner, inner, 1)
+    return Plan(memory, parts, -(-size // stride), logical)
+
+
+def _logical(
+    shape: tuple[int, ...], strides: tuple[int, ...], axis: int, stride: int
+) -> tuple[int, int, int, int, int] | None:
+    by_outer, by_inner = _common(shape[:axis], strides[:axis]), _common(shape[axis + 1 :], strides[axis + 1 :])
+    if by_outer is None or by_inner is None:
+        return None
+    inner = math.prod(shape[axis + 1 :])
+    return stride, inner, by_outer, strides[axis] if shape[axis] > 1 else inner, by_inner
+
+
+def _common(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
+    """Return how far apart neighbours along several axes taken as one are; None if that is not the same everywhere."""
+    axes = [(n, by) for n, by in zip(shape, strides, strict=True) if n > 1]
+    if not axes:
+        return 1
+    last = by = axes[-1][1]
+    for n, own in reversed(axes):
+        if own != by:
+            return None
+        by *= n
+    return last
+
+
+class Threads:
+    """Runs a request on one or more threads; results are the same, see `ics.stats.cpu.work`."""
+
+    def __init__(self, work: Work) -> None:
+        # Holding the interpreter's lock: waiting to get it back may take 5 ms, most tensors a fraction of that.
+        locked, unlocked = ctypes.PYFUNCTYPE(None, ctypes.c_void_p), ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self._take_jobs, self._finish = locked(work.take_jobs), locked(work.finish)
+        self._unlocked = unlocked(work.take_jobs)
+        self._compiled = work.compiled
+        self._parallel = _openmp()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, request: ctypes.Array[ctypes.c_char], parts: int) -> None:
+        """Return when the request is done."""
+        helpers = min(parts, torch.get_num_threads()) - 1 if parts > 1 else 0
+        if helpers == 0:
+            self._take_jobs(request)
+        elif self._parallel is not None:
+            self._parallel(self._take_jobs, request, helpers + 1, 0)
+        else:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(thread_name_prefix="ics-stats")
+            others = [self._pool.submit(self._unlocked, request) for _ in range(helpers)]
+            self._unlocked(request)
+            for other in others:
+                other.result()
+        self._finish(request)
+
+
+def _openmp() -> Callable[..., None] | None:
+    """Return what GNU OpenMP starts a parallel region with, of the very library that torch has loaded, if it has."""
+    load_nothing_new = getattr(os, "RTLD_NOLOAD", None)
+    if load_nothing_new is None:
+        return None
+    try:
+        start = ctypes.PyDLL("libgomp.so.1", mode=load_nothing_new).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    start.restype = None
+    return start
