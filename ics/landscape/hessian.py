@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from ics.landscape.objective import Objective
+from ics.landscape.objective import Objective, gradients_of
 
 
 class HessianAt:
@@ -99,5 +99,5 @@ class HessianAt:
         if not loss.requires_grad:
             return {}
         leaves = [self._leaves[name] for name in self.names]
-        found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+        found = gradients_of(loss, leaves, create_graph=True)
         return {name: part for name, part in zip(self.names, found, strict=True) if part is not None}

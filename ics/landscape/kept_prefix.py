@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from ics import stats
 from ics.errors import MeasurementWarning
 from ics.landscape.call_recording import Recording
-from ics.landscape.call_replay import Replay, ReplayError
-from ics.landscape.calls import Interception
+from ics.landscape.calls import Interception, ReplayError
 from ics.landscape.full_passes import Gradients, Hybrid, full_pass, hybrids
 from ics.landscape.objective import Evaluation, Objective
-from ics.landscape.randomness import RandomState
+from ics.landscape.replaying import record, record_again, replay
 from ics.landscape.transition import Transition
 from ics.records import Layer
 
@@ -87,7 +86,8 @@ def _replay_all(
     _check_kind(objective)
     interception = Interception(objective.model)
     with _eager(objective.model), objective.evaluating_often(), interception.installed():
-        recordings, updated = _record(objective, transition.after, interception, copied=chunk is None)
+        foreign: list[Tensor] = []
+        recordings, updated = record(objective, transition.after, interception, foreign, copied=chunk is None)
         frontiers = [_frontiers(recordings, hybrid) for hybrid in planned]
         for number, recording in enumerate(recordings):
             recording.settle(last_frontier=max(at[number] for at in frontiers))
@@ -96,18 +96,26 @@ def _replay_all(
         for number, (hybrid, at) in enumerate(zip(planned, frontiers, strict=True)):
             if chunk is not None and number % chunk == 0:
                 recordings = []  # free it before the next is made
-                recordings, again = _record_again(
+                recordings, again = record_again(
                     objective, transition.after, interception, passes, frontiers[number : number + chunk]
                 )
                 _check(updated, again)
             for recording, frontier in zip(recordings, at, strict=True):
                 recording.release(frontier)
             if number in checked:
-                _check(updated, _replay(objective, transition.after, interception, recordings, at))
-            there = _replay(objective, hybrid.parameters, interception, recordings, at, wanted=hybrid.wanted)
+                _check(updated, replay(objective, transition.after, interception, recordings, at))
+            there = replay(
+                objective,
+                hybrid.parameters,
+                interception,
+                recordings,
+                at,
+                wanted=hybrid.wanted,
+                foreign=foreign if number in checked else None,
+            )
             found[hybrid.layer.name] = there.gradients
         everything = [EVERYTHING] * len(recordings)
-        _check(updated, _replay(objective, transition.after, interception, recordings, everything))
+        _check(updated, replay(objective, transition.after, interception, recordings, everything))
     if objective.model not in _verified:
         for number in sorted({len(planned) // 2, len(planned) - 1}):
             _check_gradients(full_pass(transition, planned[number]), found[planned[number].layer.name])
@@ -148,101 +156,6 @@ def _frontiers(recordings: Sequence[Recording], hybrid: Hybrid) -> list[float]:
     """
     carried = [any(recording.carries_over for recording in recordings[:number]) for number in range(len(recordings))]
     return [0.0 if late else one.frontier(hybrid.own) for one, late in zip(recordings, carried, strict=True)]
-
-
-def _record(
-    objective: Objective, parameters: Mapping[str, Tensor], interception: Interception, *, copied: bool
-) -> tuple[list[Recording], Evaluation]:
-    """Run the net once, and return what was written down of each micro-batch, and the loss."""
-    generators = RandomState.capture(objective.model)
-
-    def run(only_torch: bool) -> tuple[list[Recording], Evaluation, bool]:
-        drawn = []
-
-        def recording(_: int) -> Recording:
-            drawn.append(generators.now())
-            return Recording(objective.model, generators, only_torch=only_torch, copied=copied)
-
-        recordings, there = _written_down(objective, parameters, interception, recording)
-        drawn.append(generators.now())
-        return recordings, there, any(state.differs_outside_torch(drawn[0]) for state in drawn)
-
-    recordings, there, draws_elsewhere = run(only_torch=True)
-    if draws_elsewhere:
-        recordings, there, _ = run(only_torch=False)
-    return recordings, there
-
-
-def _record_again(
-    objective: Objective,
-    parameters: Mapping[str, Tensor],
-    interception: Interception,
-    passes: Sequence[Recording],
-    frontiers: Sequence[Sequence[float]],
-) -> tuple[list[Recording], Evaluation]:
-    """Run the net once more, and keep what replays from these frontiers need."""
-    ends = [(min(at), max(at)) for at in zip(*frontiers, strict=True)]
-
-    def recording(number: int) -> Recording:
-        first, last = ends[number]
-        return passes[number].once_more(first=first, last=last)
-
-    recordings, there = _written_down(objective, parameters, interception, recording)
-    for again, before, (_, last) in zip(recordings, passes, ends, strict=True):
-        if [call.module for call in again.calls] != [call.module for call in before.calls]:
-            raise ReplayError("it calls its modules in another order than before")
-        again.settle(last_frontier=last)
-    return recordings, there
-
-
-def _written_down(
-    objective: Objective,
-    parameters: Mapping[str, Tensor],
-    interception: Interception,
-    make: Callable[[int], Recording],
-) -> tuple[list[Recording], Evaluation]:
-    """Run the net, the pass of each micro-batch with the recording that `make` returns for its number."""
-    recordings: list[Recording] = []
-
-    @contextmanager
-    def around(number: int) -> Iterator[None]:
-        recording = make(number)
-        with recording.watching(), interception.handled_by(recording):
-            yield
-        recordings.append(recording)
-
-    return recordings, objective(parameters, wanted=(), around=around)
-
-
-def _replay(
-    objective: Objective,
-    parameters: Mapping[str, Tensor],
-    interception: Interception,
-    recordings: Sequence[Recording],
-    frontiers: Sequence[float],
-    *,
-    wanted: Sequence[str] = (),
-) -> Evaluation:
-    """Evaluate with every call that was over at its micro-batch's frontier handing back what it returned.
-
-    Parameters read before that require no gradient, so that the operations there save nothing for the backward pass,
-    whether their call is handed back or runs: activation checkpointing counts what is saved. All others do, because
-    modules choose other kernels where nothing does.
-    """
-    later = [
-        name
-        for name in objective.trainable
-        if all(one.reads_later(name, at) for one, at in zip(recordings, frontiers, strict=True))
-    ]
-
-    @contextmanager
-    def around(number: int) -> Iterator[None]:
-        replay = Replay(recordings[number], frontiers[number])
-        with interception.handled_by(replay):
-            yield
-        replay.check()
-
-    return objective(parameters, wanted=wanted, requiring=(*later, *wanted), around=around)
 
 
 def _check_kind(objective: Objective) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -102,6 +102,7 @@ class Objective:
         wanted: Sequence[str] | None = None,
         requiring: Sequence[str] | None = None,
         around: Callable[[int], AbstractContextManager[object]] = nullcontext,
+        inspect: Callable[[Tensor, Collection[Tensor]], None] | None = None,
     ) -> Evaluation:
         """Evaluate at `parameters`.
 
@@ -111,6 +112,7 @@ class Objective:
             requiring: names of the parameters that require a gradient in the pass; default all that are trained, as
                 modules choose other kernels where nothing does.
             around: context to put around the forward pass of each micro-batch, made from its number.
+            inspect: called with the loss of each micro-batch, attached to its graph, and the leaves of this evaluation.
 
         Returns:
             The loss and d loss / d parameter. A loss that is NaN or infinite is returned as it is.
@@ -120,12 +122,12 @@ class Objective:
         Raises:
             LossError: `loss_fn` does not return one number, or it depends on no trained parameter.
             SelectionError: a name that is no parameter.
-            UsageError: a parameter without a value.
+            UsageError: a parameter without a value, or a model with reentrant activation checkpointing.
         """
         names = self.trainable if wanted is None else tuple(wanted)
         self._check_names([*parameters, *names], given=parameters)
         leaves = self.leaves(parameters, (*self.trainable, *names) if requiring is None else requiring)
-        loss, gradients = self._evaluate(leaves, names, around)
+        loss, gradients = self._evaluate(leaves, names, around, inspect)
         if wanted is None and all(gradient is None for gradient in gradients.values()):
             raise LossError(
                 "loss_fn must return a loss that depends on the model's trained parameters, got one that depends on "
@@ -202,6 +204,7 @@ class Objective:
         leaves: Mapping[str, Tensor],
         names: Sequence[str],
         around: Callable[[int], AbstractContextManager[object]],
+        inspect: Callable[[Tensor, Collection[Tensor]], None] | None,
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         versions = [leaf._version for leaf in leaves.values()]
         total: Tensor | None = None
@@ -210,6 +213,8 @@ class Objective:
             for number, batch in enumerate(self.batches):
                 with around(number):
                     loss = self.loss(batch)
+                if inspect is not None:
+                    inspect(loss, leaves.values())
                 add_gradients(gradients, loss, leaves)
                 total = loss.detach() if total is None else total + loss.detach()
         self.writes_parameters = versions != [leaf._version for leaf in leaves.values()]
@@ -232,12 +237,29 @@ def add_gradients(gradients: dict[_Key, Tensor | None], loss: Tensor, leaves: Ma
     """Add d loss / d leaf to each of `gradients`, in the order in which repeated `loss.backward()` adds to `.grad`."""
     if not (gradients and loss.requires_grad):
         return
-    found = torch.autograd.grad(loss, [leaves[name] for name in gradients], allow_unused=True)
+    found = gradients_of(loss, [leaves[name] for name in gradients])
     for name, gradient in zip(gradients, found, strict=True):
         if gradient is not None:
             dense = gradient.to_dense() if gradient.is_sparse else gradient
             before = gradients[name]
             gradients[name] = dense if before is None else before + dense
+
+
+def gradients_of(loss: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False) -> tuple[Tensor | None, ...]:
+    """Return d loss / d leaf, None where there is none.
+
+    Raises:
+        UsageError: the model uses reentrant activation checkpointing, which torch cannot differentiate so.
+    """
+    try:
+        return torch.autograd.grad(loss, leaves, allow_unused=True, create_graph=create_graph)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise UsageError(
+            "gradients of chosen parameters are expected, got a model with reentrant activation checkpointing, which "
+            "cannot give them; type torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in the model"
+        ) from error
 
 
 def _describe(value: object) -> str:

@@ -29,7 +29,9 @@ INSTRUMENTS: Mapping[str, Instrument] = {
     "activations": Instrument(options=frozenset({"sites", "histogram", "per_channel"})),
     "gradients": Instrument(options=frozenset({"sites", "histogram", "per_channel"})),
     "normalization": Instrument(),
-    "gradient_shift": Instrument(evaluates=True, needs_step=True, options=frozenset({"linearised", "batched", "chunk"})),
+    "gradient_shift": Instrument(
+        evaluates=True, needs_step=True, options=frozenset({"linearised", "batched", "chunk"})
+    ),
     "attribution": Instrument(evaluates=True, needs_step=True),
     "gradient_line": Instrument(evaluates=True, options=frozenset({"etas", "directions", "num_random", "layers"})),
     "curvature": Instrument(evaluates=True, options=frozenset({"num_eigenvalues", "tolerance", "max_products"})),

@@ -244,3 +244,15 @@ def test_no_sum_of_norms_and_no_lone_weight_stands_for_the_layer():
     parts = [F.mse_loss(taken.transition().gradients[name], shifted[name], reduction="sum") for name in shifted]
     assert len(parts) == 4
     assert whole["shift_l2"] ** 2 == pytest.approx(float(sum(parts)), rel=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 9])
+def test_chunks_of_layers_give_the_same_rows(chunk):
+    taken = take_step("residual")
+    assert measured(taken, chunk=chunk) == measured(taken)
+
+
+@pytest.mark.parametrize("options", [{"chunk": 0}, {"chunk": 2.5}, {"chunk": True}, {"chunk": 2, "batched": True}])
+def test_a_chunk_that_makes_no_sense(options):
+    with pytest.raises(UsageError, match="gradient_shift expects chunk="):
+        measured(take_step("residual"), **options)

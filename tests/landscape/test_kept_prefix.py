@@ -139,6 +139,32 @@ def test_what_comes_before_a_layer_is_computed_once():
     assert Counting.runs == 10 * 10
 
 
+def test_chunks_keep_the_outputs_of_as_many_layers_and_run_the_updated_net_once_each(monkeypatch):
+    torch.manual_seed(0)
+    stem = nn.Sequential(*(nn.Sequential(Counting(6, 6), nn.ReLU(inplace=True)) for _ in range(8)))
+    model = nn.Sequential(stem, Counting(6, 3))
+    transition, layers, _ = moved(model, cross_entropy, vectors(5))
+    names = [layer.name for layer in layers]
+    list(kept_prefix(transition, layers=layers, selected=names))  # the first time more is checked
+    kept = []
+    recorded = fast.record_again
+
+    def record_again(*arguments):
+        recordings, there = recorded(*arguments)
+        tensors = {each.memory: each.tensor for call in recordings[0].calls for each in call.kept()}
+        kept.append(sum(tensor.untyped_storage().nbytes() for tensor in tensors.values()) / (4 * 5 * 6))
+        return recordings, there
+
+    monkeypatch.setattr(fast, "record_again", record_again)
+    for chunk, passes in ((2, 4), (3, 3), (8, 1)):
+        kept.clear()
+        Counting.runs = 0
+        list(kept_prefix(transition, layers=layers, selected=names, chunk=chunk))
+        assert Counting.runs == 9 * (1 + passes) + sum(range(1, 9)) + 4 + 1  # replays, middle and end checked
+        assert len(kept) == passes
+        assert max(kept) < 3 * chunk  # of each layer: before and after its activation, and a few single numbers
+
+
 class Adding(nn.Module):
     """Writes into its argument and returns it."""
 
@@ -222,7 +248,14 @@ def in_parts(model, batch):
     return cross_entropy(lambda x: model.head(model.blocks(model.stem(x))), batch)
 
 
-@pytest.mark.parametrize("loss_fn", [penalised_first, penalised_last, siamese, in_parts])
+TEMPERATURE = nn.Parameter(torch.ones(()))
+
+
+def tempered(model, batch):
+    return F.cross_entropy(model(batch[0]) * TEMPERATURE, batch[1])  # a leaf that is no parameter of the model
+
+
+@pytest.mark.parametrize("loss_fn", [tempered, penalised_first, penalised_last, siamese, in_parts])
 def test_losses_that_use_the_model_in_their_own_way(loss_fn):
     torch.manual_seed(3)
     assert_equal_to_the_reference(*moved(TRICKY["preactivation"](), loss_fn, vectors()))
@@ -313,6 +346,26 @@ class Renormed(nn.Module):
         return self.head(torch.tanh(self.mix(self.embed(x.abs().mul(3).long().clamp(max=8)).mean(1))))
 
 
+class Unmoved(nn.Module):
+    """Hands zeros over behind everybody's back: no value tells of which pass they are, only the graph does."""
+
+    memory: ClassVar[list[torch.Tensor]] = []
+
+    class Giving(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            Unmoved.memory[:] = [out - out.detach()]
+            return out
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.giving, self.later = nn.Linear(6, 6), self.Giving(6, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.later(torch.tanh(self.giving(self.stem(x))))) + Unmoved.memory[0])
+
+
 class Shared(nn.Module):
     """Hands values over through a global list, behind everybody's back."""
 
@@ -366,6 +419,7 @@ def gradient_penalised(model, batch):
         (Renormed, cross_entropy, "writes into its parameters"),
         (Shared, cross_entropy, "the loss is another one"),
         (Remembering, cross_entropy, "the loss is another one"),
+        (Unmoved, cross_entropy, "earlier pass left behind"),
         (TRICKY["preactivation"], gradient_penalised, "RuntimeError"),
         (lambda: nn.DataParallel(TRICKY["preactivation"]()), cross_entropy, "cannot be intercepted"),
     ],

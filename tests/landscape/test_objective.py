@@ -5,10 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from ics.errors import LossError, SelectionError, UsageError
-from ics.landscape import Objective, RandomState, gradient_line, gradient_shift
+from ics.landscape import HessianAt, Objective, RandomState, gradient_line, gradient_shift
 from tests.landscape.nets import NETS, copies, cross_entropy, take_step
 from tests.reference.gradient_shift_kpass import loss_and_gradients
 
@@ -256,3 +257,24 @@ def test_other_mistakes_are_one_sentence():
 def test_a_loss_that_is_nan_is_a_value():
     objective = Objective(nn.Linear(1, 1), lambda model, x: model(x).sum(), torch.full((1, 1), float("nan")))
     assert objective(objective.parameters).loss.isnan()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, *, use_reentrant):
+        super().__init__()
+        self.stem, self.head, self.use_reentrant = nn.Linear(3, 3), nn.Linear(3, 1), use_reentrant
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.head, self.stem(x), use_reentrant=self.use_reentrant)
+
+
+@pytest.mark.parametrize(
+    "evaluate", [lambda each: each(each.parameters), lambda each: HessianAt(each, each.parameters)]
+)
+def test_reentrant_checkpointing_is_refused_in_one_sentence(evaluate):
+    def loss_fn(model, x):
+        return model(x).square().sum()
+
+    with pytest.raises(UsageError, match="use_reentrant=False"):
+        evaluate(Objective(Checkpointed(use_reentrant=True), loss_fn, torch.ones(2, 3)))
+    evaluate(Objective(Checkpointed(use_reentrant=False), loss_fn, torch.ones(2, 3)))
