@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,9 +34,11 @@ def bench(
         int | None, typer.Option(help="Samples per step (default: 32; the MLP of the default set takes 128).")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of torch (default: what is set); 1 is steadiest on a busy machine.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch (default: what is set).")] = None,
+    cpu_time: Annotated[
+        bool,
+        typer.Option("--cpu-time", help="Count CPU seconds of one thread, not the wall's: for busy machines."),
+    ] = False,
     rounds: Annotated[int, typer.Option(help="How often each way is timed, at most.")] = 30,
     seconds: Annotated[float, typer.Option(help="Begin no further round of a model after so many seconds.")] = 20.0,
     measure_all: Annotated[
@@ -59,17 +62,21 @@ def bench(
     need(rounds >= 2, f"--rounds is at least 2, as a ratio without a spread says little; got {rounds}")
     need(batch is None or batch >= 1, f"--batch is at least 1, got {batch}")
     need(threads is None or threads >= 1, f"--threads is at least 1, got {threads}")
+    need(not cpu_time or threads in (None, 1), f"--cpu-time is of one thread, got --threads {threads}; leave one out")
     need(seconds > 0, f"--seconds is above 0, got {seconds:g}")
     for path in (output, csv):
         need(path is None or path.parent.is_dir(), f"there is no folder {path and path.parent}; make it first")
     need(output is None or output.suffix in _IMAGES, f"-o is a file {', '.join(_IMAGES)}, got {output}; type bench.png")
     settings = _settings(model, norm=norm, input_shape=input_shape, batch=batch, device=device)
+    on = find_device(device)
+    need(not cpu_time or on.type == "cpu", f"--cpu-time says nothing of {on}; type --device cpu, or leave it out")
     costs = []
-    with cpu_threads(threads), progress_bar() as report:
-        beside = machine(find_device(device))
+    with cpu_threads(1 if cpu_time else threads), progress_bar() as report:
+        beside = machine(on) | {"seconds of": "CPU" if cpu_time else "wall"}
         _note_load(beside)
         for setting in settings:
             more: dict[str, Any] = {"measure_all": measure_all, "memory": not no_memory, "progress": report}
+            more |= {"clock": time.process_time} if cpu_time else {}
             costs += overhead(setting, rounds=rounds, seconds_limit=seconds, **more)
     frame = pd.DataFrame(costs)
     _print(frame, beside)
@@ -102,10 +109,10 @@ def _settings(model: str | None, *, norm: str, input_shape: str | None, batch: i
 
 def _note_load(beside: dict[str, Any]) -> None:
     load, cores = beside["load_average"], beside["cores"]
-    if load is not None and cores and load > _BUSY * cores and beside["device"] == "cpu":
+    if load is not None and cores and load > _BUSY * cores and beside["seconds of"] == "wall":
         typer.echo(
             f"ics: note: other programs keep this machine busy (load {load:g} on {cores} cores), which widens the "
-            "intervals; wait for them, or type --threads 1",
+            "intervals; wait for them, or type --cpu-time",
             err=True,
         )
 

@@ -21,7 +21,7 @@ import torch
 
 from ics.errors import IcsError, UsageError
 from ics.experiments.data import Progress
-from ics.experiments.timing import Memory, Seconds, interleaved, peak_memory, ratios
+from ics.experiments.timing import Clock, Memory, Seconds, interleaved, peak_memory, ratios
 from ics.experiments.train import find_device
 from ics.experiments.trial import WAYS, Setting, Trial
 
@@ -79,6 +79,7 @@ def overhead(
     measure_all: bool = False,
     memory: bool = True,
     progress: Progress | None = None,
+    clock: Clock = time.perf_counter,
 ) -> list[Cost]:
     """Return what every way costs at every interval.
 
@@ -91,13 +92,15 @@ def overhead(
         measure_all: time intervals 10 and 100 too, in rounds that are about 200 steps longer.
         memory: whether to measure peak memory, each way of `WITH_MEMORY` in a process of its own.
         progress: called as `progress(label, done, total)`.
+        clock: returns seconds; `time.process_time` on one CPU thread is disturbed least by other programs, and counts
+            what other threads of this process do, such as writing, in full.
 
     Raises:
         UsageError: the model or the device cannot be had, or the model cannot be trained on such a batch.
     """
     torch.set_flush_denormal(True)  # subnormal numbers, which random labels can lead to, take ten times as long
     report = _Report(setting.label, progress, rounds, memory)
-    trial = Trial(setting)
+    trial = Trial(setting, clock=clock)
     timed = INTERVALS if measure_all else INTERVALS[:1]
     with tempfile.TemporaryDirectory() as folder:
         seconds = _time(trial, Path(folder), timed, rounds=rounds, limit=seconds_limit, report=report)
@@ -142,7 +145,9 @@ def _time(
                     step = partial(trial.recorded, recorder)
                 num_steps[name] = _steps_of_a_sample(step, way, trial) * max(interval, 1)
                 ways[name] = partial(_repeat, step, num_steps[name])
-        seconds = interleaved(ways, rounds=rounds, seconds_limit=limit, device=trial.device, progress=report.round)
+        seconds = interleaved(
+            ways, rounds=rounds, seconds_limit=limit, device=trial.device, progress=report.round, clock=trial.clock
+        )
     return {name: [value / num_steps[name] for value in values] for name, values in seconds.items()}
 
 
@@ -157,7 +162,7 @@ def _steps_of_a_sample(step: Callable[[], Any], way: str, trial: Trial) -> int:
         raise
     except Exception as error:
         raise UsageError(f"{way} cannot be measured on {trial.label}: {type(error).__name__}: {error}") from error
-    seconds = interleaved({way: step}, rounds=3, device=trial.device)[way]
+    seconds = interleaved({way: step}, rounds=3, device=trial.device, clock=trial.clock)[way]
     return int(min(max(_SAMPLE_SECONDS / max(min(seconds), 1e-6), 1), _MOST_STEPS))
 
 
@@ -179,9 +184,9 @@ def _write(trial: Trial, way: str, num: int, to: Path) -> tuple[float, float]:
         else:
             trial.batch[0].normal_()  # a batch that repeats would compress better than those of a training
             trial.recorded(recorder)
-    start = time.perf_counter()
+    start = trial.clock()
     recorder.close()
-    return time.perf_counter() - start, sum(part.stat().st_size for part in to.rglob("*.parquet"))
+    return trial.clock() - start, sum(part.stat().st_size for part in to.rglob("*.parquet"))
 
 
 def _lines(

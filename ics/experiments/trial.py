@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ics.errors import UsageError
 from ics.experiments.config import NORMS
 from ics.experiments.data import Batch
 from ics.experiments.loading import load_model
+from ics.experiments.timing import Clock
 from ics.experiments.train import cross_entropy, find_device
 from ics.recording.instruments import PROBES
 from ics.recording.presets import PRESETS
@@ -60,11 +62,12 @@ DEFAULT_SETTINGS: tuple[Setting, ...] = (
 class Trial:
     """A model with its optimizer and one batch, ready to take steps with and without a recorder."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, *, clock: Clock = time.perf_counter) -> None:
         if setting.norm not in NORMS:
             raise UsageError(f"norm is one of {', '.join(NORMS)}; got {setting.norm!r}")
         torch.manual_seed(0)
         self.label = setting.label
+        self.clock = clock
         self.device = find_device(setting.device)
         shape = setting.input_shape or _SHAPES.get(setting.model, (3, 32, 32))
         more: dict[str, Any] = {} if setting.hidden is None else {"hidden": setting.hidden}

@@ -49,8 +49,10 @@ def test_a_table_a_csv_and_a_figure(quick: None, run_ics: Command) -> None:
 
 
 def test_every_interval_can_be_timed(quick: None, run_ics: Command) -> None:
-    outcome = run_ics("bench", "bench_net:build", *OPTIONS, "--measure-all", "--csv", "bench.csv")
+    outcome = run_ics("bench", "bench_net:build", *OPTIONS, "--measure-all", "--cpu-time", "--csv", "bench.csv")
     assert outcome.status == 0, outcome.err
+    assert "seconds of CPU" in outcome.out
+    assert "busy" not in outcome.err
     assert "Every interval was timed." in outcome.out
     assert not pd.read_csv("bench.csv")["derived"].any()
 
@@ -63,6 +65,7 @@ def test_every_interval_can_be_timed(quick: None, run_ics: Command) -> None:
         (["mlp", "--batch", "0"], "--batch is at least 1, got 0"),
         (["mlp", "--seconds", "0"], "--seconds is above 0"),
         (["mlp", "--threads", "0"], "--threads is at least 1, got 0"),
+        (["mlp", "--threads", "2", "--cpu-time"], "--cpu-time is of one thread, got --threads 2"),
         (["mlp", "--device", "abacus"], "abacus"),
         (["mlp", "--norm", "layer"], "norm"),
         (["mlp", "--input-shape", "3;32"], "type e.g. --input-shape 3,32,32"),
