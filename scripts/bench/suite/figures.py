@@ -8,12 +8,17 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from ics.plots import style
 from scripts.bench.suite.nets import FULL_SUITE, NETS
 from scripts.bench.suite.ways import Way
 
-OWN_COLOR, OTHER_COLOR = style.PALETTE[1], style.PALETTE[0]
+COLORS = {
+    "ics": style.PALETTE[1],
+    "records no more than one of these": style.PALETTE[0],
+    "records other things": style.PALETTE[3],
+}
 GROWTH_COLORS = dict(
     zip(
         ("plain", "light", "gradients", "torchinstruments", "torchlens", "tensorboard", "hooks"),
@@ -41,6 +46,8 @@ def tools_figure(frame: pd.DataFrame, ways: Mapping[str, Way]) -> Figure:
         axes.set_title(NETS[net].label)
     grid[0, 0].set_yticks(range(len(names)), [ways[name].label for name in names])
     grid[0, 0].invert_yaxis()
+    handles = [Patch(color=color, label=kind) for kind, color in COLORS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle("What recording at every step costs (x: cannot run here)")
     return figure
 
@@ -59,6 +66,8 @@ def growth_figure(frame: pd.DataFrame, ways: Mapping[str, Way]) -> Figure:
             )
         axes.axhline(1.0, color=style.GREY, linestyle="--")
         axes.set_xscale("log", base=2)
+        values = sorted(rows["value"].unique())
+        axes.set_xticks(values, [str(value) for value in values])
         axes.set_xlabel(LABELS[axis])
         axes.set_ylim(bottom=0)
     grid[0, 0].set_ylabel("recorded step / plain step")
@@ -79,7 +88,7 @@ def _bars(axes: Axes, rows: pd.DataFrame, ways: Mapping[str, Way]) -> None:
         if pd.isna(row["ratio"]):
             axes.plot(1.1, place, marker="x", color=style.GREY, markersize=6)
             continue
-        color = OWN_COLOR if ways[str(name)].kind == "ics" else OTHER_COLOR
+        color = COLORS[_kind(ways[str(name)])]
         axes.barh(place, row["ratio"] - 0.9, left=0.9, color=color, height=0.7)
         axes.plot([row["low"], row["high"]], [place, place], color=style.PALETTE[6], linewidth=1.0)
         axes.annotate(
@@ -89,6 +98,11 @@ def _bars(axes: Axes, rows: pd.DataFrame, ways: Mapping[str, Way]) -> None:
     axes.set_xlim(0.9, max(rows["high"].max() * 2.5, 3))
     axes.axvline(1.0, color=style.GREY, linestyle="--")
     axes.set_xlabel("plain steps")
+
+
+def _kind(way: Way) -> str:
+    own, within, other = COLORS
+    return own if way.kind == "ics" else within if way.within else other
 
 
 def _length(axes: Axes, rows: pd.DataFrame, ways: Mapping[str, Way]) -> None:

@@ -34,8 +34,8 @@ from scripts.bench.suite.ways import Way, all_ways
 WAYS = ("plain", "light", "gradients")
 OTHERS = ("hooks", "torchinstruments", "torchlens", "tensorboard")
 BLOCK_SECONDS = 0.1
-OTHERS_SECONDS = 10.0
-LENGTHS = (10, 100, 1000, 10_000)
+OTHERS_SECONDS = 20.0
+LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ Options = Mapping[str, Mapping[str, Any]]
 MEANINGS = {
     "light": "every layer's input, output before and after normalisation, and activation: count, mean, central "
     "moments 2 to 4, extrema, zero, negative, saturated and non-finite counts, pooled over channels",
-    "standard": "as light, and a histogram of each (1025 buckets per sign, of at most 65 536 values); moments and "
-    "histograms of parameter gradients, norms of parameters and updates; normalisation statistics",
-    "histograms": "as light, and a histogram of each",
-    "gradients": "as light, a histogram of each, and the same of the gradient of each output and parameter",
+    "histograms": "as light, and a histogram of each (1025 buckets per sign, of at most 65 536 values)",
+    "standard": "as histograms; moments and histograms of parameter gradients, norms of parameters and updates; "
+    "statistics of normalisation layers",
+    "gradients": "as histograms, and the same of the gradient of each of these and of each parameter",
     "full": "as gradients and standard, and all of it per channel",
 }
 

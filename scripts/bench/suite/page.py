@@ -38,7 +38,7 @@ def page(suite: pd.DataFrame, growth: pd.DataFrame) -> str:
     ]
     if not growth.empty and (growth["axis"] == "length").any():
         parts.append(GROWTH.format(table=length_table(growth[growth["axis"] == "length"], ways)))
-    return "\n".join(parts)
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def machine_sentence(frame: pd.DataFrame) -> str:
@@ -46,11 +46,11 @@ def machine_sentence(frame: pd.DataFrame) -> str:
     rows = frame.dropna(subset=["cpu"])
     cpus, torches = (", ".join(str(value) for value in rows[name].unique()) for name in ("cpu", "torch"))
     cores, threads = (" and ".join(str(int(value)) for value in rows[name].unique()) for name in ("cores", "threads"))
-    load = f"{rows['load_average'].min():.1f} to {rows['load_average'].max():.1f}"
+    load = " to ".join(dict.fromkeys(f"{rows['load_average'].agg(end):.1f}" for end in ("min", "max")))
     dates = " and ".join(str(value) for value in rows["date"].unique())
     return (
         f"{cpus}, {cores} cores, {threads} threads; torch {torches}; denormal numbers flushed to zero; "
-        f"load average when each net began {load}; {dates}."
+        f"load average as each net began {load}; {dates}."
     )
 
 
@@ -77,16 +77,15 @@ def word(verdict: Verdict) -> str:
 
 def missed(found: list[Verdict]) -> str:
     """Return a line for each target that is missed and has a reason."""
-    return (
-        "".join(f"\n- {verdict.text}: {verdict.why}" for verdict in found if verdict.met is False and verdict.why)
-        + "\n"
-    )
+    reasons = [f"- {verdict.text}: {verdict.why}" for verdict in found if verdict.met is False and verdict.why]
+    return "\n".join(["", "", *reasons] if reasons else [])
 
 
 def own_table(rows: pd.DataFrame, ways: Mapping[str, Way]) -> str:
     """Return the table of the ways of `ics`: ratios of every net, bytes of the largest."""
     names = ["plain_again", "idle", *(name for own in OWN for name in (own, f"{own}_10"))]
-    cells = []
+    plain = [pick(rows, net, "ics", "plain") for net in FULL_SUITE]
+    cells = [["plain, ms a step", *("" if row is None else f"{row['milliseconds']:.3g}" for row in plain), ""]]
     for name in names:
         found = [pick(rows, net, "ics", name) for net in FULL_SUITE]
         disk = pick(rows, FULL_SUITE[-1], "disk", name)
@@ -107,15 +106,20 @@ def others_table(rows: pd.DataFrame, ways: Mapping[str, Way]) -> str:
         version = str(seen["version"]) if isinstance(seen["version"], str) else ""
         sizes = [size_of(rows, row) for row in found if row is not None]
         cells.append(
-            [way.label, version, *(ratio_cell(row) for row in found), " / ".join(f"{size:.3g}" for size in sizes)]
+            [
+                way.label,
+                version,
+                *(ratio_cell(row) for row in found),
+                " / ".join(f"{size:.3g}" if size == size else "-" for size in sizes),
+            ]
         )
     heads = ["", "version", *(NETS[net].label for net in FULL_SUITE), "kB a step"]
     reasons = rows[(rows["stage"] == "all") & rows["reason"].notna()]
     lines = [
-        f"\n- {ways[row['way']].label} cannot run on {NETS[row['net']].label}: `{row['reason']}`"
+        f"- {ways[row['way']].label} cannot run on {NETS[row['net']].label}: `{row['reason']}`"
         for _, row in reasons.iterrows()
     ]
-    return table(heads, cells) + "".join(lines)
+    return "\n".join([table(heads, cells), *(["", *lines] if lines else [])])
 
 
 def size_of(rows: pd.DataFrame, row: pd.Series) -> float:
@@ -190,7 +194,7 @@ def number(value: float, low: float | None = None, high: float | None = None) ->
 def table(heads: list[str], cells: Iterator[list[str]] | list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)]) + "\n"
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
 
 
 def main() -> None:
