@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,6 +44,11 @@ class Chain:
 
     sequential: nn.Module
     stages: tuple[Stage, ...]
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Position of the stage that each parameter belongs to, by the model's name of it."""
+        return {name: place for place, stage in enumerate(self.stages) for name in stage.names.values()}
 
     @classmethod
     def of(cls, model: nn.Module) -> Chain | None:

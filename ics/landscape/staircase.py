@@ -79,7 +79,7 @@ class _Member:
     Attributes:
         first: position of the first stage at which it differs from the updated net, or its gradient is wanted.
         last: position of the last stage at which it differs from the net at W(t), or its gradient is wanted.
-        parameters: a value for every parameter; those wanted require a gradient.
+        parameters: a value for every parameter of these stages and those between; those wanted require a gradient.
         wanted: names of parameters.
     """
 
@@ -113,18 +113,20 @@ def _run_all(transition: Transition, to_run: Sequence[Hybrid], *, features_first
 def _known(chain: Chain, transition: Transition) -> _Member:
     """Return the net at W(t), which joins the others behind the first module with parameters."""
     first = next(position for position, stage in enumerate(chain.stages) if stage.names)
-    wanted = tuple(name for name in chain.stages[first].names.values() if name in transition.gradients)
-    return _Member(0, first, _leaves(transition.before, wanted), wanted)
+    names = chain.stages[first].names.values()
+    wanted = tuple(name for name in names if name in transition.gradients)
+    return _Member(0, first, _leaves({name: transition.before[name] for name in names}, wanted), wanted)
 
 
 def _member(chain: Chain, transition: Transition, hybrid: Hybrid) -> _Member:
-    own, wanted = set(hybrid.own), set(hybrid.wanted)
+    own = set(hybrid.own)
     moved = {name for name, value in hybrid.parameters.items() if value is not transition.before[name]}
-    places = range(len(chain.stages))
-    names = [set(stage.names.values()) for stage in chain.stages]
-    first = min(place for place in places if own & names[place])
-    last = max(place for place in places if (moved | wanted) & names[place])
-    return _Member(first, max(first, last), _leaves(hybrid.parameters, hybrid.wanted), hybrid.wanted)
+    first = min(place for name, place in chain.places.items() if name in own)
+    last = max(place for name, place in chain.places.items() if name in moved or name in hybrid.wanted)
+    last = max(first, last)
+    between = (name for stage in chain.stages[first : last + 1] for name in stage.names.values())
+    parameters = _leaves({name: hybrid.parameters[name] for name in between}, hybrid.wanted)
+    return _Member(first, last, parameters, hybrid.wanted)
 
 
 def _leaves(values: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
