@@ -13,6 +13,9 @@ then on two things hold an instrument back:
 Given the times, the rule is deterministic. It never looks at a loss or a parameter: training stays bit-identical, only
 which steps are measured depends on the machine. Costs are held in plain steps, not in seconds: when the whole machine
 slows down, both sides do, and nothing changes.
+
+Counted is what delays the training's own thread (and device). What another thread does beside it, such as encoding
+and writing, shows only as far as the steps get slower.
 """
 
 from __future__ import annotations
