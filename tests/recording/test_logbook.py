@@ -157,10 +157,9 @@ def test_memory_stays_bounded_while_the_disk_takes_nothing(tmp_path, monkeypatch
         logbook.close("completed")
     assert sum("are given up until" in str(one.message) for one in caught) == 1
     run = open_run(tmp_path)
-    steps = run.table("steps")["step"].tolist()
-    kept = steps.index(steps[-1] if steps[-1] < 100 else 100) if 100 in steps else len(steps)
-    assert steps[:kept] == list(range(kept))
-    assert 0 < kept < 100
+    steps = [step for step in run.table("steps")["step"] if step < 100]
+    assert steps == list(range(len(steps)))  # the first ones are kept, and given up are the last
+    assert 0 < len(steps) < 100
     assert any("are given up" in note for note in run.info["notes"])
 
 
@@ -207,7 +206,7 @@ def test_a_loss_that_is_not_finite_is_counted_and_warned_about_once(tmp_path):
     assert len(info["notes"]) == 1
 
 
-@pytest.mark.parametrize("moment", range(0, 60, 3))
+@pytest.mark.parametrize("moment", [*range(0, 204, 12), *range(204, 234)])  # the page is turned at about 210
 def test_an_interrupt_at_any_line_loses_and_doubles_nothing(moment, tmp_path):
     """Ctrl-C is raised at the given line of `logbook`, `background` or `transfer` that the training thread runs."""
     logbook = make(tmp_path)
