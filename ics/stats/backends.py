@@ -3,6 +3,8 @@
 - `fused` on a CPU: kernels compiled by numba (the extra `fast`), which read memory once; for float32, bfloat16 and
   float16. They are compiled when first used, in some seconds, and kept on disk by numba (beside the package, or in the
   user's cache folder where that cannot be written).
+- `fused` on a GPU: one graph by torch.compile, which inductor keeps on disk. Only on request: it is tested on a CPU,
+  where it is slower than the kernels, and its speed on a GPU has not been measured.
 - `eager`: separate torch operations; everywhere, and whatever the fused ones do not take.
 
 "auto" takes fused on a CPU where it can be had, else eager. What a user should know (kernels are being compiled, or
@@ -125,8 +127,14 @@ def _make_cpu() -> Way:
     return fused_cpu.backend(_announce)
 
 
+def _make_cuda() -> Way:
+    from ics.stats import fused_graph
+
+    return fused_graph.backend(_announce)
+
+
 def _announce(sentence: str) -> None:
     _logger.warning("ics: %s", sentence)
 
 
-_MAKERS: dict[str, Callable[[], Way]] = {"cpu": _make_cpu}
+_MAKERS: dict[str, Callable[[], Way]] = {"cpu": _make_cpu, "cuda": _make_cuda}

@@ -99,6 +99,16 @@ def channel_moments(x: Tensor, *, channel_axis: int, saturation: tuple[float, fl
     return _central(_added(parts), count, shift[:, 0], unit[:, 0], extent)
 
 
+def whole_tensor(slabs: Tensor, saturation: tuple[Tensor, Tensor] | None) -> Moments:
+    """Return the statistics of slabs as one block, as a compiler takes them: no loop, and no look at the values."""
+    values = slabs.to(working_dtype(slabs))
+    extent = _extent(values, True).to(accumulator_dtype(slabs.device))
+    count = slabs.shape[0] * slabs.shape[2] - extent[3]
+    shift, unit = _centre(extent, count, values.dtype, True)
+    sums = _raw_sums(values, shift, unit, True, saturation).to(extent.dtype)
+    return _central(sums, count, shift[:, 0], unit[:, 0], extent)
+
+
 def pool(moments: Moments) -> Moments:
     """Return the statistics of all channels together, shape (), from those per channel, shape (C,).
 
@@ -215,7 +225,7 @@ def _centre(extent: Tensor, count: Tensor, dtype: torch.dtype, masked: bool) -> 
     return shift[:, None], unit.masked_fill_(radius == 0, 1.0)[:, None]
 
 
-def _raw_sums(x: Tensor, shift: Tensor, unit: Tensor, masked: bool, saturation: tuple[float, float] | None) -> Tensor:
+def _raw_sums(x: Tensor, shift: Tensor, unit: Tensor, masked: bool, saturation: tuple[Any, Any] | None) -> Tensor:
     """Return sums of z, z^2, z^3, z^4 with z = (x - shift) / unit, then counts of zero, negative and saturated values.
 
     Shape (6, C), or (7, C) with `saturation`, over the finite values of a block. Division by a power of two rounds
@@ -227,13 +237,15 @@ def _raw_sums(x: Tensor, shift: Tensor, unit: Tensor, masked: bool, saturation: 
     sums = [z.sum(_REDUCED), square.sum(_REDUCED), z.mul_(square).sum(_REDUCED), square.mul_(square).sum(_REDUCED)]
     # Comparisons write floats into a tensor that is done with: on a CPU several times as fast as summing bools.
     signed = x.nan_to_num(1.0, 1.0, 1.0) if masked else x
-    sums += [torch.eq(signed, 0, out=z).sum(_REDUCED), torch.lt(signed, 0, out=z).sum(_REDUCED)]
+    out = None if masked else z  # masked may be traced, and a graph takes no `out` that has gaps
+    sums += [torch.eq(signed, 0, out=out).to(z.dtype).sum(_REDUCED)]
+    sums += [torch.lt(signed, 0, out=out).to(z.dtype).sum(_REDUCED)]
     if saturation is not None:
         low, high = saturation
         margin, middle = SATURATED_WITHIN * (high - low), (low + high) / 2
-        bounded = x.nan_to_num(middle, middle, middle) if masked else x
-        near_low = torch.le(bounded, low + margin, out=z).sum(_REDUCED)
-        sums.append(near_low + torch.ge(bounded, high - margin, out=z).sum(_REDUCED))
+        bounded = torch.where(x.isfinite(), x, middle) if masked else x
+        near_low = torch.le(bounded, low + margin, out=out).to(z.dtype).sum(_REDUCED)
+        sums.append(near_low + torch.ge(bounded, high - margin, out=out).to(z.dtype).sum(_REDUCED))
     return torch.stack(sums)
 
 
