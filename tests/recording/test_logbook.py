@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 import math
 import os
 import signal
@@ -221,7 +222,9 @@ def test_an_interrupt_at_any_line_loses_and_doubles_nothing(moment, tmp_path):
             return None
         if event == "line":
             seen += 1
-            if seen == moment + 1:
+            # A tracer may raise between the end of a `with` block and its __exit__, where no signal ever does.
+            leaving = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+            if seen > moment and not leaving:
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return interrupt
