@@ -163,6 +163,10 @@ def test_a_tool_that_cannot_run_leaves_its_reason_and_the_others_go_on(tmp_path:
     assert rows["hooks"]["bytes_per_record"] == (tmp_path / "hooks" / "hooks.jsonl").stat().st_size / steps
 
 
+def test_a_net_that_a_tool_is_not_tried_on_is_one_of_the_suite() -> None:
+    assert {net for way in all_ways().values() for net in way.left_out} <= set(NETS)
+
+
 def test_a_failure_of_ics_is_no_row_but_an_error(tmp_path: Path) -> None:
     @contextmanager
     def broken(training: Training) -> Iterator[Step]:

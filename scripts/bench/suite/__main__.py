@@ -54,7 +54,7 @@ def _measure_net(name: str, options: argparse.Namespace) -> None:
         raw: list[Row] = []
         with tempfile.TemporaryDirectory(prefix="ics-suite-") as folder:
             if part in STAGES:
-                found = list(_stage(STAGES[part], net, ways, Path(folder), options, raw))
+                found = list(_stage(STAGES[part], name, net, ways, Path(folder), options, raw))
             else:
                 chosen = [way for way in OWN if not options.ways or way in options.ways]
                 found = disk_rows(net, {way: ways[way] for way in chosen}, Path(folder))
@@ -69,17 +69,26 @@ def _measure_net(name: str, options: argparse.Namespace) -> None:
 
 
 def _stage(
-    stage: Stage, net: Net, ways: Mapping[str, Way], folder: Path, options: argparse.Namespace, raw: list[Row]
+    stage: Stage,
+    name: str,
+    net: Net,
+    ways: Mapping[str, Way],
+    folder: Path,
+    options: argparse.Namespace,
+    raw: list[Row],
 ) -> Iterator[Row]:
     """Yield the rows of a stage, and put the seconds of every round into `raw`."""
     rounds = options.rounds or (stage.rounds if net.block > 1 else stage.slow_rounds)
     chosen = stage.chosen(ways, options.ways, net)
     if not stage.suits(net) or len(chosen) < 2:
         return
+    reasons = {way: ways[way].left_out[name] for way in chosen if name in ways[way].left_out}
+    chosen = {way: found for way, found in chosen.items() if way not in reasons}
     timed = time_stage(stage, net, chosen, folder, rounds=rounds, progress=_progress)
     for way, seconds in timed.seconds.items():
         raw += [{"way": way, "round": number, "seconds": value} for number, value in enumerate(seconds)]
     yield from summary(timed, stage, net, chosen)
+    yield from ({"way": way, "reason": reason} for way, reason in reasons.items())
 
 
 def _progress(what: str, done: int, total: int) -> None:

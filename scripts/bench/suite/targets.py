@@ -65,6 +65,7 @@ TARGETS: Sequence[Target] = (
     Target("the same, every 10th step (MLP)", "mlp", "ics", "light_10", 1.05),
     Target("kB a step on disk, light (VGG-16-BN)", "vgg16_bn", "disk", "light", 20.0, "kilobytes"),
     Target("kB a step on disk, standard (VGG-16-BN)", "vgg16_bn", "disk", "standard", 60.0, "kilobytes"),
+    Target("of it, pooled statistics and histograms", "vgg16_bn", "disk", "histograms", 60.0, "kilobytes"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from scripts.bench.suite.nets import Training
@@ -27,6 +27,7 @@ class Way:
         within: the way of `ics` that records all that this one does, in the same run and more; "" where there is none.
         package: distribution whose version is told; "" where it takes none.
         use: how it is used here, and where that differs from its documentation's first example, why.
+        left_out: net to the reason why it is not tried there.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Way:
     within: str = ""
     package: str = ""
     use: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
