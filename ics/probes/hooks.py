@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from ics.probes.grouping import Grouping, ParameterUse, followed_modules, group_layers
 from ics.probes.plan import Learner
@@ -34,14 +36,21 @@ def before_optimizer_step(optimizer: torch.optim.Optimizer, callback: Callable[[
 
 
 class Hooks:
-    """Hooks on modules and tensors, and their handles."""
+    """Hooks on modules and tensors, and what removes them."""
 
     def __init__(self) -> None:
         self._handles: list[Removable] = []
+        self._keys: list[tuple[MutableMapping[int, Any], int]] = []
 
     def after_each(self, modules: Iterable[nn.Module], take: Callable[[nn.Module, Any, Any], None]) -> None:
-        """Have `take(module, args, output)` called after each call of the modules."""
-        self._handles += [module.register_forward_hook(take) for module in modules]
+        """Have `take(module, args, output)` called after each call of the modules.
+
+        One key serves all of them: a handle for each module takes longer to make than its hook takes to run.
+        """
+        key = RemovableHandle(OrderedDict()).id  # no other hook of any module has it
+        for module in modules:
+            module._forward_hooks[key] = take
+            self._keys.append((module._forward_hooks, key))
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
         """Have the gradient of a tensor taken as it is now: if it is overwritten later, of what it held before."""
@@ -56,7 +65,10 @@ class Hooks:
         """Remove every hook; safe to call twice."""
         for handle in self._handles:
             handle.remove()
+        for hooks, key in self._keys:
+            hooks.pop(key, None)
         self._handles.clear()
+        self._keys.clear()
 
 
 class Watch:

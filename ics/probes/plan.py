@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ics.probes.activations import is_activation
+from ics.probes.deferral import Deferral
 from ics.probes.grouping import Grouping
 from ics.probes.sites import Site
 from ics.probes.tensors import TensorMap, first_tensor, version_of
@@ -71,6 +72,7 @@ class Plan:
         order: names to the order in which they first gave rows.
         layers: the layers, by grouping.
         keys: the columns that name the rows of a table, with the order they were made for; made once.
+        deferral: the rows that can be measured together at the end of a pass; found out once.
     """
 
     visits: tuple[Visit, ...]
@@ -79,6 +81,7 @@ class Plan:
     order: Mapping[str, int]
     layers: Mapping[Grouping, tuple[Layer, ...]]
     keys: dict[str, tuple[Mapping[str, int], dict[str, list[Any]]]] = field(default_factory=dict)
+    deferral: Deferral = field(default_factory=Deferral)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ics import stats
 from ics.probes.collect import Statistics, block_of, keys_of, unscaled
+from ics.probes.deferral import Queue
 from ics.probes.hooks import Hooks
 from ics.probes.normalization import broadcast_weight
 from ics.probes.plan import Look, Plan, Visit, modules_of
@@ -49,6 +50,7 @@ class PlannedLook:
         self._graph = True
         self._aliases: dict[int, list[int]] = {}
         self._made: dict[int, tuple[weakref.ref[Tensor], int, stats.Reduced | None]] = {}
+        self._queue = Queue(plan.deferral, plan.sites, histogram=histogram)
 
     def attach(self) -> None:
         """Register a hook after each module that gives rows."""
@@ -104,6 +106,15 @@ class PlannedLook:
         with undisturbed(output):
             for look in visit.looks:
                 self._look(look, visit, x, output)
+            if self._position == len(self.plan.visits):
+                self._end_pass()
+
+    def _end_pass(self) -> None:
+        found = self._queue.finish()
+        if found is None:
+            self.lost = True
+        for row, reduced in found or ():
+            self._values[row].add(reduced)
 
     def _is_made(self, visit: Visit, x: Tensor) -> bool:
         """Whether the input is the tensor that it should be, and unwritten."""
@@ -125,14 +136,23 @@ class PlannedLook:
         if look.of == "output":
             self._made[look.row] = weakref.ref(output), output._version, reduced
 
-    def _reduce(self, look: Look, visit: Visit, x: Tensor, output: Tensor) -> stats.Reduced:
-        site = self.plan.sites[look.row]
-        made = self._made_alike(look, visit)
+    def _reduce(self, look: Look, visit: Visit, x: Tensor, output: Tensor) -> stats.Reduced | None:
+        """Return the statistics of a row; None if it waits for the end of the pass."""
+        site, alike = self.plan.sites[look.row], self._are_alike(look, visit)
+        if alike and visit.made_by is not None:
+            if look.of == "input" and self._queue.takes_alias(look.row, visit.made_by):
+                return None
+            if look.of == "normalized" and self._queue.takes(look.row, x, normalization=(visit.module, visit.made_by)):
+                return None
+        values = x if look.of == "input" else output
+        own = look.of == "output" or (look.of == "input" and not alike)
+        if own and self._queue.takes(look.row, values):
+            return None
+        made = self._made[visit.made_by][2] if alike and visit.made_by is not None else None
         if look.of == "normalized":
             return reduce_normalized(visit.module, x, axis=site.axis, known=made, histogram=self._histogram)
         if look.of == "input" and made is not None:
             return made
-        values = x if look.of == "input" else output
         return stats.reduce(values, channel_axis=site.axis, saturation=site.asymptotes, histogram=self._histogram)
 
     def _follow(self, look: Look, visit: Visit, tensor: Tensor) -> bool:
@@ -145,12 +165,6 @@ class PlannedLook:
             scale = broadcast_weight(visit.module, tensor) if look.of == "normalized" else None
             self._hooks.on_gradient(tensor, partial(self._take_gradient, look.row, scale))
         return not self.lost
-
-    def _made_alike(self, look: Look, visit: Visit) -> stats.Reduced | None:
-        """Return the statistics of the input, if they have been measured along the same axis."""
-        if visit.made_by is None or not self._are_alike(look, visit):
-            return None
-        return self._made[visit.made_by][2]
 
     def _are_alike(self, look: Look, visit: Visit) -> bool:
         """Whether a row of the input is measured as the row that made the input was."""

@@ -44,9 +44,11 @@ def _affine(module: Any, x: Tensor, known: stats.Reduced | None) -> tuple[Tensor
         return batch.mean, (batch.variance + module.eps).rsqrt()
     # The normalisation spreads a value that is not finite over its channel; the statistics of x leave it out.
     if known.moments.is_cpu:  # numpy's calls take a fifth of the time of torch's, on which small models depend
-        mean, m2, nonfinite = known.moments.numpy()[[_MEAN, _M2, _NONFINITE]]
-        if nonfinite.any():
-            mean[nonfinite > 0] = np.nan
-        return torch.from_numpy(mean), torch.from_numpy(1.0 / np.sqrt(m2 + module.eps))
+        moments = known.moments.numpy()
+        kind = np.float64 if x.dtype == torch.float64 else np.float32  # what the differences are formed in
+        mean, scale = moments[_MEAN].astype(kind), (1.0 / np.sqrt(moments[_M2] + module.eps)).astype(kind)
+        if moments[_NONFINITE].any():
+            mean[moments[_NONFINITE] > 0] = np.nan
+        return torch.from_numpy(mean), torch.from_numpy(scale)
     mean = torch.where(known.moments[_NONFINITE] > 0, torch.nan, known.moments[_MEAN])
     return mean, (known.moments[_M2] + module.eps).rsqrt()

@@ -10,6 +10,7 @@ from ics.stats.distances import (
     union,
     wasserstein_1,
 )
+from ics.stats.group import Group, Task, group_of
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_channels, default_channel_axis
 from ics.stats.moments import Moments, channel_moments, columns, merge, pool
@@ -21,8 +22,10 @@ __all__ = [
     "PACKED",
     "Backend",
     "Distribution",
+    "Group",
     "Moments",
     "Reduced",
+    "Task",
     "as_channels",
     "backend",
     "channel_moments",
@@ -35,6 +38,7 @@ __all__ = [
     "distribution",
     "dot",
     "gaussian_kl",
+    "group_of",
     "histogram",
     "log_variance_ratio",
     "mean_shift",

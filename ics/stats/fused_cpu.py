@@ -29,7 +29,7 @@ from ics.stats.histogram import histogram, stride_of
 from ics.stats.layout import axis_of
 from ics.stats.moments import SATURATED_WITHIN
 
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _PART = 2**17  # values that are worth a part: another thread takes some microseconds to come
 _MOST_PARTS = 16
 _VALUES_PER_CHANNEL = 64  # in each part, or its accumulators would weigh as much as the values
@@ -57,7 +57,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
     def reduce_fused(
         x: Tensor, axis: int, saturation: tuple[float, float] | None, affine: Affine | None, limit: int | None
     ) -> tuple[Tensor, Tensor | None] | None:
-        kind = _KINDS.get(x.dtype)
+        kind = KINDS.get(x.dtype)
         if kind is None or x.layout is not torch.strided or x.is_neg():
             return None
         plan = plan_of(x.shape, x.stride(), axis, limit)
@@ -68,6 +68,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
             return None
         return _measure(threads, x, axis, kind, plan, saturation, affine, limit)
 
+    reduce_fused.together = threads.together  # type: ignore[attr-defined]  # groups of tensors, see `ics.stats.group`
     return reduce_fused
 
 
@@ -206,6 +207,7 @@ class Threads:
         locked, unlocked = ctypes.PYFUNCTYPE(None, ctypes.c_void_p), ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self._take_jobs, self._finish = locked(work.take_jobs), locked(work.finish)
         self._unlocked = unlocked(work.take_jobs)
+        self.together = ctypes.PYFUNCTYPE(None, *4 * (ctypes.c_int64,))(work.together)
         self._compiled = work.compiled
         self._parallel = _openmp()
         self._pool: ThreadPoolExecutor | None = None

@@ -27,37 +27,38 @@ _FOLDED_BELOW = 32  # columns: a row this short leaves most of a vector empty, s
 
 # What a request holds. The last two are float64, by their bits.
 (
-    _SOURCE,  # address of the values
-    _KIND,  # FLOAT32, BFLOAT16 or FLOAT16
-    _OUTER,  # the layout in memory: outer * channels * inner values
-    _CHANNELS,
-    _INNER,
-    _PARTS,  # in how many parts the tensor is cut
-    _NEXT_JOB,  # the number of jobs taken so far
-    _ACCUMULATORS,  # address of parts * channels * WIDTH doubles
-    _MOMENTS,  # address of the packed result, or 0
-    _HISTOGRAM,  # address of the counts, or 0
-    _TAKEN,  # values counted in the histogram
-    _STRIDE,  # and their distance in logical order
-    _LOGICAL_INNER,  # neighbours of one channel in logical order, and how far apart in memory neighbours
-    _BY_OUTER,  # along the outer axis,
-    _BY_CHANNEL,  # the channels
-    _BY_INNER,  # and the inner axis are
-    _SHIFTS,  # addresses of float32 per channel, or 0
-    _SCALES,
-    _HAS_ASYMPTOTES,
-    _LOW,  # at most this is saturated
-    _HIGH,  # at least this
+    SOURCE,  # address of the values
+    KIND,  # FLOAT32, BFLOAT16 or FLOAT16
+    OUTER,  # the layout in memory: outer * channels * inner values
+    CHANNELS,
+    INNER,
+    PARTS,  # in how many parts the tensor is cut
+    NEXT_JOB,  # the number of jobs taken so far
+    ACCUMULATORS,  # address of parts * channels * WIDTH doubles
+    MOMENTS_AT,  # address of the packed result, or 0
+    HISTOGRAM,  # address of the counts, or 0
+    TAKEN,  # values counted in the histogram
+    STRIDE,  # and their distance in logical order
+    LOGICAL_INNER,  # neighbours of one channel in logical order, and how far apart in memory neighbours
+    BY_OUTER,  # along the outer axis,
+    BY_CHANNEL,  # the channels
+    BY_INNER,  # and the inner axis are
+    SHIFTS,  # addresses of float32 per channel, or 0
+    SCALES,
+    HAS_ASYMPTOTES,
+    LOW,  # at most this is saturated
+    HIGH,  # at least this
 ) = range(21)
 REQUEST = struct.Struct("=19q2d")
+FIELDS = REQUEST.size // 8
 
 
 @kernel
 def take_jobs(request):
-    histogram = 1 if held(request, _HISTOGRAM) != 0 else 0
+    histogram = 1 if held(request, HISTOGRAM) != 0 else 0
     while True:
-        job = take_next(request + 8 * _NEXT_JOB)
-        if job >= held(request, _PARTS) + histogram:
+        job = take_next(request + 8 * NEXT_JOB)
+        if job >= held(request, PARTS) + histogram:
             return
         if job < histogram:
             _count(request)
@@ -68,35 +69,35 @@ def take_jobs(request):
 @kernel
 def _count(request):
     logical = (
-        held(request, _CHANNELS),
-        held(request, _LOGICAL_INNER),
-        held(request, _BY_OUTER),
-        held(request, _BY_CHANNEL),
-        held(request, _BY_INNER),
+        held(request, CHANNELS),
+        held(request, LOGICAL_INNER),
+        held(request, BY_OUTER),
+        held(request, BY_CHANNEL),
+        held(request, BY_INNER),
     )
-    affine = (held(request, _SHIFTS), held(request, _SCALES))
-    taken, stride = held(request, _TAKEN), held(request, _STRIDE)
+    affine = (held(request, SHIFTS), held(request, SCALES))
+    taken, stride = held(request, TAKEN), held(request, STRIDE)
     count_buckets(
-        held(request, _KIND),
-        held(request, _SOURCE),
+        held(request, KIND),
+        held(request, SOURCE),
         taken,
         stride,
         logical,
         affine,
-        held(request, _HISTOGRAM),
+        held(request, HISTOGRAM),
     )
 
 
 @kernel
 def _measure(request, part):
-    outer, channels, inner = held(request, _OUTER), held(request, _CHANNELS), held(request, _INNER)
-    accumulators = held(request, _ACCUMULATORS) + part * channels * (WIDTH * 8)
+    outer, channels, inner = held(request, OUTER), held(request, CHANNELS), held(request, INNER)
+    accumulators = held(request, ACCUMULATORS) + part * channels * (WIDTH * 8)
     for i in range(channels * WIDTH):
         store_f64(accumulators, i, 0.0)
     near = (
-        held(request, _HAS_ASYMPTOTES) != 0,
-        double_of(held(request, _LOW)),
-        double_of(held(request, _HIGH)),
+        held(request, HAS_ASYMPTOTES) != 0,
+        double_of(held(request, LOW)),
+        double_of(held(request, HIGH)),
     )
     if inner >= _BY_COLUMNS_BELOW:
         _by_chunks(request, part, accumulators, outer * channels, channels, inner, near)
@@ -122,15 +123,15 @@ def _share(part, parts, jobs):
 @kernel
 def _by_chunks(request, part, accumulators, rows, channels, inner, near):
     kind, source, shifts, scales = (
-        held(request, _KIND),
-        held(request, _SOURCE),
-        held(request, _SHIFTS),
-        held(request, _SCALES),
+        held(request, KIND),
+        held(request, SOURCE),
+        held(request, SHIFTS),
+        held(request, SCALES),
     )
     buffer = np.empty(MOST, np.float32)
     target = np.int64(buffer.ctypes.data)
     chunks = (inner + MOST - 1) // MOST
-    first, last = _share(part, held(request, _PARTS), rows * chunks)
+    first, last = _share(part, held(request, PARTS), rows * chunks)
     for job in range(first, last):
         row, chunk = job // chunks, job % chunks
         channel = row % channels
@@ -149,12 +150,12 @@ def _by_chunks(request, part, accumulators, rows, channels, inner, near):
 def _by_tiles(request, part, accumulators, begin, rows, columns, near):
     """Measure rows x columns values from position `begin` on, which is the first value of a channel."""
     kind, source, channels, inner = (
-        held(request, _KIND),
-        held(request, _SOURCE),
-        held(request, _CHANNELS),
-        held(request, _INNER),
+        held(request, KIND),
+        held(request, SOURCE),
+        held(request, CHANNELS),
+        held(request, INNER),
     )
-    shifts, scales = held(request, _SHIFTS), held(request, _SCALES)
+    shifts, scales = held(request, SHIFTS), held(request, SCALES)
     copied = kind != FLOAT32 or shifts != 0
     scratch_array = np.empty(SCRATCH // 4, np.float32)
     each = np.empty((2, COLUMNS), np.float32)
@@ -162,7 +163,7 @@ def _by_tiles(request, part, accumulators, begin, rows, columns, near):
     scratch, target = np.int64(scratch_array.ctypes.data), np.int64(buffer.ctypes.data)
     own_shifts, own_scales = np.int64(each.ctypes.data), np.int64(each[1].ctypes.data)
     across = (columns + COLUMNS - 1) // COLUMNS
-    first, last = _share(part, held(request, _PARTS), (rows + ROWS - 1) // ROWS * across)
+    first, last = _share(part, held(request, PARTS), (rows + ROWS - 1) // ROWS * across)
     for job in range(first, last):
         top, left = job // across * ROWS, job % across * COLUMNS
         height, width = min(ROWS, rows - top), min(COLUMNS, columns - left)
@@ -187,13 +188,13 @@ def _by_tiles(request, part, accumulators, begin, rows, columns, near):
 def finish(request):
     """Join the parts, and write the packed statistics per channel."""
     channels, out, accumulators = (
-        held(request, _CHANNELS),
-        held(request, _MOMENTS),
-        held(request, _ACCUMULATORS),
+        held(request, CHANNELS),
+        held(request, MOMENTS_AT),
+        held(request, ACCUMULATORS),
     )
     for c in range(channels):
         into = accumulators + c * (WIDTH * 8)
-        for part in range(1, held(request, _PARTS)):
+        for part in range(1, held(request, PARTS)):
             join_channel(into, into + part * channels * (WIDTH * 8))
         count = load_f64(into, 0)
         store_f64(out, c, count)
@@ -204,5 +205,35 @@ def finish(request):
             store_f64(out, row * channels + c, value if count > 0 else np.nan)
         for row in range(7, MOMENTS):
             store_f64(out, row * channels + c, load_f64(into, row))
-        if held(request, _HAS_ASYMPTOTES) == 0:
+        if held(request, HAS_ASYMPTOTES) == 0:
             store_f64(out, 9 * channels + c, np.nan)
+
+
+@kernel
+def measure_together(requests, count, bases, epsilons):
+    """Measure several small tensors in one thread.
+
+    Args:
+        requests: address of their requests, one after the other, of one part each.
+        count: how many.
+        bases: address of an int64 for each: the number of an earlier one on whose tensor, and with whose mean and
+            variance, this one measures (x - mean) / sqrt(variance + eps); -1 where it measures x.
+        epsilons: address of a float64 for each: eps.
+    """
+    for i in range(count):
+        request, base = requests + i * (8 * FIELDS), held(bases, i)
+        if base >= 0:
+            _normalize(request, held(requests + base * (8 * FIELDS), MOMENTS_AT), load_f64(epsilons, i))
+        take_jobs(request)
+        finish(request)
+
+
+@kernel
+def _normalize(request, moments, eps):
+    """Write shift and scale of each channel. A value that is not finite spreads over the channel, as in BatchNorm."""
+    channels, shifts, scales = held(request, CHANNELS), held(request, SHIFTS), held(request, SCALES)
+    for c in range(channels):
+        mean, variance = load_f64(moments, channels + c), load_f64(moments, 2 * channels + c)
+        nonfinite = load_f64(moments, 10 * channels + c)
+        store_f32(shifts, c, np.float32(np.nan if nonfinite > 0 else mean))
+        store_f32(scales, c, np.float32(1.0 / np.sqrt(variance + eps)))

@@ -13,18 +13,26 @@ from ics.stats.cpu import jobs
 
 
 class Work(NamedTuple):
-    """Addresses of the compiled functions: what each thread runs, and what one runs after them. Both take a request."""
+    """Addresses of the compiled functions.
+
+    Attributes:
+        take_jobs: what each thread runs of a request.
+        finish: what one of them runs after that.
+        together: what one thread runs of several requests, see `jobs.measure_together`.
+        compiled: what they were compiled from.
+    """
 
     take_jobs: int
     finish: int
+    together: int
     compiled: tuple[Any, ...]  # the code lives as long as these do
 
 
 def compile_work(*, cache: bool) -> Work:
-    """Compile both functions, or read them from numba's cache on disk.
+    """Compile the functions, or read them from numba's cache on disk.
 
     numba only looks whether the file of the function itself has changed. So a digest of all files that make the code
-    is among what the two close over, which is part of the key.
+    is among what they close over, which is part of the key.
     """
     files = [*sorted(Path(__file__).parent.glob("*.py")), Path(buckets.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -37,6 +45,11 @@ def compile_work(*, cache: bool) -> Work:
         digest  # noqa: B018
         jobs.finish(request)
 
+    def together(requests: int, count: int, bases: int, epsilons: int) -> None:
+        digest  # noqa: B018
+        jobs.measure_together(requests, count, bases, epsilons)
+
     compile_one: Any = numba.cfunc("void(int64)", cache=cache, error_model="numpy")
-    first, last = compile_one(take_jobs), compile_one(finish)
-    return Work(first.address, last.address, (first, last))
+    compile_many: Any = numba.cfunc("void(int64, int64, int64, int64)", cache=cache, error_model="numpy")
+    first, last, many = compile_one(take_jobs), compile_one(finish), compile_many(together)
+    return Work(first.address, last.address, many.address, (first, last, many))
