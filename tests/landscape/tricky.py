@@ -419,7 +419,7 @@ class Sequences(nn.Module):
         overwriting = (Doubling(), Doubling(), nn.Linear(6, 6))
         self.outer = nn.Sequential(nn.Identity(), *overwriting, nn.ReLU(inplace=True), nn.Linear(6, 6))
         views = (nn.Unflatten(1, (2, 3)), nn.Flatten())
-        self.passing = nn.Sequential(nn.Linear(6, 6), nn.Identity(), *views, nn.Linear(6, 6))
+        self.passing = nn.Sequential(nn.Identity(), nn.Linear(6, 6), *views, nn.Linear(6, 6), nn.Linear(6, 6))
         self.remembering = nn.Sequential(nn.Linear(6, 6), Remembering(), nn.ReLU(inplace=True), nn.Linear(6, 6))
         self.hooked = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Dropout(0.2))
         self.head = nn.Linear(6, 3)
