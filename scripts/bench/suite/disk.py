@@ -15,7 +15,7 @@ from scripts.bench.suite.rows import Row
 from scripts.bench.suite.timed import bytes_below
 from scripts.bench.suite.ways import Way
 
-SHORT, LONG = 4, 16
+SHORT, LONG = 4, 12
 
 
 def disk_rows(net: Net, ways: Mapping[str, Way], folder: Path) -> list[Row]:
@@ -44,7 +44,7 @@ def slope(short: float, long: float) -> float:
     """Return what one step more adds; not less than nothing.
 
     Example:
-        >>> slope(1000, 1000 + 12 * 50)
+        >>> slope(1000, 1000 + (LONG - SHORT) * 50)
         50.0
     """
     return max((long - short) / (LONG - SHORT), 0.0)

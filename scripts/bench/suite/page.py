@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from scripts.bench.suite.disk import LONG, SHORT
 from scripts.bench.suite.figures import growth_figure, save, tools_figure
 from scripts.bench.suite.nets import FULL_SUITE, NETS
 from scripts.bench.suite.prose import GROWTH, INTRODUCTION, OTHERS, OWN_COST
@@ -32,7 +33,7 @@ def page(suite: pd.DataFrame, growth: pd.DataFrame) -> str:
         "## Aimed at\n\n"
         + table(["", "at most", "measured", ""], target_cells(verdicts(rows)))
         + missed(verdicts(rows)),
-        OWN_COST.format(table=own_table(rows, ways)),
+        OWN_COST.format(table=own_table(rows, ways), short=SHORT, long=LONG),
         OTHERS.format(table=others_table(rows, ways), contests=contest_sentences(rows, ways)),
         "## Who records what\n\n" + table(["", "records", "used here"], record_cells(ways)),
     ]

@@ -56,7 +56,7 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     # Half a per cent is asked about: short blocks, many rounds, nothing else in between.
     "idle": Stage(("plain", "plain_again", "idle"), rounds=150, slow_rounds=0, block=10),
-    "ics": Stage(("plain", "plain_again", "idle", *OWN, *EVERY_10TH), rounds=9, slow_rounds=7),
+    "ics": Stage(("plain", "plain_again", "idle", *OWN, *EVERY_10TH), rounds=7, slow_rounds=6),
     "all": Stage(
         (
             "plain",

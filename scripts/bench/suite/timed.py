@@ -35,7 +35,7 @@ def time_stage(
     rounds: int,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Timed:
-    """Time the ways in turns, each on a model of its own; a way that cannot take its first two steps is left out.
+    """Time the ways in turns, each on a model of its own; a tool that cannot take its first step is left out.
 
     Args:
         stage: says how many steps make a block.
@@ -55,8 +55,8 @@ def time_stage(
             try:
                 with ExitStack() as attempt:
                     step = attempt.enter_context(way.start(training))
-                    step()
-                    step()
+                    for _ in range(1 if way.kind == "rival" else 2):  # `ics` learns the net in the first
+                        step()
                     open_ways.push(attempt.pop_all())
             except Exception as error:
                 if way.kind != "rival":
@@ -67,7 +67,7 @@ def time_stage(
                 steps[name], trainings[name] = step, training
         calls = {name: stage.block_of(ways[name], net) for name in steps}
         blocks = {name: _block(step, calls[name]) for name, step in steps.items()}
-        warmup = 1 if net.block > 1 else 0  # each has taken two steps by now
+        warmup = 1 if net.block > 1 else 0  # a step of a big net warms up what it can
         seconds = interleaved(blocks, rounds=rounds, warmup=warmup, progress=progress)
     timed.seconds = {name: [value / calls[name] for value in values] for name, values in seconds.items()}
     for name, training in trainings.items():
