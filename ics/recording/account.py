@@ -44,12 +44,13 @@ class Account:
         return median(self.costs) if self.costs else 0.0
 
     def share(self, step: int) -> float:
-        """Return the part of training time that it takes at its stretched schedule.
+        """Return the part of training time that it takes at its stretched schedule; 0 before it is due again.
 
-        It is 0 until a second measurement has told what one takes without the work done once. A schedule whose steps
-        lie ever further apart, or that has ended, takes less and less.
+        The first measurement counts as it was: if it were left out, the others would be allowed all of the target, and
+        a dear instrument would never find its cost in the purse. A schedule whose steps lie ever further apart, or that
+        has ended, takes less and less.
         """
-        if self.interval is None or self.measured < 2:
+        if self.interval is None:
             return 0.0
         return self.cost / (max(self.interval, step - self.last_due) * self.stretch)
 

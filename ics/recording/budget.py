@@ -62,7 +62,7 @@ class Budget:
         ...     now += 1 + len(chosen)
         ...     budget.stop(chosen or None)
         >>> measured[:4], budget.describe()["stretch"]
-        ([0, 100, 192, 256], [{'step': 101, 'activations': 64}])
+        ([0, 128, 192, 256], [{'step': 4, 'activations': 64}])
     """
 
     def __init__(

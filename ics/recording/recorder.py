@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ics import stats
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.batches import copy_batch, holds_micro_batches
 from ics.recording.budget import Budget
@@ -112,7 +113,7 @@ class Recorder:
             grouping=grouping,
             **self._setup.options.get("drift", {}),
         )
-        self._budget = None if budget is None else Budget(budget, device=next(model.parameters()).device)
+        self._budget = None if budget is None else _prepared(budget, device=next(model.parameters()).device)
         self._clock = time.perf_counter
         self._strict = strict
         self._next_step = 0
@@ -277,3 +278,10 @@ class Recorder:
     def _warn(self, text: str) -> None:
         self._logbook.note(text)
         warnings.warn(text, MeasurementWarning, stacklevel=5)
+
+
+def _prepared(budget: float, *, device: torch.device) -> Budget:
+    """Return the budget, with kernels compiled (or loaded) before training: no later step takes that, so none pays."""
+    made = Budget(budget, device=device)
+    stats.backend(device.type)
+    return made
