@@ -146,7 +146,13 @@ def _time(
                 num_steps[name] = _steps_of_a_sample(step, way, trial) * max(interval, 1)
                 ways[name] = partial(_repeat, step, num_steps[name])
         seconds = interleaved(
-            ways, rounds=rounds, seconds_limit=limit, device=trial.device, progress=report.round, clock=trial.clock
+            ways,
+            rounds=rounds,
+            warmup=0,  # each way has taken two steps by now
+            seconds_limit=limit,
+            device=trial.device,
+            progress=report.round,
+            clock=trial.clock,
         )
     return {name: [value / num_steps[name] for value in values] for name, values in seconds.items()}
 
@@ -162,7 +168,7 @@ def _steps_of_a_sample(step: Callable[[], Any], way: str, trial: Trial) -> int:
         raise
     except Exception as error:
         raise UsageError(f"{way} cannot be measured on {trial.label}: {type(error).__name__}: {error}") from error
-    seconds = interleaved({way: step}, rounds=3, device=trial.device, clock=trial.clock)[way]
+    seconds = interleaved({way: step}, rounds=1, warmup=0, device=trial.device, clock=trial.clock)[way]
     return int(min(max(_SAMPLE_SECONDS / max(min(seconds), 1e-6), 1), _MOST_STEPS))
 
 
