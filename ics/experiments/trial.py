@@ -62,7 +62,7 @@ DEFAULT_SETTINGS: tuple[Setting, ...] = (
 class Trial:
     """A model with its optimizer and one batch, ready to take steps with and without a recorder."""
 
-    def __init__(self, setting: Setting, *, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, setting: Setting, *, clock: Clock = time.perf_counter, check: bool = True) -> None:
         if setting.norm not in NORMS:
             raise UsageError(f"norm is one of {', '.join(NORMS)}; got {setting.norm!r}")
         torch.manual_seed(0)
@@ -79,7 +79,8 @@ class Trial:
         self.optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
         inputs = torch.randn(setting.batch_size, *shape, device=self.device)
         self.batch: Batch = (inputs, torch.randint(_NUM_CLASSES, (setting.batch_size,), device=self.device))
-        self._try(setting)
+        if check:
+            self._try(setting)
 
     def plain(self) -> torch.Tensor:
         """Take a training step without a recorder."""
