@@ -59,8 +59,8 @@ class NormalizationRow:
         """Take dL/d(input), as this normalisation alone sends it back, into account."""
         self._input_gradient_squared = _plus(self._input_gradient_squared, sum_of_squares(gradient))
 
-    def cells(self, order: dict[str, int]) -> dict[str, Any]:
-        """Return the row, with the bias gradient as it is now in `.grad`."""
+    def cells(self, order: dict[str, int], *, per_channel: bool = True) -> dict[str, Any]:
+        """Return the row, with the bias gradient as it is now in `.grad`; without `per_channel` no list columns."""
         seen, measured = self.normalization, self._input_gradient_squared
         complete = measured is not None and "mean_term" in self._terms
         cells: dict[str, Any] = {
@@ -81,7 +81,8 @@ class NormalizationRow:
             "theorem_error": theorem_error(self._terms, measured) if complete and measured is not None else None,
             "bias_before_gradient_norm": _bias_gradient_norm(seen.of),
         }
-        return cells | {"null_reason": "; ".join(self._reasons(cells)) or None}
+        cells["null_reason"] = "; ".join(self._reasons(cells)) or None
+        return {name: cell for name, cell in cells.items() if per_channel or not name.startswith("channel_")}
 
     def _reasons(self, cells: dict[str, Any]) -> list[str]:
         module, of = self.normalization.module, self.normalization.of

@@ -20,6 +20,7 @@ def parameter_block(
     after: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor | None],
     histogram: bool = True,
+    per_channel: bool = True,
 ) -> Block:
     """Norms of every parameter, its gradient and its update, and the moments of the gradient.
 
@@ -32,13 +33,14 @@ def parameter_block(
         after: parameter values after the step.
         gradients: gradient of each parameter as the optimizer used it; None where it has none.
         histogram: whether to take the histogram of the gradient.
+        per_channel: whether to keep the channels' columns.
 
     Cost: no forward or backward pass; a few passes over the parameters.
     """
     keys = [(layer, name) for layer in layers for name in layer.parameters]
     rows: list[dict[str, Any]] = [
         {"layer": layer.name, "layer_index": layer.index, "call": 0, "of": name, "kind": "parameter", BOUNDED: False}
-        | _gradient(gradients.get(name), histogram)
+        | _gradient(gradients.get(name), histogram, per_channel)
         for layer, name in keys
     ]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
@@ -64,11 +66,12 @@ def _norms(
     }
 
 
-def _gradient(gradient: Tensor | None, histogram: bool) -> dict[str, Any]:
+def _gradient(gradient: Tensor | None, histogram: bool, per_channel: bool) -> dict[str, Any]:
     if gradient is None:
         return {"null_reason": "no gradient reached the optimizer"}
     has_channels = gradient.ndim > 1
     gradient = gradient.to_dense() if gradient.is_sparse else gradient
     matrix = gradient if has_channels else gradient.reshape(-1, 1)
     reduced = stats.reduce(matrix, channel_axis=0 if has_channels else 1, histogram=histogram)
-    return {PACKED_CHANNELS if has_channels else PACKED: reduced.moments, "histogram": reduced.histogram}
+    packed = PACKED_CHANNELS if has_channels and per_channel else PACKED
+    return {packed: reduced.moments, "histogram": reduced.histogram}

@@ -37,7 +37,7 @@ class Probes:
         sites: which sites, of `ics.schema.SITES`.
         layers: whose rows, as for `select_layers`; predicates are asked about every module of the model by itself.
         histogram: whether to count histograms.
-        per_channel: whether to keep the channels' columns.
+        per_channel: whether to keep the channels' columns, of every table.
         loss_scale: what the loss is multiplied by for the backward pass (`GradScaler.get_scale()`); gradients of
             sites are divided by it.
         plans: what earlier probes of this model learned, and where these write down what they learn: a pass that is
@@ -151,7 +151,8 @@ class Probes:
         if self._wanted.gradients:
             blocks.append(collector.gradients_block(order))
         if self._wanted.normalization:
-            rows = [row.cells(order) for row in self._measured.normalizations.values()]
+            per_channel = self._options["per_channel"]
+            rows = [row.cells(order, per_channel=per_channel) for row in self._measured.normalizations.values()]
             blocks.append(make_block("normalization", rows))
         return blocks
 

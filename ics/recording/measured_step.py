@@ -169,12 +169,14 @@ class MeasuredStep:
 
     def parameters(self, layers: tuple[Layer, ...]) -> Block:
         """Rows of `gradients` for the parameters of the layers."""
+        options = self.setup.options.get("gradients", {})
         return parameter_block(
             layers,
             before=self.before,
             after=self._after(),
             gradients=self.gradients(),
-            histogram=self.setup.options.get("gradients", {}).get("histogram", True),
+            histogram=options.get("histogram", True),
+            per_channel=options.get("per_channel", True),
         )
 
     def objective(self) -> Objective:

@@ -35,6 +35,14 @@ _MOST_PARTS = 16
 _VALUES_PER_CHANNEL = 64  # in each part, or its accumulators would weigh as much as the values
 
 
+class VectorKernels(NamedTuple):
+    """The kernels of `ics.stats.cpu.vectors`, called with addresses and lengths."""
+
+    squares: Callable[[int, int], float]
+    differences: Callable[[int, int, int], float]
+    products: Callable[[int, int, int, int], None]
+
+
 class Plan(NamedTuple):
     """How the kernels read tensors of one layout."""
 
@@ -68,7 +76,8 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
             return None
         return _measure(threads, x, axis, kind, plan, saturation, affine, limit)
 
-    reduce_fused.together = threads.together  # type: ignore[attr-defined]  # groups of tensors, see `ics.stats.group`
+    # What else the kernels measure: groups of small tensors (`ics.stats.group`), long vectors (`ics.stats.vectors`).
+    reduce_fused.together, reduce_fused.vectors = threads.together, threads.vectors  # type: ignore[attr-defined]
     return reduce_fused
 
 
@@ -207,7 +216,13 @@ class Threads:
         locked, unlocked = ctypes.PYFUNCTYPE(None, ctypes.c_void_p), ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self._take_jobs, self._finish = locked(work.take_jobs), locked(work.finish)
         self._unlocked = unlocked(work.take_jobs)
-        self.together = ctypes.PYFUNCTYPE(None, *4 * (ctypes.c_int64,))(work.together)
+        address = ctypes.c_int64
+        self.together = ctypes.PYFUNCTYPE(None, *4 * (address,))(work.together)
+        self.vectors = VectorKernels(
+            squares=ctypes.PYFUNCTYPE(ctypes.c_double, *2 * (address,))(work.squares),
+            differences=ctypes.PYFUNCTYPE(ctypes.c_double, *3 * (address,))(work.differences),
+            products=ctypes.PYFUNCTYPE(None, *4 * (address,))(work.products),
+        )
         self._compiled = work.compiled
         self._parallel = _openmp()
         self._pool: ThreadPoolExecutor | None = None

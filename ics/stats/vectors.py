@@ -9,16 +9,19 @@ no entries, of norm 0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ics.stats.backends import fused_way
 from ics.stats.layout import accumulator_dtype, require_floating
 
 # Entries widened at a time. On a CPU they stay in the second-level cache (512 KiB in float64); elsewhere this bounds
 # the memory that the float64 copies take.
 _PART_ON_CPU = 2**16
 _PART_ELSEWHERE = 2**24
+_LONG = 2**18  # entries from which on a vector is worth kernels
 _GROUP = 2**20  # entries of the differences that exist at once
 
 
@@ -31,6 +34,8 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
         >>> float(norm([torch.tensor([3.0]), torch.tensor([[4.0]])]))
         5.0
     """
+    if (kernels := _kernels(tensors)) is not None:
+        return torch.linalg.vector_norm(_squares(kernels, tensors).sqrt())
     return _length(_norms([part for tensor in tensors for part in _split(tensor)]))
 
 
@@ -41,6 +46,8 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
         >>> norms([torch.tensor([3.0, 4.0]), torch.tensor([[2.0]])]).tolist()
         [5.0, 2.0]
     """
+    if (kernels := _kernels(tensors)) is not None:
+        return _squares(kernels, tensors).sqrt()
     return _each(tensors, _norms([part for tensor in tensors for part in _split(tensor)]))
 
 
@@ -51,6 +58,8 @@ def distances(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         >>> distances([torch.ones(4), torch.zeros(1)], [torch.zeros(4), torch.zeros(1)]).tolist()
         [2.0, 0.0]
     """
+    if (kernels := _kernels([*a, *b])) is not None:
+        return _squared_differences(kernels, a, b).sqrt()
     return _each(a, _differences(a, b))
 
 
@@ -76,6 +85,8 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         >>> float(distance([torch.ones(4)], [torch.zeros(4)]))
         2.0
     """
+    if (kernels := _kernels([*a, *b])) is not None:
+        return torch.linalg.vector_norm(_squared_differences(kernels, a, b).sqrt())
     return _length(_differences(a, b))
 
 
@@ -88,11 +99,47 @@ def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         >>> float(cosine([torch.tensor([1.0, 0.0])], [torch.tensor([0.0, 2.0])]))
         0.0
     """
-    pairs = ((_wide(x), _wide(y)) for x, y in _parts(_of_order_1(a), _of_order_1(b)))
-    products = [torch.stack(((x * x).sum(), (y * y).sum(), (x * y).sum())) for x, y in pairs]
+    if (kernels := _kernels([*a, *b])) is not None:
+        products = [_products(kernels, x, y) for x, y in zip(a, b, strict=True)]
+    else:
+        pairs = ((_wide(x), _wide(y)) for x, y in _parts(_of_order_1(a), _of_order_1(b)))
+        products = [torch.stack(((x * x).sum(), (y * y).sum(), (x * y).sum())) for x, y in pairs]
     aa, bb, ab = _total(products) if products else torch.zeros(3, dtype=torch.float64)
     value = (ab / aa.sqrt() / bb.sqrt()).clamp(-1.0, 1.0)
     return torch.where((aa == ab) & (bb == ab) & (ab > 0), 1.0, value)  # the roots' rounding must not show
+
+
+def _kernels(tensors: Sequence[Tensor]) -> Any:
+    """Return the kernels for long vectors of float32 on a CPU; None where separate operations do, or must do.
+
+    For short ones calling is what costs, and compiling kernels for their sake would cost a user seconds.
+    """
+    if not all(x.is_cpu and x.dtype is torch.float32 and not x.is_sparse and not x.is_neg() for x in tensors):
+        return None
+    if sum(x.numel() for x in tensors) < _LONG:
+        return None
+    return getattr(fused_way("cpu"), "vectors", None)
+
+
+def _squares(kernels: Any, tensors: Sequence[Tensor]) -> Tensor:
+    flat = [_flat(x) for x in tensors]
+    return torch.tensor([kernels.squares(x.data_ptr(), x.numel()) for x in flat], dtype=torch.float64)
+
+
+def _squared_differences(kernels: Any, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    found = []
+    for x, y in ((_flat(x), _flat(y)) for x, y in zip(a, b, strict=True)):
+        assert x.shape == y.shape, "vectors differ in length"
+        found.append(kernels.differences(x.data_ptr(), y.data_ptr(), x.numel()))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _products(kernels: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Return <x, x>, <y, y> and <x, y>."""
+    assert x.shape == y.shape, f"vectors differ in shape: {tuple(x.shape)} and {tuple(y.shape)}"
+    x, y, found = _flat(x), _flat(y), torch.empty(3, dtype=torch.float64)
+    kernels.products(x.data_ptr(), y.data_ptr(), x.numel(), found.data_ptr())
+    return found
 
 
 def _parts(a: Sequence[Tensor], b: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

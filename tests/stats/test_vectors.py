@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ics.stats import cosine, distance, distances, dot, norm, norms
+from ics.stats import cosine, distance, distances, dot, norm, norms, use_backend
 
 SHAPES = ((3, 4), (5,), (2, 2, 2), (0, 3), ())
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -130,3 +130,28 @@ def test_norms_of_each_tensor_are_those_taken_one_by_one(dtype: torch.dtype) -> 
     assert norm(a).item() == pytest.approx(np.linalg.norm(one_by_one), rel=1e-14)
     assert distance(a, b).item() == pytest.approx(np.linalg.norm(differences), rel=1e-14)
     assert norms([]).shape == (0,)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_long_vectors_are_measured_as_numpy_does(backend: str) -> None:
+    use_backend(backend)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        a = [torch.randn(shape, generator=generator) for shape in ((600, 500), (7,), (0,), (33, 5, 2))]
+        b = [x + 1e-3 * torch.randn(x.shape, generator=generator) for x in a]
+        a[3], b[3] = a[3].transpose(0, 2), b[3].transpose(0, 2)
+        x, y, d = (
+            torch.cat([part.double().flatten() for part in v])
+            for v in (a, b, [p - q for p, q in zip(a, b, strict=True)])
+        )
+        assert norm(a).item() == pytest.approx(np.linalg.norm(x), rel=1e-12)
+        assert distance(a, b).item() == pytest.approx(np.linalg.norm(d), rel=1e-12)
+        assert cosine(a, b).item() == pytest.approx(float(x @ y) / np.linalg.norm(x) / np.linalg.norm(y), rel=1e-12)
+        assert cosine(a, a).item() == 1.0
+        assert distance(a, a).item() == 0.0
+        np.testing.assert_allclose(norms(a), [np.linalg.norm(part.double().flatten()) for part in a], rtol=1e-12)
+        a[1][0] = torch.nan
+        assert norm(a).isnan()
+        assert distance(a, b).isnan()
+    finally:
+        use_backend("auto")

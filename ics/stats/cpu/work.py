@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numba
 
 from ics import buckets
-from ics.stats.cpu import jobs
+from ics.stats.cpu import jobs, vectors
 
 
 class Work(NamedTuple):
@@ -19,12 +19,18 @@ class Work(NamedTuple):
         take_jobs: what each thread runs of a request.
         finish: what one of them runs after that.
         together: what one thread runs of several requests, see `jobs.measure_together`.
+        squares: (address, n) -> float64, see `vectors.sum_of_squares`.
+        differences: (address, address, n) -> float64, see `vectors.sum_of_squared_differences`.
+        products: (address, address, n, address), see `vectors.inner_products`.
         compiled: what they were compiled from.
     """
 
     take_jobs: int
     finish: int
     together: int
+    squares: int
+    differences: int
+    products: int
     compiled: tuple[Any, ...]  # the code lives as long as these do
 
 
@@ -49,7 +55,29 @@ def compile_work(*, cache: bool) -> Work:
         digest  # noqa: B018
         jobs.measure_together(requests, count, bases, epsilons)
 
+    def squares(values: int, n: int) -> float:
+        digest  # noqa: B018
+        return vectors.sum_of_squares(values, n)
+
+    def differences(first: int, second: int, n: int) -> float:
+        digest  # noqa: B018
+        return vectors.sum_of_squared_differences(first, second, n)
+
+    def products(first: int, second: int, n: int, out: int) -> None:
+        digest  # noqa: B018
+        vectors.inner_products(first, second, n, out)
+
     compile_one: Any = numba.cfunc("void(int64)", cache=cache, error_model="numpy")
     compile_many: Any = numba.cfunc("void(int64, int64, int64, int64)", cache=cache, error_model="numpy")
-    first, last, many = compile_one(take_jobs), compile_one(finish), compile_many(together)
-    return Work(first.address, last.address, many.address, (first, last, many))
+    compile_sum: Any = numba.cfunc("float64(int64, int64)", cache=cache, error_model="numpy")
+    compile_sum_of_two: Any = numba.cfunc("float64(int64, int64, int64)", cache=cache, error_model="numpy")
+    compiled = {
+        "take_jobs": compile_one(take_jobs),
+        "finish": compile_one(finish),
+        "together": compile_many(together),
+        "squares": compile_sum(squares),
+        "differences": compile_sum_of_two(differences),
+        "products": compile_many(products),
+    }
+    addresses = {name: each.address for name, each in compiled.items()}
+    return Work(**addresses, compiled=tuple(compiled.values()))
