@@ -16,7 +16,7 @@ from ics.store import Run, Runs, Where
 
 # Settings that may differ between runs that count as seeds of one net.
 _FREE = {"net", "name", "recipe", "seed", "device", "data_root"}
-_FREE |= {"instruments", "layers", "evaluate_every", "line_points"}
+_FREE |= {"instruments", "layers", "evaluate_every", "line_points", "preset", "budget"}
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ics.errors import IcsError, UsageError
 from ics.experiments.data import Progress
-from ics.experiments.timing import Clock, Memory, Seconds, interleaved, peak_memory, ratios
+from ics.experiments.timing import Clock, Memory, Seconds, flushed_denormals, interleaved, peak_memory, ratios
 from ics.experiments.train import find_device
 from ics.experiments.trial import WAYS, Setting, Trial
 
@@ -98,11 +96,10 @@ def overhead(
     Raises:
         UsageError: the model or the device cannot be had, or the model cannot be trained on such a batch.
     """
-    torch.set_flush_denormal(True)  # subnormal numbers, which random labels can lead to, take ten times as long
     report = _Report(setting.label, progress, rounds, memory)
     trial = Trial(setting, clock=clock)
     timed = INTERVALS if measure_all else INTERVALS[:1]
-    with tempfile.TemporaryDirectory() as folder:
+    with flushed_denormals(), tempfile.TemporaryDirectory() as folder:
         seconds = _time(trial, Path(folder), timed, rounds=rounds, limit=seconds_limit, report=report)
         written = {
             way: _written(trial, way, Path(folder), min(seconds.get(f"{way}/1", seconds["idle/0"])))

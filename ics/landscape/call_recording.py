@@ -222,16 +222,19 @@ class Watched(dict[str, Any]):
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
+        """Read one, if it is there."""
         try:
             return self[name]
         except KeyError:
             return default
 
     def items(self) -> Any:
+        """Read all, with their names."""
         self._read_all()
         return super().items()
 
     def values(self) -> Any:
+        """Read all."""
         self._read_all()
         return super().values()
 

@@ -55,7 +55,8 @@ def staircase(
             writes buffers beside the chain, or `torch.vmap` cannot run a module or the loss; or other numbers come out.
 
     Example:
-        >>> from ics.landscape.transition import make_transition
+        >>> from torch import nn
+        >>> from ics.landscape import Objective, make_transition
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> objective = Objective(model, lambda model, x: model(x).square().sum(), torch.ones(4, 2))
         >>> before = objective.parameters

@@ -73,13 +73,17 @@ class Collector:
     """The rows of one armed step.
 
     Args:
-        histogram: whether to count histograms.
-        per_channel: whether to keep the channels' columns.
+        histogram: whether to count histograms of values.
+        per_channel: whether to keep the columns per channel of values.
+        gradient_histogram: whether to count histograms of gradients.
+        gradient_per_channel: whether to keep the columns per channel of gradients.
         loss_scale: what the loss was multiplied by before the backward pass; gradients are divided by it.
     """
 
     histogram: bool
     per_channel: bool
+    gradient_histogram: bool
+    gradient_per_channel: bool
     loss_scale: float | Tensor | None
     values: dict[tuple[str, int, str], Record] = field(default_factory=dict)
     gradients: dict[tuple[str, int, str], Record] = field(default_factory=dict)
@@ -134,7 +138,7 @@ class Collector:
             [each.statistics for each in records],
             [each.reason for each in records],
             table=table,
-            per_channel=self.per_channel,
+            per_channel=self.per_channel if table == "activations" else self.gradient_per_channel,
         )
 
     def _reduce(self, tensor: Tensor, site: Site, *, gradient: bool) -> stats.Reduced:
@@ -150,7 +154,7 @@ class Collector:
             values if values.ndim else values.reshape(1),
             channel_axis=site.axis if tensor.ndim else 0,
             saturation=None if gradient else site.asymptotes,
-            histogram=self.histogram,
+            histogram=self.gradient_histogram if gradient else self.histogram,
         )
         self._last[gradient] = _Reduction(tensor, site, reduced)
         return reduced

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,14 +34,13 @@ class PlannedLook:
     the one, `lost` says the other, and the rows of that step are null.
     """
 
-    def __init__(
-        self, plan: Plan, wanted: Wanted, *, histogram: bool, per_channel: bool, loss_scale: float | Tensor | None
-    ) -> None:
+    def __init__(self, plan: Plan, wanted: Wanted, *, loss_scale: float | Tensor | None) -> None:
         self.failure: Exception | None = None
         self.lost = False
         self.seen = False
         self.plan, self._wanted = plan, wanted
-        self._histogram, self._per_channel, self._loss_scale = histogram, per_channel, loss_scale
+        self._histogram = wanted.activations is not None and wanted.activations.histogram
+        self._loss_scale = loss_scale
         self._values = [Statistics(bounded=site.asymptotes is not None) for site in plan.sites]
         self._gradients = [Statistics() for _ in plan.sites]
         self._hooks = Hooks()
@@ -50,7 +49,7 @@ class PlannedLook:
         self._graph = True
         self._aliases: dict[int, list[int]] = {}
         self._made: dict[int, tuple[weakref.ref[Tensor], int, stats.Reduced | None]] = {}
-        self._queue = Queue(plan.deferral, plan.sites, histogram=histogram)
+        self._queue = Queue(plan.deferral, plan.sites, histogram=self._histogram)
 
     def attach(self) -> None:
         """Register a hook after each module that gives rows."""
@@ -64,22 +63,35 @@ class PlannedLook:
     def blocks(self, order: Mapping[str, int]) -> list[Block]:
         """Return the rows of the tables `activations` and `gradients`."""
         found = []
-        if self._wanted.activations:
+        if self._wanted.activations is not None:
             reasons = [_LOST if self.lost else None] * len(self.plan.sites)
-            found.append(self._block("activations", self._values, reasons, order))
-        if self._wanted.gradients:
+            rows = [row for row, site in enumerate(self.plan.sites) if self._wanted.value(site)]
+            found.append(self._block("activations", rows, self._values, reasons, order))
+        if self._wanted.gradients is not None:
             reasons = [_LOST if self.lost else reason or _NOT_REACHED for reason in self.plan.reasons]
-            found.append(self._block("gradients", self._gradients, reasons, order))
+            rows = [row for row, site in enumerate(self.plan.sites) if self._wanted.gradient(site)]
+            found.append(self._block("gradients", rows, self._gradients, reasons, order))
         return found
 
     def _block(
-        self, table: str, statistics: list[Statistics], reasons: list[str | None], order: Mapping[str, int]
+        self,
+        table: str,
+        rows: Sequence[int],
+        statistics: Sequence[Statistics],
+        reasons: Sequence[str | None],
+        order: Mapping[str, int],
     ) -> Block:
-        measured = [Statistics(each.bounded) for each in statistics] if self.lost else statistics
         keys = self.plan.keys.get(table)
         if keys is None or keys[0] != order:
-            keys = self.plan.keys[table] = order, keys_of(table, self.plan.sites, order)
-        return block_of(keys[1], measured, reasons, table=table, per_channel=self._per_channel)
+            keys = self.plan.keys[table] = order, keys_of(table, [self.plan.sites[row] for row in rows], order)
+        columns = self._wanted.activations if table == "activations" else self._wanted.gradients
+        return block_of(
+            keys[1],
+            [Statistics(statistics[row].bounded) if self.lost else statistics[row] for row in rows],
+            [reasons[row] for row in rows],
+            table=table,
+            per_channel=columns is not None and columns.per_channel,
+        )
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.lost or self.failure is not None or threading.get_ident() != self._thread or in_backward():
@@ -128,9 +140,10 @@ class PlannedLook:
         if tensor.ndim != look.ndim:
             self.lost = True
             return
-        if self._wanted.gradients and not self._follow(look, visit, tensor):
+        site = self.plan.sites[look.row]
+        if self._wanted.gradient(site) and not self._follow(look, visit, tensor):
             return
-        reduced = self._reduce(look, visit, x, output) if self._wanted.activations else None
+        reduced = self._reduce(look, visit, x, output) if self._wanted.value(site) else None
         if reduced is not None:
             self._values[look.row].add(reduced)
         if look.of == "output":
@@ -159,12 +172,17 @@ class PlannedLook:
         """Have the gradient of a row taken, if it has one; it has one at every step or at none."""
         if look.graded != (tensor.requires_grad and self._graph):
             self.lost = True
-        elif look.of == "input" and visit.made_by is not None and self._are_alike(look, visit):
+        elif look.of == "input" and visit.made_by is not None and self._are_followed_alike(look, visit):
             self._aliases.setdefault(visit.made_by, []).append(look.row)
         elif look.graded:
             scale = broadcast_weight(visit.module, tensor) if look.of == "normalized" else None
             self._hooks.on_gradient(tensor, partial(self._take_gradient, look.row, scale))
         return not self.lost
+
+    def _are_followed_alike(self, look: Look, visit: Visit) -> bool:
+        """Whether the gradient of the input is taken already, as that of the row that made it."""
+        made_by = visit.made_by
+        return made_by is not None and self._are_alike(look, visit) and self._wanted.gradient(self.plan.sites[made_by])
 
     def _are_alike(self, look: Look, visit: Visit) -> bool:
         """Whether a row of the input is measured as the row that made the input was."""
@@ -180,7 +198,8 @@ class PlannedLook:
             with undisturbed(gradient):
                 values = unscaled(gradient if scale is None else gradient * scale, self._loss_scale)
                 axis = self.plan.sites[row].axis
-                reduced = stats.reduce(values, channel_axis=axis, histogram=self._histogram)
+                histogram = self._wanted.gradients is not None and self._wanted.gradients.histogram
+                reduced = stats.reduce(values, channel_axis=axis, histogram=histogram)
                 for each in (row, *self._aliases.get(row, ())):
                     self._gradients[each].add(reduced)
         except Exception as error:

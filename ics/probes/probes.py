@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +18,7 @@ from ics.probes.plan import Learner, Plans
 from ics.probes.planned import PlannedLook
 from ics.probes.recompute import Recomputation
 from ics.probes.selection import Selection, select_layers
-from ics.probes.sink import GradientHooks, Measured, MeasuringSink, Wanted
+from ics.probes.sink import Columns, GradientHooks, Measured, MeasuringSink, Wanted
 from ics.records import Block, Layer
 
 
@@ -37,7 +37,9 @@ class Probes:
         sites: which sites, of `ics.schema.SITES`.
         layers: whose rows, as for `select_layers`; predicates are asked about every module of the model by itself.
         histogram: whether to count histograms.
-        per_channel: whether to keep the channels' columns, of every table.
+        per_channel: whether to keep the channels' columns.
+        gradient_options: what of `sites`, `histogram` and `per_channel` is different for gradients.
+        normalization_per_channel: whether `normalization` has them; default as `per_channel`.
         loss_scale: what the loss is multiplied by for the backward pass (`GradScaler.get_scale()`); gradients of
             sites are divided by it.
         plans: what earlier probes of this model learned, and where these write down what they learn: a pass that is
@@ -70,24 +72,33 @@ class Probes:
         layers: Selection = None,
         histogram: bool = True,
         per_channel: bool = True,
+        gradient_options: Mapping[str, Any] | None = None,
+        normalization_per_channel: bool | None = None,
         loss_scale: float | Tensor | None = None,
         plans: Plans | None = None,
     ) -> None:
-        sites = (sites,) if isinstance(sites, str) else sites
-        for site in sites:
-            if site not in schema.SITES:
-                raise unknown_name("site", site, schema.SITES)
+        options = {"sites": sites, "histogram": histogram, "per_channel": per_channel}
+        values, of_gradients = _columns(options), _columns({**options, **(gradient_options or {})})
         chosen = None if layers is None else {layer.name for layer in select_layers(declared_layers(model), layers)}
         self._model = model
         self._wanted = Wanted(
-            activations, gradients, normalization, frozenset(sites), None if chosen is None else frozenset(chosen)
+            values if activations else None,
+            of_gradients if gradients and of_gradients.sites else None,
+            normalization,
+            None if chosen is None else frozenset(chosen),
         )
-        self._options: dict[str, Any] = {
-            "histogram": histogram,
-            "per_channel": per_channel,
+        self._normalization_per_channel = (
+            per_channel if normalization_per_channel is None else normalization_per_channel
+        )
+        self._loss_scale = loss_scale
+        self._collector_options: dict[str, Any] = {
+            "histogram": values.histogram,
+            "per_channel": values.per_channel,
+            "gradient_histogram": of_gradients.histogram,
+            "gradient_per_channel": of_gradients.per_channel,
             "loss_scale": loss_scale,
         }
-        self._measured = Measured(Collector(**self._options))
+        self._measured = Measured(Collector(**self._collector_options))
         self._watch: Watch | None = None
         self._planned: PlannedLook | None = None
         self._learner: Learner | None = None
@@ -100,11 +111,11 @@ class Probes:
         self._armed = True
         plan = None if self._plans is None else self._plans.get(self._kind)
         if plan is not None:
-            self._planned = PlannedLook(plan, self._wanted, **self._options)
+            self._planned = PlannedLook(plan, self._wanted, loss_scale=self._loss_scale)
             self._planned.attach()
             return self
         self._planned = None
-        self._measured = Measured(Collector(**self._options))
+        self._measured = Measured(Collector(**self._collector_options))
         self._learner = None if self._plans is None or self._plans.refused(self._kind) else Learner()
         self._watch = Watch(self._model, self._make_sink, pending=self._measured.pending, learner=self._learner)
         self._watch.attach()
@@ -151,7 +162,7 @@ class Probes:
         if self._wanted.gradients:
             blocks.append(collector.gradients_block(order))
         if self._wanted.normalization:
-            per_channel = self._options["per_channel"]
+            per_channel = self._normalization_per_channel
             rows = [row.cells(order, per_channel=per_channel) for row in self._measured.normalizations.values()]
             blocks.append(make_block("normalization", rows))
         return blocks
@@ -165,7 +176,7 @@ class Probes:
     @property
     def _kind(self) -> Hashable:
         """What plans are told apart by: another look at the same pass gives other rows."""
-        return self._wanted, self._options["histogram"], self._options["per_channel"]
+        return self._wanted
 
     def _learn(self, watch: Watch) -> None:
         """Make the plan of the pass that was followed, if there is to be one."""
@@ -197,3 +208,13 @@ class Probes:
 
     def _make_sink(self, hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
         return MeasuringSink(self._wanted, self._measured, hooks, recomputation, self._learner)
+
+
+def _columns(options: Mapping[str, Any]) -> Columns:
+    """Check the names of sites."""
+    given = options["sites"]
+    sites = (given,) if isinstance(given, str) else given
+    for site in sites:
+        if site not in schema.SITES:
+            raise unknown_name("site", site, schema.SITES)
+    return Columns(frozenset(sites), options["histogram"], options["per_channel"])

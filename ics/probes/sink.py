@@ -34,22 +34,34 @@ class GradientHooks(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be measured; `layers` of None are all."""
+class Columns:
+    """Which sites a table has, and which of its columns."""
 
-    activations: bool
-    gradients: bool
-    normalization: bool
     sites: frozenset[str]
+    histogram: bool
+    per_channel: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be measured: of the values and of the gradients of sites, None for nothing; `layers` None are all."""
+
+    activations: Columns | None
+    gradients: Columns | None
+    normalization: bool
     layers: frozenset[str] | None
 
     def layer(self, name: str) -> bool:
         """Return whether a layer is wanted."""
         return self.layers is None or name in self.layers
 
-    def site(self, site: Site) -> bool:
-        """Return whether a site is wanted."""
-        return site.site in self.sites and self.layer(site.layer)
+    def value(self, site: Site) -> bool:
+        """Return whether the values of a site are wanted."""
+        return self.activations is not None and site.site in self.activations.sites and self.layer(site.layer)
+
+    def gradient(self, site: Site) -> bool:
+        """Return whether the gradient of a site is wanted."""
+        return self.gradients is not None and site.site in self.gradients.sites and self.layer(site.layer)
 
 
 @dataclass
@@ -73,14 +85,13 @@ class MeasuringSink:
 
     def site(self, site: Site, tensor: Tensor) -> None:
         """Reduce the tensor now: an in-place activation may overwrite it next."""
-        if not self.wanted.site(site):
-            return
-        if self.learner is not None:
+        takes, follows = self._takes_value(site), self.wanted.gradient(site)
+        if self.learner is not None and (takes or follows):
             self.learner.handed(site, tensor)
-        if self._takes_values:
+        if takes:
             with undisturbed(tensor):
                 self.measured.collector.add_value(site, tensor)
-        if self.wanted.gradients:
+        if follows:
             self._follow(site, tensor)
 
     def withdraw(self, site: Site) -> None:
@@ -98,13 +109,13 @@ class MeasuringSink:
         if self.wanted.normalization:
             self._theorem(normalization, x, output)
 
-    @property
-    def _takes_values(self) -> bool:
-        return self.wanted.activations and self.recomputation is None
+    def _takes_value(self, site: Site) -> bool:
+        return self.recomputation is None and self.wanted.value(site)
 
     def _normalized(self, normalization: Normalization, x: Tensor, output: Tensor) -> None:
         site, module = normalization.site("normalized"), normalization.module
-        if not self.wanted.site(site):
+        takes, follows = self._takes_value(site), self.wanted.gradient(site)
+        if not takes and not follows:
             return
         if self.learner is not None:
             self.learner.handed(site, output, normalized=True)
@@ -112,15 +123,15 @@ class MeasuringSink:
             if self.learner is not None:
                 self.learner.refuse("x-hat is not known")
             reason = f"x-hat of {kind_of(module)} is not known: it is not torch's own normalisation"
-            if self._takes_values:
+            if takes:
                 self.measured.collector.expect_value(site, reason)
-            if self.wanted.gradients:
+            if follows:
                 self.measured.collector.expect_gradient(site, reason)
             return
-        if self._takes_values:
+        if takes:
             with undisturbed(x):
                 self.measured.collector.add_normalized(site, module, x)
-        if self.wanted.gradients:  # dL/d(x-hat) = gamma dL/d(output)
+        if follows:  # dL/d(x-hat) = gamma dL/d(output)
             self._follow(site, output, scale=broadcast_weight(module, output))
 
     def _follow(self, site: Site, tensor: Tensor, *, scale: Tensor | None = None) -> None:

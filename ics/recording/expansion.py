@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from ics import schema, stats
 from ics.recording.host_blocks import HostBlock, TensorCells
 from ics.records import BOUNDED, PACKED, PACKED_CHANNELS
 
+_MOST = 32_768
 _OURS = (PACKED, PACKED_CHANNELS, BOUNDED)
 _NONFINITE = stats.PACKED.index("nonfinite_count")
 
@@ -45,7 +48,11 @@ def expanded(block: HostBlock) -> HostBlock:
 
 def _columns(packed: TensorCells, bounded: np.ndarray, *, per_channel: bool) -> dict[str, TensorCells]:
     """Return the columns of the rows that have packed statistics."""
-    groups = [(rows, torch.from_numpy(np.ascontiguousarray(stack))) for rows, stack in packed.by_shape()]
+    groups = [
+        (rows[some], torch.from_numpy(np.ascontiguousarray(stack[some])))
+        for rows, stack in packed.by_shape()
+        for some in _slices(*stack.shape)
+    ]
     tables = [stats.columns_of(stack, per_channel=per_channel) for _, stack in groups]
     for table, (_, stack) in zip(tables, groups, strict=True):
         table["gradient_norm"] = _norms(stack)
@@ -59,6 +66,13 @@ def _columns(packed: TensorCells, bounded: np.ndarray, *, per_channel: bool) -> 
         )
         for name in tables[0]
     }
+
+
+def _slices(num_rows: int, num_moments: int, num_channels: int) -> Iterator[slice]:
+    """Yield slices of rows so small that torch takes one thread: the training beside it needs the others."""
+    step = max(1, _MOST // (num_moments * num_channels))
+    for start in range(0, num_rows, step):
+        yield slice(start, start + step)
 
 
 def _norms(packed: torch.Tensor) -> torch.Tensor:

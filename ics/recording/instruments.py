@@ -28,7 +28,7 @@ class Instrument:
 INSTRUMENTS: Mapping[str, Instrument] = {
     "activations": Instrument(options=frozenset({"sites", "histogram", "per_channel"})),
     "gradients": Instrument(options=frozenset({"sites", "histogram", "per_channel"})),
-    "normalization": Instrument(),
+    "normalization": Instrument(options=frozenset({"per_channel"})),
     "gradient_shift": Instrument(
         evaluates=True, needs_step=True, options=frozenset({"linearised", "batched", "chunk"})
     ),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ics import stats
+from ics import schema, stats
 from ics.landscape import (
     Objective,
     RandomState,
@@ -31,6 +31,7 @@ from ics.recording.instruments import PROBES
 from ics.records import Block, Layer
 
 _OF_THE_PASSES = frozenset({"activations", "normalization"})
+_EVERYTHING: Mapping[str, Any] = {"sites": schema.SITES, "histogram": True, "per_channel": True}
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class MeasuredStep:
         return bool(self.due - _OF_THE_PASSES)
 
     def _make_probes(self) -> Probes:
-        options = {**self.setup.options.get("gradients", {}), **self.setup.options.get("activations", {})}
+        options = self.setup.options
         return Probes(
             self.setup.model,
             activations="activations" in self.due,
@@ -241,7 +242,9 @@ class MeasuredStep:
             layers=self.setup.selection,
             loss_scale=None if self.setup.grad_scaler is None else self.setup.grad_scaler.get_scale(),
             plans=self.setup.plans,
-            **options,
+            gradient_options={**_EVERYTHING, **options.get("gradients", {})},
+            normalization_per_channel=options.get("normalization", {}).get("per_channel", True),
+            **{**_EVERYTHING, **options.get("activations", {})},
         )
 
     def _objective_of(self, batch: Any, *, accumulate: bool) -> Objective:

@@ -76,7 +76,11 @@ PRESETS: Mapping[str, Preset] = {
             "gradient_shift": every(1000),
             "gradient_line": every(1000),
         },
-        {"activations": {**_POOLED, "histogram": True}, "gradients": {"sites": (), "per_channel": False}},
+        {
+            "activations": {**_POOLED, "histogram": True},
+            "gradients": {"sites": (), "per_channel": False},
+            "normalization": {"per_channel": False},
+        },
     ),
     "full": Preset(
         "every site and its gradient, per channel and with histograms, and every other instrument",

@@ -199,7 +199,7 @@ class Recorder:
 
     def _abandon(self) -> None:
         """A step failed in the user's code: none of it counts, and what was recorded before goes to disk now."""
-        self._logbook.flush()
+        self._logbook.drain()
 
     def _finish(self, row: dict[str, Any], measured: MeasuredStep | None, batch: tuple[Any, bool]) -> None:
         """Take over a step whose block ended well."""

@@ -52,7 +52,8 @@ class Step:
             if name in _OURS:
                 raise UsageError(f"step.log expects names of your own, got {name!r}, which the recorder writes itself")
             if isinstance(value, Tensor) and value.numel() == 1:
-                self._logged[name] = value.detach().clone().reshape(())
+                kept = value.detach().clone()
+                self._logged[name] = kept.reshape(()) if kept.ndim else kept
             elif isinstance(value, int | float):
                 self._logged[name] = float(value)
             else:

@@ -13,8 +13,8 @@ from ics.stats.distances import (
 from ics.stats.group import Group, Task, group_of
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_channels, default_channel_axis
-from ics.stats.moments import Moments, channel_moments, columns, merge, pool
-from ics.stats.packed import PACKED, columns_of, pack, unpack
+from ics.stats.moments import Moments, channel_moments, merge, pool
+from ics.stats.packed import PACKED, columns, columns_of, pack, unpack
 from ics.stats.reduction import Reduced, reduce
 from ics.stats.vectors import cosine, distance, distances, dot, norm, norms
 

@@ -138,44 +138,6 @@ def merge(a: Moments, b: Moments) -> Moments:
     return combined(Moments(**both))
 
 
-def columns(moments: Moments) -> dict[str, Tensor | None]:
-    """Return the cells of a row of table `activations` or `gradients`, from the statistics per channel.
-
-    Keys are the pooled columns (without the histogram), `saturated_fraction`, and the `channel_` columns of
-    `ics.schema`. The two saturated fractions are None where `saturated_count` is. Undefined numbers (of no finite
-    value) are NaN here, since only the host can know that the count was 0; recording stores them as null.
-
-    Example:
-        >>> cells = columns(channel_moments(torch.tensor([[0.0, 5.0], [3.0, 7.0]]), channel_axis=1))
-        >>> cells["zero_fraction"].item(), cells["channel_mean"].tolist()
-        (0.25, [1.5, 6.0])
-    """
-    pooled = cells(pool(moments))
-    return pooled | {f"channel_{name}": cell for name, cell in cells(moments).items()}
-
-
-def cells(moments: Moments) -> dict[str, Tensor | None]:
-    """Return the columns of the statistics, without prefix: counts of zero, negative and saturated as fractions."""
-    saturated = moments.saturated_count
-    return {
-        "count": moments.count,
-        "mean": moments.mean,
-        "m2": moments.m2,
-        "m3": moments.m3,
-        "m4": moments.m4,
-        "minimum": moments.minimum,
-        "maximum": moments.maximum,
-        "zero_fraction": _fraction(moments.zero_count, moments),
-        "negative_fraction": _fraction(moments.negative_count, moments),
-        "saturated_fraction": None if saturated is None else _fraction(saturated, moments),
-        "nonfinite_count": moments.nonfinite_count,
-    }
-
-
-def _fraction(part: Tensor, moments: Moments) -> Tensor:
-    return part.to(moments.mean.dtype) / moments.count
-
-
 def _stack(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return None if a is None or b is None else torch.stack((a, b))
 

@@ -1,4 +1,5 @@
-"""Statistics per channel as one tensor, so that a site costs one buffer and a stack of sites one set of operations.
+"""Statistics as cells of a row, and per channel as one tensor: a site then costs one buffer, a stack of sites one set
+of operations.
 
 The rows of a packed tensor are `PACKED`, in that order. Counts are whole numbers in the floating type (exact below
 2^53; on mps, which has no float64, below 2^24). The row of `saturated_count` is NaN where there are no asymptotes.
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ics.errors import UsageError
-from ics.stats.moments import Moments, cells, combined
+from ics.stats.moments import Moments, combined, pool
 
 PACKED = (
     "count",
@@ -72,6 +73,45 @@ def unpack(packed: Tensor, *, has_asymptotes: bool | None = None) -> Moments:
         name: row.to(torch.int64) if name.endswith("count") else row for name, row in zip(PACKED, rows, strict=True)
     }
     return Moments(**(numbers if has_asymptotes else numbers | {"saturated_count": None}))
+
+
+def columns(moments: Moments) -> dict[str, Tensor | None]:
+    """Return the cells of a row of table `activations` or `gradients`, from the statistics per channel.
+
+    Keys are the pooled columns (without the histogram), `saturated_fraction`, and the `channel_` columns of
+    `ics.schema`. The two saturated fractions are None where `saturated_count` is. Undefined numbers (of no finite
+    value) are NaN here, since only the host can know that the count was 0; recording stores them as null.
+
+    Example:
+        >>> from ics.stats import channel_moments
+        >>> cells = columns(channel_moments(torch.tensor([[0.0, 5.0], [3.0, 7.0]]), channel_axis=1))
+        >>> cells["zero_fraction"].item(), cells["channel_mean"].tolist()
+        (0.25, [1.5, 6.0])
+    """
+    pooled = cells(pool(moments))
+    return pooled | {f"channel_{name}": cell for name, cell in cells(moments).items()}
+
+
+def cells(moments: Moments) -> dict[str, Tensor | None]:
+    """Return the columns of the statistics, without prefix: counts of zero, negative and saturated as fractions."""
+    saturated = moments.saturated_count
+    return {
+        "count": moments.count,
+        "mean": moments.mean,
+        "m2": moments.m2,
+        "m3": moments.m3,
+        "m4": moments.m4,
+        "minimum": moments.minimum,
+        "maximum": moments.maximum,
+        "zero_fraction": _fraction(moments.zero_count, moments),
+        "negative_fraction": _fraction(moments.negative_count, moments),
+        "saturated_fraction": None if saturated is None else _fraction(saturated, moments),
+        "nonfinite_count": moments.nonfinite_count,
+    }
+
+
+def _fraction(part: Tensor, moments: Moments) -> Tensor:
+    return part.to(moments.mean.dtype) / moments.count
 
 
 def columns_of(packed: Tensor, *, per_channel: bool = True) -> dict[str, Tensor]:

@@ -45,6 +45,8 @@ name; within a version there may be further nullable columns, which are null in 
 | config | the whole configuration of the training |
 | seed | the seed it was started with |
 | instruments | instrument to its schedule, as text |
+| preset | the preset that the instruments came from; null where they were named |
+| budget | allowed share of training time, the share spent, how schedules were stretched; null without one |
 | grouping | what counts as a layer: paper or leaf |
 | layers | name, index, kind, modules, weight, parameters, shape and num_parameters of each layer, in execution order |
 | versions, device, num_threads, platform | what it ran on |

@@ -10,8 +10,8 @@ Four ways, one after the other in one process in every repeat, so that a machine
 - full_passes: one whole forward pass per layer, and its backward pass down to that layer;
 - k_pass: one whole forward and backward pass per layer, as the definition reads.
 
-On the CPU the process's CPU time on one thread is taken, which other programs on the machine disturb least; on a GPU
-wall time after synchronising. Ratios are taken within a repeat.
+On the CPU the process's CPU time on one thread is taken, which other programs on the machine disturb least; with
+`--threads 2` wall time, for a quiet machine; on a GPU wall time after synchronising. Ratios are taken within a repeat.
 """
 
 from __future__ import annotations
@@ -130,16 +130,15 @@ def exhaust(make: Callable[..., Iterable[object]], *arguments: object, **options
 
 
 def timed(run: Callable[[], None], device: str) -> float:
-    """Seconds of one call: CPU time of the process, or on a GPU wall time with the device's work included."""
-    if not device.startswith("cuda"):
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+    """Seconds of one call: CPU time of a process of one thread, else wall time with the device's work included."""
+    on_gpu = device.startswith("cuda")
+    clock = time.process_time if torch.get_num_threads() == 1 and not on_gpu else time.perf_counter
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    wait()
+    start = clock()
     run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    wait()
+    return clock() - start
 
 
 def restore(model: nn.Module, values: dict[str, torch.Tensor]) -> None:
@@ -209,10 +208,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, help="samples per batch; default: the net's own")
     parser.add_argument("--groupings", nargs="+", default=["leaf"], choices=["leaf", "paper"])
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--to", type=Path, default=DOCS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # without it, untrained nets without batch norm time subnormal numbers
     rows: list[dict[str, object]] = []
     for name in options.nets or NETS:

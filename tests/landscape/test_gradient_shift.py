@@ -190,7 +190,7 @@ def shift_of_a_bias(following, *, scale=1.0):
 )
 def test_a_bias_that_the_normalisation_subtracts_again_has_no_direction(norm):
     row = shift_of_a_bias(norm)
-    assert 0 < row["gradient_norm"] < 1e-7  # rounding, which would have a cosine
+    assert 0 < row["gradient_norm"] < 10 * torch.finfo(torch.float32).eps  # rounding, which would have a cosine
     assert row["shift_cosine"] is row["shift_relative"] is None
     assert "by construction" in row["null_reason"]
 

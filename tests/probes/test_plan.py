@@ -141,6 +141,9 @@ def test_rows_by_plan_are_those_of_a_followed_pass(name: str, run: Pass, only_pl
         {"gradients": False, "sites": ("activation",)},
         {"layers": "4", "per_channel": False, "histogram": False},
         {"loss_scale": 8.0},
+        {"gradient_options": {"sites": ("input", "normalized")}},
+        {"sites": ("input", "preactivation"), "gradient_options": {"sites": ("scaled",), "histogram": False}},
+        {"gradient_options": {"per_channel": False}, "sites": ("activation", "input")},
     ],
     ids=str,
 )
@@ -148,7 +151,8 @@ def test_every_choice_of_rows_has_a_plan_of_its_own(options: dict[str, Any], onl
     torch.manual_seed(0)
     model, plans, x = dense(), Plans(), torch.randn(9, 6)
     look(model, once, x, plans)
-    look(model, once, x, plans, **options)
+    for _ in range(2):
+        look(model, once, x, plans, **options)
     expected = look(model, once, x, None, **options)
     only_planned()
     assert_same(look(model, once, x, plans, **options), expected)

@@ -55,6 +55,7 @@ FIELDS = REQUEST.size // 8
 
 @kernel
 def take_jobs(request):
+    """Do the next job of a request until none is left."""
     histogram = 1 if held(request, HISTOGRAM) != 0 else 0
     while True:
         job = take_next(request + 8 * NEXT_JOB)
