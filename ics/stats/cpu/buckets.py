@@ -9,7 +9,7 @@ import numpy as np
 
 from ics.buckets import LOWEST_EXPONENT, NUM_BUCKETS, OVERFLOW, SUB_BUCKETS
 from ics.stats.cpu.chunk import LARGEST, MAGNITUDE, SIGN, kernel
-from ics.stats.cpu.loading import apply_each, load, load_bits
+from ics.stats.cpu.loading import apply_each, load, load_bits, stay
 from ics.stats.cpu.native import (
     add,
     both,
@@ -69,6 +69,7 @@ def count_buckets(kind, source, taken, stride, logical, affine, out):
             tables[:] = 0
     for bucket in range(NUM_BUCKETS):
         store_i64(out, bucket, totals[bucket])
+    stay(buffer)
 
 
 @kernel

@@ -17,7 +17,7 @@ import numpy as np
 from ics.stats.cpu.buckets import count_buckets
 from ics.stats.cpu.chunk import MOST, WIDTH, add_chunk, join_channel, kernel
 from ics.stats.cpu.columns import COLUMNS, ROWS, SCRATCH, add_tile
-from ics.stats.cpu.loading import FLOAT32, apply, apply_each, load
+from ics.stats.cpu.loading import FLOAT32, apply, apply_each, load, stay
 from ics.stats.cpu.native import double_of, load_f32, load_f64, store_f32, store_f64, take_next
 from ics.stats.cpu.native import load_i64 as held
 
@@ -145,6 +145,7 @@ def _by_chunks(request, part, accumulators, rows, channels, inner, near):
         if shifts != 0:
             apply(target, n, load_f32(shifts, channel), load_f32(scales, channel))
         add_chunk(accumulators + channel * (WIDTH * 8), values, n, near)
+    stay(buffer)
 
 
 @kernel
@@ -183,6 +184,9 @@ def _by_tiles(request, part, accumulators, begin, rows, columns, near):
             for r in range(height):
                 apply_each(target + 4 * r * width, width, own_shifts, own_scales)
         add_tile(accumulators, channel, channels, inner, within, values, pitch, height, width, near, scratch)
+    stay(scratch_array)
+    stay(buffer)
+    stay(each[0])
 
 
 @kernel
