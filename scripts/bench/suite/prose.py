@@ -20,8 +20,10 @@ OWN_COST = """## What `ics` costs
 
 {table}
 
-*plain, a second copy* is what timing alone lets differ. A block of the MLP is 200 steps, the number after which a
-recorder hands over what it has, so that its ratios hold their share of writing. The big nets are timed step by step;
+*plain, a second copy* is what timing alone lets differ. Steps of the MLP are timed in
+blocks (column `steps_per_round` of the CSVs), on one thread where the CSV says so; a block of 200, after which a
+recorder hands over what it has, holds its share of writing, and a shorter one is now and then disturbed by it.
+The big nets are timed step by step;
 the milliseconds that writing one recorded step takes were measured apart, as the slope of closing a run of {short}
 and of {long} steps, and are in the ratios of this page. kB are the slope of the size of those two runs: what one more
 step leaves on disk. What evaluates the loss elsewhere (gradient shift, loss along a line) is in
