@@ -33,8 +33,10 @@ _TO_FLOAT32 = np.float32(2.0**112)  # between the two biases, 127 - 15; a produc
 
 @kernel
 def stay(buffer):
-    """Keep an array of float32 in memory until here: numba frees one after the last use of its name, whoever still works
-    with its address."""
+    """Keep an array of float32 in memory until here.
+
+    numba frees an array after the last use of its name, whoever still works with its address.
+    """
     buffer[0] = np.float32(0)
 
 
