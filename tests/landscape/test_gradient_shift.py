@@ -172,13 +172,14 @@ class Bias(nn.Module):
         return x + self.bias.view(-1, *[1] * (x.ndim - 2))
 
 
-def shift_of_a_bias(following, *, scale=1.0):
+def shift_of_a_bias(following, *, scale=1.0, dtype=torch.float32):
     """The row of a layer that is a bias alone, with `following` directly behind it."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 3, 1), Bias(3), following, nn.Flatten(), nn.Linear(12, 2))
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), Bias(3), following, nn.Flatten(), nn.Linear(12, 2)).to(dtype)
     bias = Layer("1", 1, "Bias", ("1", "2"), ("1.bias",), ("1.bias",), (3,), 3)
     first, last = layers_of(model, [("0",), ("4",)])
-    objective = Objective(model, lambda model, x: scale * model(x).square().mean(), torch.randn(5, 2, 2, 2))
+    x = torch.randn(5, 2, 2, 2).to(dtype)
+    objective = Objective(model, lambda model, x: scale * model(x).square().mean(), x)
     before = objective.parameters
     after = {name: value * 1.1 for name, value in before.items()}
     transition = make_transition(objective, before=before, after=after)
@@ -190,7 +191,8 @@ def shift_of_a_bias(following, *, scale=1.0):
 )
 def test_a_bias_that_the_normalisation_subtracts_again_has_no_direction(norm):
     row = shift_of_a_bias(norm)
-    assert 0 < row["gradient_norm"] < 10 * torch.finfo(torch.float32).eps  # rounding, which would have a cosine
+    assert row["gradient_norm"] > 0  # rounding, which would have a cosine; its size depends on the machine's kernels
+    assert shift_of_a_bias(norm, dtype=torch.float64)["gradient_norm"] < 1e-7 * row["gradient_norm"]
     assert row["shift_cosine"] is row["shift_relative"] is None
     assert "by construction" in row["null_reason"]
 

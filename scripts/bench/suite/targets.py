@@ -55,9 +55,9 @@ class Verdict:
 _STATISTICS = "all activation statistics of all leaf modules, every step"
 _MORE = "the same with histograms and output gradients"
 _WRITING = (
-    "in these rounds the threads that write for the other ways were at work beside it, which the plain steps of other "
-    "rounds met as well; laying out the columns takes them 3 ms a step, since every channel travels to the host even "
-    "where only pooled numbers are kept"
+    "laying out the columns takes the thread that writes about 3 ms a step, since every channel travels to the host "
+    "even where only pooled numbers are kept; that those threads of all ways disturb each other's blocks is likely, "
+    "and not shown"
 )
 _PARAMETERS = (
     "the gradients of the parameters are measured too, for which all parameters are copied before the step and read "
