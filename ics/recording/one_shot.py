@@ -30,6 +30,8 @@ def gradient_shift(
     layers: Any = None,
     grouping: Literal["paper", "leaf"] = "paper",
     linearised: bool = False,
+    batched: bool = False,
+    chunk: int | None = None,
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
     """Internal covariate shift of every layer between the model's parameters and those `after` an update.
@@ -47,6 +49,10 @@ def gradient_shift(
         layers: which layers, as for `Recorder`.
         grouping: "paper" or "leaf", as for `Recorder`.
         linearised: also measure how much of each shift is curvature times step, sum over j < i of H_ij Delta_j.
+        batched: also try ways that evaluate several layers' gradients in one pass: faster on small nets, more memory,
+            and the last digits then depend on what was faster. Without it the result is bit-identical to full passes.
+        chunk: keep what the updated net's modules returned for this many consecutive layers at a time, not for all:
+            less memory, for (1 + layers / chunk) forward passes more and the same bits. Not beside `batched`.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
     Returns:
@@ -57,6 +63,7 @@ def gradient_shift(
     Raises:
         LossError: `loss_fn` does not return one number that depends on the parameters.
         SelectionError: a layer or a name in `after` that is not there.
+        UsageError: `chunk` is no positive number, or stands beside `batched`.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
@@ -72,7 +79,8 @@ def gradient_shift(
         transition = transition_to(model, loss_fn, batch, after, second_batch, micro_batches)
         found = find_layers(model, lambda: transition.objective(transition.before), grouping=grouping)
         selected = select_layers(found, layers)
-        return as_frame(landscape.gradient_shift(transition, layers=found, selected=selected, linearised=linearised))
+        options: dict[str, Any] = {"linearised": linearised, "batched": batched, "chunk": chunk}
+        return as_frame(landscape.gradient_shift(transition, layers=found, selected=selected, **options))
 
 
 def gradient_line(

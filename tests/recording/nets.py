@@ -73,6 +73,19 @@ def loss_fn(model, batch):
     return F.cross_entropy(model(x), y)
 
 
+def loss_that_fails(after: int):
+    """Return `loss_fn` for so many calls, and what raises RuntimeError("out of luck") from then on."""
+    calls = []
+
+    def fragile(model, batch):
+        calls.append(1)
+        if len(calls) > after:
+            raise RuntimeError("out of luck")
+        return loss_fn(model, batch)
+
+    return fragile
+
+
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01),
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),

@@ -11,7 +11,7 @@ from ics.errors import MeasurementWarning, UsageError
 from ics.recording.account import shared_out
 from ics.recording.budget import IDLE_STEPS, Budget
 from ics.recording.stopwatch import Stopwatch
-from tests.recording.nets import OPTIMIZERS, loss_fn, make_batches, make_net, one_step
+from tests.recording.nets import OPTIMIZERS, loss_fn, loss_that_fails, make_batches, make_net, one_step
 from tests.recording.test_nothing_changes import identical
 
 DEAR, CHEAP = "gradient_shift", "activations"
@@ -309,18 +309,15 @@ def test_an_exception_in_the_block_leaves_the_budget_in_step(tmp_path) -> None:
 def test_an_instrument_that_fails_takes_no_share_from_then_on(tmp_path) -> None:
     model = make_net("residual")
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    calls = []
-
-    def fragile(model, batch):
-        calls.append(1)
-        if len(calls) > 2:
-            raise RuntimeError("out of luck")
-        return loss_fn(model, batch)
-
     instruments = {"gradient_line": 1, "activations": 1}
     with pytest.warns(MeasurementWarning, match="gradient_line switched off"):
         with ics.Recorder(
-            model, fragile, to=tmp_path / "run", optimizer=optimizer, instruments=instruments, budget=0.5
+            model,
+            loss_that_fails(after=2),
+            to=tmp_path / "run",
+            optimizer=optimizer,
+            instruments=instruments,
+            budget=0.5,
         ) as recorder:
             for batch in make_batches(8):
                 with recorder.step(batch):

@@ -13,7 +13,7 @@ from torch import nn
 
 import ics
 from ics.errors import LossError, MeasurementWarning, SelectionError, UsageError
-from tests.recording.nets import NETS, OPTIMIZERS, loss_fn, make_batches, make_net, one_step
+from tests.recording.nets import NETS, OPTIMIZERS, loss_fn, loss_that_fails, make_batches, make_net, one_step
 
 EVERYTHING = (
     "activations",
@@ -235,17 +235,11 @@ def test_a_loss_that_is_nan_is_recorded_and_counted_and_training_goes_on(tmp_pat
 def test_a_measurement_that_fails_is_noted_once_and_switched_off(tmp_path):
     model = make_net("residual")
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    calls = []
-
-    def fragile(model, batch):
-        calls.append(1)
-        if len(calls) > 2:
-            raise RuntimeError("out of luck")
-        return loss_fn(model, batch)
-
     instruments = {"gradient_line": 1, "activations": 1}
     with pytest.warns(MeasurementWarning, match="gradient_line switched off at step 0.*out of luck"):
-        recorder = ics.Recorder(model, fragile, to=tmp_path, optimizer=optimizer, instruments=instruments)
+        recorder = ics.Recorder(
+            model, loss_that_fails(after=2), to=tmp_path, optimizer=optimizer, instruments=instruments
+        )
         for batch in make_batches(3):
             with recorder.step(batch) as step:
                 step.log(loss=one_step(model, optimizer, batch))
