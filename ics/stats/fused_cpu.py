@@ -1,18 +1,14 @@
 """The kernels of `ics.stats.cpu` as a backend of `reduce`: memory layouts, requests and threads.
 
 A kernel reads any tensor without gaps in the order of its memory, channels_last and transposed ones included; others
-are copied first. Large tensors are shared by as many threads as torch uses. Where torch computes with GNU OpenMP they
-are torch's own, taken as compiled loops take them: the threads of another pool would fight for the cores with these,
-which spin for a while after each operation. Elsewhere Python threads help, as the kernels run without its lock.
+are copied first. Large tensors are shared by as many threads as torch uses (`ics.stats.parallel`).
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,6 +24,7 @@ from ics.stats.eager import Affine, transformed
 from ics.stats.histogram import histogram, stride_of
 from ics.stats.layout import axis_of
 from ics.stats.moments import SATURATED_WITHIN
+from ics.stats.parallel import Jobs
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _PART = 2**17  # values that are worth a part: another thread takes some microseconds to come
@@ -60,7 +57,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
     Args:
         announce: told, in a sentence, that kernels are about to be compiled.
     """
-    threads = Threads(_compile(announce))
+    kernels = Kernels(_compile(announce))
 
     def reduce_fused(
         x: Tensor, axis: int, saturation: tuple[float, float] | None, affine: Affine | None, limit: int | None
@@ -74,10 +71,11 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
             plan = plan_of(x.shape, x.stride(), axis, limit)
         if plan is None:  # no values
             return None
-        return _measure(threads, x, axis, kind, plan, saturation, affine, limit)
+        return _measure(kernels.statistics, x, axis, kind, plan, saturation, affine, limit)
 
-    # What else the kernels measure: groups of small tensors (`ics.stats.group`), long vectors (`ics.stats.vectors`).
-    reduce_fused.together, reduce_fused.vectors = threads.together, threads.vectors  # type: ignore[attr-defined]
+    # What else the kernels measure, see the modules of these names.
+    for name in ("together", "vectors", "normalization"):
+        setattr(reduce_fused, name, getattr(kernels, name))
     return reduce_fused
 
 
@@ -108,7 +106,7 @@ class _Announcement(event.Listener):
 
 
 def _measure(
-    threads: Threads,
+    jobs: Jobs,
     x: Tensor,
     axis: int,
     kind: int,
@@ -153,7 +151,7 @@ def _measure(
         low,
         high,
     )
-    threads.run(request, plan.parts)
+    jobs.run(request, plan.parts)
     if limit != 0 and counts is None:
         counts = histogram(x if affine is None else transformed(x, axis, affine), max_values=limit)
     return moments, counts
@@ -208,14 +206,12 @@ def _common(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     return last
 
 
-class Threads:
-    """Runs a request on one or more threads; results are the same, see `ics.stats.cpu.work`."""
+class Kernels:
+    """The compiled functions, as Python calls them."""
 
     def __init__(self, work: Work) -> None:
-        # Holding the interpreter's lock: waiting to get it back may take 5 ms, most tensors a fraction of that.
-        locked, unlocked = ctypes.PYFUNCTYPE(None, ctypes.c_void_p), ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        self._take_jobs, self._finish = locked(work.take_jobs), locked(work.finish)
-        self._unlocked = unlocked(work.take_jobs)
+        self.statistics = Jobs(work.take_jobs, work.finish)
+        self.normalization = Jobs(work.take_normalization, work.finish_normalization)
         address = ctypes.c_int64
         self.together = ctypes.PYFUNCTYPE(None, *4 * (address,))(work.together)
         self.vectors = VectorKernels(
@@ -224,35 +220,3 @@ class Threads:
             products=ctypes.PYFUNCTYPE(None, *4 * (address,))(work.products),
         )
         self._compiled = work.compiled
-        self._parallel = _openmp()
-        self._pool: ThreadPoolExecutor | None = None
-
-    def run(self, request: ctypes.Array[ctypes.c_char], parts: int) -> None:
-        """Return when the request is done."""
-        helpers = min(parts, torch.get_num_threads()) - 1 if parts > 1 else 0
-        if helpers == 0:
-            self._take_jobs(request)
-        elif self._parallel is not None:
-            self._parallel(self._take_jobs, request, helpers + 1, 0)
-        else:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(thread_name_prefix="ics-stats")
-            others = [self._pool.submit(self._unlocked, request) for _ in range(helpers)]
-            self._unlocked(request)
-            for other in others:
-                other.result()
-        self._finish(request)
-
-
-def _openmp() -> Callable[..., None] | None:
-    """Return what GNU OpenMP starts a parallel region with, of the very library that torch has loaded, if it has."""
-    load_nothing_new = getattr(os, "RTLD_NOLOAD", None)
-    if load_nothing_new is None:
-        return None
-    try:
-        start = ctypes.PyDLL("libgomp.so.1", mode=load_nothing_new).GOMP_parallel
-    except (OSError, AttributeError):
-        return None
-    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    start.restype = None
-    return start

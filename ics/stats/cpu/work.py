@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numba
 
 from ics import buckets
-from ics.stats.cpu import jobs, vectors
+from ics.stats.cpu import jobs, normalization, vectors
 
 
 class Work(NamedTuple):
@@ -22,6 +22,8 @@ class Work(NamedTuple):
         squares: (address, n) -> float64, see `vectors.sum_of_squares`.
         differences: (address, address, n) -> float64, see `vectors.sum_of_squared_differences`.
         products: (address, address, n, address), see `vectors.inner_products`.
+        take_normalization: what each thread runs of a request of `normalization`.
+        finish_normalization: what one of them runs after that.
         compiled: what they were compiled from.
     """
 
@@ -31,6 +33,8 @@ class Work(NamedTuple):
     squares: int
     differences: int
     products: int
+    take_normalization: int
+    finish_normalization: int
     compiled: tuple[Any, ...]  # the code lives as long as these do
 
 
@@ -67,6 +71,14 @@ def compile_work(*, cache: bool) -> Work:
         digest  # noqa: B018
         vectors.inner_products(first, second, n, out)
 
+    def take_normalization(request: int) -> None:
+        digest  # noqa: B018
+        normalization.take_jobs(request)
+
+    def finish_normalization(request: int) -> None:
+        digest  # noqa: B018
+        normalization.finish(request)
+
     compile_one: Any = numba.cfunc("void(int64)", cache=cache, error_model="numpy")
     compile_many: Any = numba.cfunc("void(int64, int64, int64, int64)", cache=cache, error_model="numpy")
     compile_sum: Any = numba.cfunc("float64(int64, int64)", cache=cache, error_model="numpy")
@@ -78,6 +90,8 @@ def compile_work(*, cache: bool) -> Work:
         "squares": compile_sum(squares),
         "differences": compile_sum_of_two(differences),
         "products": compile_many(products),
+        "take_normalization": compile_one(take_normalization),
+        "finish_normalization": compile_one(finish_normalization),
     }
     addresses = {name: each.address for name, each in compiled.items()}
     return Work(**addresses, compiled=tuple(compiled.values()))
