@@ -29,7 +29,7 @@ class Jobs:
         locked, unlocked = ctypes.PYFUNCTYPE(None, ctypes.c_void_p), ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         self._take, self._finish = locked(take), locked(finish)
         self._unlocked = unlocked(take)
-        self._parallel = _openmp()
+        self._parallel = openmp()
         self._pool: ThreadPoolExecutor | None = None
 
     def run(self, request: ctypes.Array[Any], parts: int) -> None:
@@ -49,7 +49,7 @@ class Jobs:
         self._finish(request)
 
 
-def _openmp() -> Callable[..., None] | None:
+def openmp() -> Callable[..., None] | None:
     """Return what GNU OpenMP starts a parallel region with, of the very library that torch has loaded, if it has."""
     load_nothing_new = getattr(os, "RTLD_NOLOAD", None)
     if load_nothing_new is None:
