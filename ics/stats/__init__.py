@@ -14,12 +14,14 @@ from ics.stats.group import Group, Task, group_of
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_channels, default_channel_axis
 from ics.stats.moments import Moments, channel_moments, merge, pool
+from ics.stats.normalization import SUMS, backward_sums
 from ics.stats.packed import PACKED, columns, columns_of, pack, unpack
 from ics.stats.reduction import Reduced, reduce
 from ics.stats.vectors import cosine, distance, distances, dot, norm, norms
 
 __all__ = [
     "PACKED",
+    "SUMS",
     "Backend",
     "Distribution",
     "Group",
@@ -28,6 +30,7 @@ __all__ = [
     "Task",
     "as_channels",
     "backend",
+    "backward_sums",
     "channel_moments",
     "columns",
     "columns_of",

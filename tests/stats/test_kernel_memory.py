@@ -23,6 +23,7 @@ PROGRAM = """
         x = torch.randn(shape, generator=generator).to((torch.float32, torch.bfloat16, torch.float16)[number % 3])
         affine = (torch.zeros(shape[1]), torch.ones(shape[1])) if number % 2 else None
         stats.reduce(x, channel_axis=1, affine=affine, histogram=number % 5 != 0)
+        stats.backward_sums(x, x, x if number % 2 else None, channel_axis=1)
         tasks = [stats.Task(tuple(x.shape), x.stride(), x.dtype, 1), stats.Task(tuple(x.shape), x.stride(), x.dtype, 1)]
         group = stats.group_of(tasks, histogram=True)
         if group is not None:
