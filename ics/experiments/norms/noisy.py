@@ -1,0 +1,51 @@
+"""BatchNorm followed by noise that makes the distributions less stable than without BatchNorm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+MEAN_BOUND = 0.5  # mu ~ U(-0.5, 0.5)
+SCALE_BOUNDS = (1.0, 1.25)  # sigma ~ U(1, 1.25)
+MEAN_JITTER = 0.1  # m ~ U(mu - 0.1, mu + 0.1)
+SCALE_JITTER = 0.1  # s ~ N(sigma, 0.1), a standard deviation
+
+
+def shaken(a: Tensor) -> Tensor:
+    """Return s a + m with noise whose own distribution is drawn anew at every call.
+
+    Per unit mu ~ U(-0.5, 0.5) and sigma ~ U(1, 1.25); then per sample and unit m ~ U(mu - 0.1, mu + 0.1) and
+    s ~ N(sigma, 0.1), a standard deviation. Height and width count as samples. The numbers come from torch's generator
+    of the device, so that whoever puts that back draws the same.
+
+    Args:
+        a: (N, C) or (N, C, *spatial).
+
+    Source: Santurkar et al. 2018, app. A, Alg. 1.
+    """
+    like = {"dtype": a.dtype, "device": a.device}
+    per_unit = (1, a.shape[1], *(1,) * (a.ndim - 2))
+    low, high = SCALE_BOUNDS
+    mean = MEAN_BOUND * (2 * torch.rand(per_unit, **like) - 1)
+    scale = low + (high - low) * torch.rand(per_unit, **like)
+    m = mean + MEAN_JITTER * (2 * torch.rand(a.shape, **like) - 1)
+    s = scale + SCALE_JITTER * torch.randn(a.shape, **like)
+    return s * a + m
+
+
+class NoisyBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm of (N, C), and in training the noise of `shaken`; eval mode is BatchNorm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and shake."""
+        a = super().forward(x)
+        return shaken(a) if self.training else a
+
+
+class NoisyBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm of (N, C, height, width), and in training the noise of `shaken`; eval mode is BatchNorm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and shake."""
+        a = super().forward(x)
+        return shaken(a) if self.training else a
