@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ics.errors import UsageError, unknown_name
+from ics.experiments.checks import as_mapping, as_tuple, check
+from ics.experiments.norms import NORMS as NORMS
+from ics.experiments.optimizers import canonical_optimizer
 from ics.recording import Schedule, parse_schedule
-from ics.recording.budget import check_target
-from ics.recording.presets import preset_named
-from ics.schema import TABLES
 
-NORMS = ("none", "batch")
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
-INITS = ("default", "glorot", "gaussian")
-OPTIMIZERS = ("sgd", "adam", "adamw")
-LOSSES = ("cross_entropy", "sum_squared_error")
-DTYPES = ("float32", "float64")
-INSTRUMENTS = tuple(name for name in TABLES if name != "steps")
+_NEEDED = ("net", "model", "data", "steps", "learning_rate", "batch_size")
+_TUPLES = ("hidden", "line_range", "layers")
+_MAPPINGS: Mapping[str, str] = {
+    "instruments": '{"gradient_shift": "every(10)"}',
+    "options": '{"gradient_line": {"num_random": 2}}',
+    "optimizer_settings": '{"betas": [0.9, 0.99]}',
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,12 @@ class RunConfig:
         net: label of the net in tables and figures; runs of one net under several seeds share it.
         recipe: name of the recipe this came from, or `"custom"`.
         model: a name in `ics.experiments.MODELS`, or `"package.module:function"` for a model of your own.
-        norm: normalisation after each layer but the last: `"none"` or `"batch"`.
-        activation: activation function of the MLP: `"relu"`, `"sigmoid"` or `"tanh"`.
+        norm: normalisation of each layer but the last: a name in `ics.experiments.norms.NORMS`.
+        activation: activation function: a name in `ics.experiments.activations.ACTIVATIONS`.
         hidden: widths of the MLP's hidden layers.
-        init: `"default"` (as torch or torchvision initialises), `"glorot"` (uniform, biases 0) or `"gaussian"`
-            (standard deviation 0.1, biases 0).
+        bias: whether layers that a normalisation follows have a bias, which batch normalisation cancels.
+        dropout: fraction of activations set to 0 in training, after each activation function; 0 puts in no dropout.
+        init: of the weights: a name in `ics.experiments.initialisations.INITS`; `"default"` is torch's own.
         data: `"digits"`, `"gaussian"`, `"mnist"`, `"fashion-mnist"`, `"cifar10"`, `"cifar100"`, or `"images:PATH"`.
         data_root: folder of the torchvision data sets; None is the user's cache folder.
         image_size: side in pixels that images of `"images:PATH"` are resized to; None keeps their size.
@@ -42,20 +43,31 @@ class RunConfig:
         loss: `"cross_entropy"` (mean over samples) or `"sum_squared_error"` (sum over samples and outputs).
         batch_size: samples per step; None is all of them in every step.
         steps: optimizer steps.
-        optimizer: `"sgd"`, `"adam"` or `"adamw"`.
+        gaussian_penalty: strength of the penalty that pulls pre-activations towards N(0, 1), in units of the loss per
+            nat (`ics.experiments.penalty`). It is part of the loss that is trained and measured; the table `steps`
+            has it apart, `loss` being the data loss alone. 0 is none.
+        optimizer: an optimizer of `torch.optim` by name, in any case: `"sgd"`, `"AdamW"`, `"rmsprop"`, ...
         learning_rate: constant over the training.
-        momentum: of SGD.
+        momentum: of an optimizer that has one.
         weight_decay: coefficient of the optimizer's regulariser; never part of the loss that is measured.
+        optimizer_settings: its further arguments by torch's names, e.g. `{"betas": [0.9, 0.99]}`.
+        whiten_after_step: standardise every hidden layer's pre-activations after each step, by changing its weights
+            (`ics.experiments.whitening`).
+        one_layer_per_step: `"update"`: each step moves one layer only; `"sign"`: it moves all, but lets one layer only
+            change the sign of weights (`ics.experiments.one_layer`); None moves all.
         seed: of the initial weights, the order of the batches and, for `"gaussian"`, the data.
         instruments: instrument to the text of its schedule, e.g. `{"gradient_shift": "every(10)"}`; `"log_spaced(40)"`
             spreads over all steps of the training.
+        options: keyword options by instrument, as `ics.Recorder` takes them; they come before those of a preset, e.g.
+            `{"gradient_line": {"num_random": 2}}`.
         preset: `"light"`, `"standard"` or `"full"`: which columns the instruments fill (`ics.recording.presets`), not
             when they are due; None is every column.
         budget: share of training time that recording may take, e.g. 0.02; None stretches no schedule.
         line_range: smallest and largest step size of gradient_line, as multiples of the learning rate.
         line_points: number of step sizes of gradient_line, spaced geometrically.
         layers: names or glob patterns of the layers to measure; None is all.
-        evaluate_every: steps between two test accuracies; 0 is never.
+        evaluate_every: steps between two evaluations on test and training examples (`ics.experiments.evaluation`
+            names their columns of `steps`); 0 is never.
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, ..., or `"auto"`: the first CUDA device if there is one, else the CPU.
         dtype: `"float32"` or `"float64"`.
         num_threads: CPU threads of torch during the training; None leaves what is set. Small nets are fastest with 1.
@@ -79,16 +91,23 @@ class RunConfig:
     norm: str = "none"
     activation: str = "relu"
     hidden: tuple[int, ...] = (64, 64, 64)
+    bias: bool = True
+    dropout: float = 0.0
     init: str = "default"
     data_root: str | None = None
     image_size: int | None = None
     limit: int | None = None
     loss: str = "cross_entropy"
+    gaussian_penalty: float = 0.0
     optimizer: str = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
+    optimizer_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    whiten_after_step: bool = False
+    one_layer_per_step: str | None = None
     seed: int = 0
     instruments: Mapping[str, str] = field(default_factory=dict, hash=False)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     preset: str | None = None
     budget: float | None = None
     line_range: tuple[float, float] = (0.5, 4.0)
@@ -101,40 +120,25 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         # A frozen value must not change when the caller's list or dict does, and JSON knows lists but no tuples.
-        _set(self, "hidden", _as_tuple("hidden", self.hidden))
-        _set(self, "line_range", _as_tuple("line_range", self.line_range))
-        _set(self, "layers", None if self.layers is None else _as_tuple("layers", self.layers))
-        if not isinstance(self.instruments, Mapping):
-            raise UsageError(
-                f'instruments maps names to schedules, {{"gradient_shift": "every(10)"}}, got {self.instruments!r}'
-            )
-        _set(self, "instruments", dict(self.instruments))
-        _check_texts(self)
-        _check_numbers(self)
-        _check_line(self)
-        for instrument in self.instruments:
-            if instrument not in INSTRUMENTS:
-                raise unknown_name("instrument", str(instrument), INSTRUMENTS)
-        if self.preset is not None:
-            preset_named(self.preset)
-        self.schedules()
+        for name in _TUPLES:
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else as_tuple(name, value))
+        for name, example in _MAPPINGS.items():
+            object.__setattr__(self, name, as_mapping(name, getattr(self, name), example=example))
+        object.__setattr__(self, "optimizer", canonical_optimizer(self.optimizer))
+        check(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Return every setting as plain JSON values."""
         values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
-            "instruments": dict(self.instruments)
-        }
+        values |= {name: copy.deepcopy(values[name]) for name in _MAPPINGS}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> RunConfig:
         """Return the configuration that `as_dict` wrote, e.g. `run.info["config"]`."""
         _check_names(settings)
-        missing = [
-            setting
-            for setting in ("net", "model", "data", "steps", "learning_rate", "batch_size")
-            if setting not in settings
-        ]
+        missing = [setting for setting in _NEEDED if setting not in settings]
         if missing:
             raise UsageError(f"a RunConfig needs {', '.join(missing)}, which the given settings lack")
         return cls(**settings)
@@ -167,76 +171,8 @@ class RunConfig:
         return schedule
 
 
-def _set(config: RunConfig, name: str, value: object) -> None:
-    object.__setattr__(config, name, value)
-
-
-def _as_tuple(name: str, values: object) -> tuple[Any, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise UsageError(f"{name} is a list, got {values!r}; type [{values!r}]")
-    return tuple(values)
-
-
 def _check_names(settings: Mapping[str, Any]) -> None:
     known = [setting.name for setting in fields(RunConfig)]
     for name in settings:
         if name not in known:
             raise unknown_name("setting", str(name), known)
-
-
-def _check_texts(config: RunConfig) -> None:
-    for name in ("net", "recipe", "model", "data", "device"):
-        value = getattr(config, name)
-        if not isinstance(value, str) or not value:
-            raise UsageError(f"{name} is a text that is not empty, got {value!r}")
-    choices = {
-        "norm": NORMS,
-        "activation": ACTIVATIONS,
-        "init": INITS,
-        "loss": LOSSES,
-        "optimizer": OPTIMIZERS,
-        "dtype": DTYPES,
-    }
-    for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            raise UsageError(f"{name} is one of {', '.join(allowed)}; got {getattr(config, name)!r}")
-
-
-def _check_numbers(config: RunConfig) -> None:
-    smallest = {
-        "steps": 1,
-        "batch_size": 1,
-        "image_size": 1,
-        "limit": 1,
-        "num_threads": 1,
-        "seed": 0,
-        "evaluate_every": 0,
-    }
-    optional = ("batch_size", "image_size", "limit", "num_threads")
-    for name, least in smallest.items():
-        value = getattr(config, name)
-        if value is None and name in optional:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-            raise UsageError(f"{name} is a whole number of at least {least}, got {value!r}")
-    for name in ("learning_rate", "momentum", "weight_decay"):
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-            raise UsageError(f"{name} is a finite number of at least 0, got {value!r}")
-    if config.budget is not None:
-        check_target(config.budget)
-    if config.momentum >= 1:
-        raise UsageError(f"momentum is below 1, got {config.momentum!r}")
-    if config.momentum and config.optimizer != "sgd":
-        raise UsageError(f"momentum belongs to sgd, got {config.momentum!r} with {config.optimizer}; type momentum=0")
-    for width in config.hidden:
-        if not isinstance(width, int) or width < 1:
-            raise UsageError(f"hidden holds widths of at least 1, got {width!r}")
-
-
-def _check_line(config: RunConfig) -> None:
-    ends = config.line_range
-    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not 0 < ends[0] < ends[1] < math.inf:
-        raise UsageError(f"line_range is the smallest and the largest multiple, 0 < smallest < largest, got {ends!r}")
-    if not isinstance(config.line_points, int) or config.line_points < 2:
-        raise UsageError(f"line_points is a whole number of at least 2, got {config.line_points!r}")

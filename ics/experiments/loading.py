@@ -15,26 +15,38 @@ from torch import nn
 from ics.errors import UsageError, unknown_name
 from ics.experiments.models import MODELS
 
+_PLAIN: Mapping[str, Any] = {"norm": "none", "bias": True, "dropout": 0.0}
+"""Settings that change what a net is, and their values that ask for nothing."""
+
 
 def load_model(
-    name: str, *, input_shape: tuple[int, ...] = (3, 32, 32), num_outputs: int = 10, norm: str = "none", **settings: Any
+    name: str,
+    *,
+    input_shape: tuple[int, ...] = (3, 32, 32),
+    num_outputs: int = 10,
+    norm: str = "none",
+    bias: bool = True,
+    dropout: float = 0.0,
+    **settings: Any,
 ) -> nn.Module:
     """Return a freshly initialised model.
 
     Args:
         name: a name in `MODELS`, or `"package.module:function"`; the module may lie in the current folder. The
-            function is called with those of `input_shape`, `num_outputs` (or `num_classes`), `norm` and `settings` that
-            it has parameters for.
+            function is called with those of `input_shape`, `num_outputs` (or `num_classes`), `norm`, `bias`, `dropout`
+            and `settings` that it has parameters for.
         input_shape: shape of one input.
         num_outputs: number of classes or of regression outputs.
-        norm: `"none"` or `"batch"`.
+        norm: a name in `ics.experiments.norms.NORMS`.
+        bias: whether layers that a normalisation follows have a bias.
+        dropout: fraction of activations set to 0 in training.
         settings: further settings, e.g. `init`, and for the MLP `hidden` and `activation`; a model that has no
             parameter for one is built without it.
 
     Raises:
         SelectionError: no model, or no function of the module, has this name.
-        UsageError: the module cannot be imported, the function fails or returns no module, or it takes no `norm`
-            although one is asked for.
+        UsageError: the module cannot be imported, the function fails or returns no module, or it takes no `norm`,
+            `bias` or `dropout` although one is asked for.
 
     Example:
         >>> load_model("mlp", input_shape=(4,), num_outputs=2, hidden=(3,)).output
@@ -46,10 +58,16 @@ def load_model(
         "num_outputs": num_outputs,
         "num_classes": num_outputs,
         "norm": norm,
+        "bias": bias,
+        "dropout": dropout,
     } | settings
     arguments = _accepted(function, known)
-    if norm != "none" and "norm" not in arguments:
-        raise UsageError(f"{name} has no parameter `norm`, so norm={norm!r} would do nothing; type norm='none'")
+    for setting, nothing in _PLAIN.items():
+        if known[setting] != nothing and setting not in arguments:
+            raise UsageError(
+                f"{name} has no parameter `{setting}`, so {setting}={known[setting]!r} would do nothing; "
+                f"type {setting}={nothing!r}"
+            )
     try:
         model = function(**arguments)
     except UsageError:

@@ -43,8 +43,8 @@ def test_changes_are_taken_and_mistakes_named() -> None:
         recipe("vgg11-cifr")
     with pytest.raises(SelectionError, match="'batch_size'"):
         recipe("digits-mlp", batchsize=3)
-    with pytest.raises(UsageError, match="norm is one of none, batch; got 'layer'"):
-        recipe("digits-mlp", norm="layer")
+    with pytest.raises(SelectionError, match="no norm is named 'bacth'; did you mean 'batch'"):
+        recipe("digits-mlp", norm="bacth")
 
 
 def test_the_demonstration_compares_two_nets_over_seeds() -> None:

@@ -13,7 +13,10 @@ from torch import nn
 import ics
 from ics.errors import UsageError
 from ics.experiments import Experiment, RunConfig, accuracy, fit, prepare, recipe, train
-from ics.experiments.train import LOSSES, check_fit, evaluating, find_device
+from ics.experiments.evaluation import evaluating
+from ics.experiments.experiment import check_fit
+from ics.experiments.losses import LOSSES
+from ics.experiments.machine import find_device
 
 ALL = dict.fromkeys(("activations", "gradients", "normalization", "gradient_shift", "gradient_line"), "every(2)")
 
