@@ -61,6 +61,15 @@ class Hooks:
 
         self._handles.append(tensor.register_hook(hook))
 
+    def on_node(self, tensor: Tensor, take: Callable[[Gradients, Gradients], None]) -> None:
+        """Have what the function that made a tensor sends back to its inputs, and what it is handed, taken."""
+
+        def hook(inputs: Gradients, outputs: Gradients) -> None:
+            take(inputs, outputs)
+
+        assert tensor.grad_fn is not None
+        self._handles.append(tensor.grad_fn.register_hook(hook))
+
     def remove(self) -> None:
         """Remove every hook; safe to call twice."""
         for handle in self._handles:
