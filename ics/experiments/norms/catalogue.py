@@ -64,8 +64,8 @@ def make_norm(name: str, num_features: int, *, ndim: int) -> nn.Module:
             (N, C), `layer` and `group` with (N, 1).
 
     Example:
-        >>> make_norm("group", 64, ndim=4), make_norm("layer", 5, ndim=2)
-        (GroupNorm(4, 64, eps=1e-05, affine=True), LayerNorm((5,), eps=1e-05, elementwise_affine=True, bias=True))
+        >>> make_norm("group", 64, ndim=4).num_groups, type(make_norm("layer", 5, ndim=2)).__name__
+        (4, 'LayerNorm')
     """
     norm = norm_named(name)
     if ndim not in _KINDS:

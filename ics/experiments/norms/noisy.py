@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -23,13 +25,14 @@ def shaken(a: Tensor) -> Tensor:
 
     Source: Santurkar et al. 2018, app. A, Alg. 1.
     """
-    like = {"dtype": a.dtype, "device": a.device}
+    uniform = partial(torch.rand, dtype=a.dtype, device=a.device)
+    normal = partial(torch.randn, dtype=a.dtype, device=a.device)
     per_unit = (1, a.shape[1], *(1,) * (a.ndim - 2))
     low, high = SCALE_BOUNDS
-    mean = MEAN_BOUND * (2 * torch.rand(per_unit, **like) - 1)
-    scale = low + (high - low) * torch.rand(per_unit, **like)
-    m = mean + MEAN_JITTER * (2 * torch.rand(a.shape, **like) - 1)
-    s = scale + SCALE_JITTER * torch.randn(a.shape, **like)
+    mean = MEAN_BOUND * (2 * uniform(per_unit) - 1)
+    scale = low + (high - low) * uniform(per_unit)
+    m = mean + MEAN_JITTER * (2 * uniform(a.shape) - 1)
+    s = scale + SCALE_JITTER * normal(a.shape)
     return s * a + m
 
 
