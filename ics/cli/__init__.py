@@ -10,6 +10,7 @@ import typer
 
 from ics import __version__
 from ics.cli.bench import bench
+from ics.cli.claims import app as claims
 from ics.cli.console import run_command
 from ics.cli.look import compare, report, schema, show
 from ics.cli.models import layers, recipes
@@ -33,6 +34,7 @@ EXAMPLES: Mapping[Callable[..., None], str] = {
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
 for _command, _example in EXAMPLES.items():
     app.command(epilog=f"Example: {_example}")(_command)
+app.add_typer(claims, name="claims")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,40 @@
+"""Every claim that can be run. A row of `STATEMENTS` that is not here is listed as not measured yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ics.errors import UsageError, unknown_name
+from ics.experiments.claims.affine import C08
+from ics.experiments.claims.claim import Claim
+from ics.experiments.claims.gradient_growth import C29
+from ics.experiments.claims.sameness import C07
+from ics.experiments.claims.smoothness import C21
+from ics.experiments.claims.statements import STATEMENTS
+
+CLAIMS: Mapping[str, Claim] = {claim.id: claim for claim in (C07, C08, C21, C29)}
+"""Identifier to claim."""
+
+
+def claims_named(names: Iterable[str]) -> tuple[Claim, ...]:
+    """Return the claims called so, each once, in the order of the ledger; `"all"` are all that can be run.
+
+    Raises:
+        SelectionError: there is no such claim.
+        UsageError: it cannot be run yet, or none was named.
+
+    Example:
+        >>> [claim.id for claim in claims_named(["c08", "C07"])]
+        ['C07', 'C08']
+    """
+    wanted = {name.upper() for name in names}
+    if not wanted:
+        raise UsageError("expected a claim, got none; type e.g. C07, or all")
+    if wanted == {"ALL"}:
+        return tuple(CLAIMS[name] for name in STATEMENTS if name in CLAIMS)
+    for name in sorted(wanted):
+        if name not in STATEMENTS:
+            raise unknown_name("claim", name, STATEMENTS)
+        if name not in CLAIMS:
+            raise UsageError(f"{name} cannot be run yet; these can: {', '.join(CLAIMS)}")
+    return tuple(CLAIMS[name] for name in STATEMENTS if name in wanted)
