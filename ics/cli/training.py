@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ics.cli.choices import parse_columns, parse_every
 from ics.cli.console import Report, need, progress_bar
+from ics.cli.settings import parse_grid, parse_seeds, parse_settings
+from ics.cli.sweeping import fetch, how_to_read, how_to_read_folder, print_outcomes, raise_failures, train_jobs
+
+if TYPE_CHECKING:
+    from ics.experiments import RunConfig
+    from ics.experiments.sweep import Job
 
 LOOP = """\
 To measure a net of your own, put a recorder around the step of your loop:
@@ -67,7 +73,7 @@ def train(
         str | None, typer.Option(help="Another model: its name, or package.module:function of your own.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    seeds: Annotated[int, typer.Option(help="Number of runs, with consecutive seeds.")] = 1,
+    seeds: Annotated[str, typer.Option(help="A run for each seed: their number, or 0,1,4, or 0..4.")] = "1",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
@@ -85,19 +91,40 @@ def train(
         float | None, typer.Option(help="Share of training time that recording may take, as 0.02 (default: no limit).")
     ] = None,
     net: Annotated[str | None, typer.Option(help="Label of the net in figures (default: from --norm).")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting of a run: momentum=0.9, hidden=64x64, ...")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="A run for each value of a setting, as lr=0.1,0.5; several make a grid."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Runs at a time (default: as many as cores and GPUs allow).")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="Run on Ray: local starts it here, an address joins a cluster (default: processes here)."),
+    ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run; with --seeds, its seed is appended (default: runs/RECIPE-NORM)."),
+        typer.Option(
+            help="Folder of the run; with --seeds, its seed is appended (default: runs/RECIPE-NORM); "
+            "with --sweep, the folder of the runs (default: runs/RECIPE-sweep)."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace runs that are already there.")] = False,
 ) -> None:
-    """Train a recipe with its instruments attached, and write the runs."""
-    from ics.experiments import recipe as recipe_named
-    from ics.experiments import train as train_config
-    from ics.recording.presets import PRESETS
+    """Train a recipe with its instruments attached, and write the runs.
 
-    need(seeds >= 1, f"--seeds is at least 1, got {seeds}")
+    Several runs (--seeds, --sweep) go beside each other; the same command again reuses what is finished and trains the
+    rest.
+    """
+    from ics.experiments.sweep import jobs_of
+
+    numbers = parse_seeds(seeds, first=seed)
+    grid = parse_grid(sweep or [])
     changes: dict[str, Any] = {
+        "norm": norm,
         "data": data,
         "data_root": data_root,
         "image_size": image_size,
@@ -112,28 +139,54 @@ def train(
         "budget": budget,
         "net": net,
     }
-    config = recipe_named(recipe, norm=norm, **{name: value for name, value in changes.items() if value is not None})
-    if preset is not None:
-        config = config.replace(instruments={name: str(when) for name, when in PRESETS[preset].schedules.items()})
-    config = config.replace(instruments=parse_every(every or [], config.instruments))
-    base = to or Path("runs") / f"{recipe}-{norm}"
-    folders = {number: base if to and seeds == 1 else Path(f"{base}-{number}") for number in range(seed, seed + seeds)}
-    for folder in folders.values():
+    given = {name: value for name, value in changes.items() if value is not None} | parse_settings(set_ or [])
+    configs = [_config(recipe, given, point, every or []).replace(seed=number) for point in grid for number in numbers]
+    if download:
+        with progress_bar() as report:
+            fetch(configs, report)
+    if sweep:
+        jobs = jobs_of(configs, to or Path("runs") / f"{recipe}-sweep", overwrite=overwrite)
+    else:
+        jobs = _listed(configs, to, Path("runs") / f"{recipe}-{given['norm']}", overwrite=overwrite)
+    outcomes = train_jobs(jobs, workers=workers, cluster=cluster, overwrite=overwrite)
+    if len(jobs) > 1:
+        print_outcomes(configs, outcomes)
+    raise_failures(outcomes)
+    paths = [job.to for job in jobs]
+    typer.echo(how_to_read_folder(paths[0].parent) if sweep else how_to_read(paths))
+
+
+def _config(recipe: str, given: Mapping[str, Any], point: Mapping[str, tuple[str, Any]], every: list[str]) -> RunConfig:
+    """Return the configuration at a point of the grid, its net labelled with what is swept."""
+    from ics.experiments import recipe as recipe_named
+    from ics.recording.presets import PRESETS
+
+    settings = {**given, **{name: value for name, (_, value) in point.items()}}
+    config = recipe_named(recipe, **settings)
+    if settings.get("preset") is not None:
+        schedules = PRESETS[settings["preset"]].schedules
+        config = config.replace(instruments={name: str(when) for name, when in schedules.items()})
+    # The recipe's own label tells a net by its normalisation.
+    untold = {"net"} if "net" in settings else {"net", "norm"}
+    label = " ".join([config.net, *(text for name, (text, _) in point.items() if name not in untold)])
+    return config.replace(net=label, instruments=parse_every(every, config.instruments))
+
+
+def _listed(configs: Sequence[RunConfig], to: Path | None, base: Path, *, overwrite: bool) -> list[Job]:
+    """Jobs in folders named by the user, or for the recipe, with the seed appended."""
+    from ics.experiments.sweep import job_of
+
+    if to is not None and len(configs) == 1:
+        folders = [to]
+    else:
+        folders = [Path(f"{to or base}-{config.seed}") for config in configs]
+    if len(configs) == 1:
         need(
-            overwrite or not folder.exists(),
-            f"{folder} exists already; type --overwrite to replace it, or another --to",
+            overwrite or not folders[0].exists(),
+            f"{folders[0]} exists already; type --overwrite to replace it, or another --to",
         )
-    with progress_bar() as report:
-        for number, folder in folders.items():
-            train_config(
-                config.replace(seed=number),
-                to=folder,
-                overwrite=overwrite,
-                download=download,
-                progress=_named(report, folder.name),
-            )
-    paths = shlex.join(map(str, folders.values()))
-    typer.echo(f"Recorded {paths}\nLook: ics show {next(iter(folders.values()))}\nDraw: ics report {paths}")
+    pairs = zip(configs, folders, strict=True)
+    return [job_of(config, folder.absolute(), overwrite=overwrite) for config, folder in pairs]
 
 
 def _named(report: Report, name: str) -> Report:

@@ -2,6 +2,6 @@
 
 from ics.experiments.sweep.jobs import Job, Outcome
 from ics.experiments.sweep.running import run_jobs
-from ics.experiments.sweep.training import folder_name, jobs_of
+from ics.experiments.sweep.training import folder_name, job_of, jobs_of
 
-__all__ = ["Job", "Outcome", "folder_name", "jobs_of", "run_jobs"]
+__all__ = ["Job", "Outcome", "folder_name", "job_of", "jobs_of", "run_jobs"]

@@ -98,6 +98,13 @@ def listening(progress: Progress | None) -> Iterator[None]:
         _own_progress.reset(token)
 
 
+def named(progress: Progress | None, name: str) -> Progress | None:
+    """Return `progress` for one of several jobs: its training is called by its name, what else it does `NAME: WHAT`."""
+    if progress is None:
+        return None
+    return lambda what, done, total: progress(name if what == "training" else f"{name}: {what}", done, total)
+
+
 def attempt(run: Callable[[], object]) -> Attempt:
     """Run a job once; an error becomes its sentence. An interrupt passes."""
     begin = time.perf_counter()

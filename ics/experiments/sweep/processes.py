@@ -23,7 +23,17 @@ from typing import Any
 
 from ics.errors import MeasurementWarning, UsageError
 from ics.experiments.data import Progress
-from ics.experiments.sweep.jobs import Attempt, Job, Outcome, attempt, available_cores, dead, listening, outcome_of
+from ics.experiments.sweep.jobs import (
+    Attempt,
+    Job,
+    Outcome,
+    attempt,
+    available_cores,
+    dead,
+    listening,
+    named,
+    outcome_of,
+)
 
 _PATIENCE = 10.0
 """Seconds that an interrupted worker has to close its run."""
@@ -71,9 +81,9 @@ def run_in_processes(
                     case "ready", _:
                         worker.ready = True
                         failed_starts = 0
-                    case "progress", (done, total):
-                        if own_progress is not None and worker.task is not None:
-                            own_progress(worker.task.job.name, done, total)
+                    case "progress", (what, done, total):
+                        if (tell := named(own_progress, _task_of(worker).job.name)) is not None:
+                            tell(what, done, total)
                     case "ended", Attempt() as tried:
                         task, worker.task = _task_of(worker), None
                         yield task.place, outcome_of(task.job, tried, attempts=task.attempts)
@@ -221,7 +231,7 @@ class _Teller:
         now = time.monotonic()
         if now >= self._next or done == total:
             self._next = now + _PAUSE
-            self._connection.send(("progress", (done, total)))
+            self._connection.send(("progress", (what, done, total)))
 
 
 def limit_threads(threads: int) -> None:

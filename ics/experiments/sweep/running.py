@@ -7,7 +7,7 @@ from contextlib import closing
 
 from ics.errors import UsageError
 from ics.experiments.data import Progress
-from ics.experiments.sweep.jobs import Job, Outcome, attempt, available_cores, listening, outcome_of
+from ics.experiments.sweep.jobs import Job, Outcome, attempt, available_cores, listening, named, outcome_of
 from ics.experiments.sweep.processes import run_in_processes
 
 WHAT = "runs"
@@ -20,6 +20,7 @@ def run_jobs(
     workers: int | None = None,
     cluster: str | None = None,
     retries: int = 2,
+    reuse: bool = True,
     progress: Progress | None = None,
     own_progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -39,9 +40,10 @@ def run_jobs(
             `"ray://host:10001"`) joins a cluster that is there. Every machine of it must see the same file system
             under the same paths and have the same version of this package. None takes processes on this machine.
         retries: how often a job is tried again whose worker died.
+        reuse: leave jobs alone that are done already; False runs them all.
         progress: called as `progress("runs", done, total)`.
-        own_progress: called as `own_progress(job.name, done, total)` with what a job reports of itself, a few times
-            a second at most; not on a cluster.
+        own_progress: called as `own_progress(job.name, done, total)` as a job trains, `"NAME: decoding images"` for
+            what else it does, a few times a second; not on a cluster.
 
     Raises:
         UsageError: two jobs share a folder, a job cannot be sent to another process, no worker starts, Ray is absent or
@@ -58,7 +60,9 @@ def run_jobs(
     jobs = list(jobs)
     _check(jobs, workers, retries)
     there = {
-        number: Outcome(job.name, job.to, "reused", attempts=0) for number, job in enumerate(jobs) if job.is_done()
+        number: Outcome(job.name, job.to, "reused", attempts=0)
+        for number, job in enumerate(jobs)
+        if reuse and job.is_done()
     }
     todo = [number for number in range(len(jobs)) if number not in there]
     outcomes = dict(there)
@@ -99,13 +103,9 @@ def _run(
 
 def _run_here(jobs: list[Job], own_progress: Progress | None) -> Generator[tuple[int, Outcome], None, None]:
     for place, job in enumerate(jobs):
-        with listening(_named(own_progress, job.name)):
+        with listening(named(own_progress, job.name)):
             tried = attempt(job.run)
         yield place, outcome_of(job, tried, attempts=1)
-
-
-def _named(progress: Progress | None, name: str) -> Progress | None:
-    return None if progress is None else (lambda _, done, total: progress(name, done, total))
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:

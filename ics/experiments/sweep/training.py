@@ -20,7 +20,7 @@ from ics.experiments.train import train
 _DIGITS = 8
 
 
-def jobs_of(configs: Iterable[RunConfig], folder: str | Path) -> list[Job]:
+def jobs_of(configs: Iterable[RunConfig], folder: str | Path, *, overwrite: bool = False) -> list[Job]:
     """Return a job for each configuration, whose run goes to `folder / folder_name(config)`.
 
     A completed run with an equal configuration is reused, one that was interrupted is replaced. Configurations that are
@@ -29,14 +29,19 @@ def jobs_of(configs: Iterable[RunConfig], folder: str | Path) -> list[Job]:
     Args:
         configs: what to train.
         folder: of the runs; made absolute, since workers may stand elsewhere.
+        overwrite: replace whatever runs are there; goes with `run_jobs(..., reuse=False)`.
     """
     base = Path(folder).expanduser().absolute()
     unique = {folder_name(config): config for config in configs}
-    return [job_of(config, base / name) for name, config in unique.items()]
+    return [job_of(config, base / name, overwrite=overwrite) for name, config in unique.items()]
 
 
 def job_of(config: RunConfig, to: Path, *, overwrite: bool = False) -> Job:
-    """Return the job of training `config` into the folder `to`; `overwrite` replaces whatever run is there."""
+    """Return the job of training `config` into the folder `to`; `overwrite` replaces whatever run is there.
+
+    Without it, a completed run of `config` is left alone and an interrupted one replaced; a run of another
+    configuration fails the job.
+    """
     return Job(
         name=to.name,
         to=to,
@@ -57,42 +62,45 @@ def folder_name(config: RunConfig) -> str:
         >>> folder_name(config), folder_name(config.replace(seed=3))
         ('BN-lr-0.5-10bbea46-0', 'BN-lr-0.5-10bbea46-3')
     """
-    settings = {
-        name: value for name, value in config.as_dict().items() if name != "seed" and not _is_default(name, value)
-    }
-    text = json.dumps(_plain(settings), sort_keys=True, allow_nan=False)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+    digest = hashlib.sha256(_canonical(config.replace(seed=0)).encode()).hexdigest()[:_DIGITS]
     label = re.sub(r"[^\w.=+]+", "-", config.net).strip("-.") or "net"
     return f"{label}-{digest}-{config.seed}"
 
 
 def holds(folder: Path, config: RunConfig) -> bool:
     """Whether there is a completed run of exactly this configuration in `folder`."""
-    return _stored(folder) == config
+    there, state = _stored(folder)
+    return state == "completed" and there == _canonical(config)
 
 
 def _train(config: RunConfig, to: Path, overwrite: bool) -> None:
-    there = _stored(to)
-    if there == config:  # a worker may die between the end of its run and its report
-        return
-    if there is not None and not overwrite:
-        raise UsageError(f"{to} holds a completed run of another configuration; choose another folder, or remove it")
+    there, state = _stored(to)
+    if not overwrite and there == _canonical(config) and state == "completed":
+        return  # a worker may die between the end of its run and its report
+    if not overwrite and there not in (None, _canonical(config)):
+        raise UsageError(f"{to} holds a run of another configuration; choose another folder, or remove it")
     train(config, to=to, overwrite=True, progress=own_progress())
 
 
-def _stored(folder: Path) -> RunConfig | None:
-    """The configuration of the completed run in `folder`, None where there is none that can be read."""
+def _stored(folder: Path) -> tuple[str | None, str]:
+    """The configuration (canonical) and state of the run in `folder`; None where there is none that can be read."""
     try:
         run = ics.open_run(folder)
-        return RunConfig.from_dict(run.info["config"]) if run.state == "completed" else None
+        return _canonical(RunConfig.from_dict(run.info["config"])), run.state
     except (IcsError, KeyError, TypeError):
-        return None
+        return None, ""
 
 
 def _wants_gpu(device: str) -> bool:
     import torch
 
     return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
+def _canonical(config: RunConfig) -> str:
+    """One text for configurations that are equal: without defaults, and however lists and numbers are written."""
+    settings = {name: value for name, value in config.as_dict().items() if not _is_default(name, value)}
+    return json.dumps(_plain(settings), sort_keys=True, default=str)
 
 
 def _is_default(name: str, value: Any) -> bool:

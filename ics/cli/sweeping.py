@@ -1,0 +1,108 @@
+"""Training many configurations from the command line: bars while they run, a table of how they ended."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ics.cli.console import Report, print_frame, progress_bar
+from ics.errors import UsageError
+
+if TYPE_CHECKING:
+    from ics.experiments import RunConfig
+    from ics.experiments.sweep import Job, Outcome
+
+_MOST_BARS = 8
+"""More runs than this share one bar."""
+
+
+def train_jobs(jobs: Sequence[Job], *, workers: int | None, cluster: str | None, overwrite: bool) -> list[Outcome]:
+    """Run the jobs with bars on stderr and return their outcomes; what measurements had to say is printed."""
+    from ics.experiments.sweep import run_jobs
+
+    with progress_bar() as report:
+        outcomes = run_jobs(
+            jobs,
+            workers=workers,
+            cluster=cluster,
+            reuse=not overwrite,
+            progress=report if len(jobs) > 1 else None,
+            own_progress=report if len(jobs) <= _MOST_BARS else None,
+        )
+    for outcome in outcomes:
+        for note in outcome.notes:
+            typer.echo(f"ics: note: {outcome.name}: {note}", err=True)
+    return outcomes
+
+
+def print_outcomes(configs: Sequence[RunConfig], outcomes: Sequence[Outcome]) -> None:
+    """Print a row per run: net, seed, how it ended, its last loss and accuracy, seconds, and its folder."""
+    import pandas as pd
+
+    rows = [
+        {
+            "net": config.net,
+            "seed": config.seed,
+            "outcome": outcome.state if outcome.attempts < 2 else f"{outcome.state}, attempt {outcome.attempts}",
+            **_last_values(outcome),
+            "seconds": outcome.seconds if outcome.attempts else None,
+            "folder": _short(outcome.to),
+        }
+        for config, outcome in zip(configs, outcomes, strict=True)
+    ]
+    print_frame(pd.DataFrame(rows))
+
+
+def how_to_read(paths: Sequence[Path]) -> str:
+    """Return the lines that say how to look at these runs, named one by one."""
+    names = shlex.join(_short(path) for path in paths)
+    return f"Recorded {names}\nLook: ics show {_short(paths[0])}\nDraw: ics report {names}"
+
+
+def how_to_read_folder(folder: Path) -> str:
+    """Return the lines that say how to look at all runs of a folder."""
+    name = _short(folder)
+    return f'Open: ics.open_runs("{name}")\nDraw: ics report {shlex.quote(f"{name}/*")}'
+
+
+def raise_failures(outcomes: Sequence[Outcome]) -> None:
+    """Raise a `UsageError` that says how many of the runs failed and why the first did; print its traceback if any."""
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    if not failed:
+        return
+    if failed[0].traceback is not None:
+        typer.echo(failed[0].traceback, err=True)
+    if len(outcomes) == 1:
+        raise UsageError(failed[0].sentence)
+    raise UsageError(
+        f"{len(failed)} of {len(outcomes)} runs failed, the first, {failed[0].name}, because: {failed[0].sentence}"
+    )
+
+
+def fetch(configs: Sequence[RunConfig], report: Report) -> None:
+    """Fetch each data set once, before several workers would."""
+    from ics.experiments import load_data
+
+    for config in {(config.data, config.data_root): config for config in configs}.values():
+        load_data(config, download=True, progress=report)
+
+
+def _last_values(outcome: Outcome) -> dict[str, float | None]:
+    """The last loss and test accuracy that a run logged."""
+    import ics
+
+    if not outcome.ok:
+        return {"loss": None, "test_accuracy": None}
+    steps = ics.open_run(outcome.to).table("steps")
+    logged = {name: steps[name].dropna() if name in steps else steps["loss"][:0] for name in ("loss", "test_accuracy")}
+    return {name: None if values.empty else float(values.iloc[-1]) for name, values in logged.items()}
+
+
+def _short(path: Path) -> str:
+    """A path as seen from the current folder, where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)
