@@ -5,8 +5,9 @@ At the steps that `RunConfig.evaluate_every` names, and at the last, the table `
     test_loss, test_accuracy      eval mode: normalisations use their running averages, dropout is off
     train_loss, train_accuracy    the same on `NUM_TRAIN_EXAMPLES` training examples, evenly spaced and always the same
     test_loss_batch_statistics, test_accuracy_batch_statistics
-                                  the same as the first two, but normalisations use the statistics of the batch, in
-                                  batches of about the training's size; only for nets that keep running averages
+                                  the same as the first two, but normalisations do as in training and use the
+                                  statistics of the batch (with noise, if they have any), in batches of about the
+                                  training's size; only for nets that keep running averages
 
 All are of W(t), before the step is made, and of the data loss alone. A loss that is a mean over samples is one over all
 examples, a loss that is a sum is one over all of them. Accuracies are for classes only. Evaluating changes neither the

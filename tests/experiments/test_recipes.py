@@ -6,6 +6,12 @@ import pytest
 
 from ics.errors import SelectionError, UsageError
 from ics.experiments import LABELS, RECIPES, demo_configs, prepare, recipe
+from ics.experiments.norms import NORMS
+
+
+def test_every_normalisation_has_a_label_of_its_own() -> None:
+    assert LABELS.keys() == NORMS.keys()
+    assert len(set(LABELS.values())) == len(LABELS)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -60,7 +66,7 @@ def test_the_demonstration_compares_two_nets_over_seeds() -> None:
 
 
 @pytest.mark.parametrize("name", ["digits-mlp", "digits-sigmoid", "deep-linear"])
-@pytest.mark.parametrize("norm", LABELS)
+@pytest.mark.parametrize("norm", ["none", "batch"])
 def test_recipes_that_need_no_files_can_be_prepared_and_learn(name: str, norm: str) -> None:
     experiment = prepare(recipe(name, norm=norm, steps=200))
     losses = []
