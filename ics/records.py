@@ -1,15 +1,15 @@
-"""The two values that pass between the floors: `Layer` names what is measured, `Block` holds the rows measured.
+"""What passes between the floors: `Layer` names what is measured, `Block` holds the rows measured.
 
-Sufficient statistics travel as one tensor (11, C) a row, in the column `PACKED` (or `PACKED_CHANNELS`, if the row is to
-have columns per channel) of a block, and become the columns of the table on the host: laying them out costs more than
-measuring a small tensor. `BOUNDED` tells which rows are of an activation function with asymptotes, for which alone
-saturated values are counted.
+Sufficient statistics travel as one tensor (11, C) a row, or as one of all rows that were measured together (`Stacked`),
+in the column `PACKED` (or `PACKED_CHANNELS`, if the row is to have columns per channel) of a block, and become the
+columns of the table on the host: laying them out costs more than measuring a small tensor. `BOUNDED` tells which rows
+are of an activation function with asymptotes, for which alone saturated values are counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 PACKED = "packed"
@@ -40,6 +40,28 @@ class Layer:
     parameters: tuple[str, ...]
     shape: tuple[int, ...]
     num_parameters: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stacked(Sequence[Any]):
+    """A column whose cells are parts of one tensor: one tensor is handed on and copied, not as many as there are rows.
+
+    Attributes:
+        stack: a tensor; its parts along the first axis are the cells.
+        places: of each row the number of its part, which several rows may share; -1 for none.
+        others: row to cell, for rows without a part; null where there is no such cell.
+    """
+
+    stack: Any
+    places: Sequence[int]
+    others: Mapping[int, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, row: Any) -> Any:
+        place = self.places[row]
+        return self.stack[place] if place >= 0 else self.others.get(row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,22 +19,24 @@ from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block
 
 @dataclass
 class Statistics:
-    """Packed moments and histogram of one site, over all passes so far."""
+    """Packed moments and histogram of one site, over all passes so far; pooled over channels unless `per_channel`."""
 
     bounded: bool = False
+    per_channel: bool = True
     moments: Tensor | None = None
     histogram: Tensor | None = None
     pooled: bool = False
 
     def add(self, reduced: stats.Reduced) -> None:
         """Merge the statistics of another pass; where the number of channels differs only the pooled ones are kept."""
-        moments = reduced.moments
+        moments = reduced.moments if self.per_channel else stats.pooled(reduced.moments)
         if self.moments is None:
             self.moments, self.histogram = moments, reduced.histogram
             return
-        if self.pooled or self.moments.shape != moments.shape:
-            self.moments, moments, self.pooled = self._as_one_channel(self.moments), self._as_one_channel(moments), True
-        self.moments = stats.pack(stats.merge(self._unpacked(self.moments), self._unpacked(moments)))
+        if self.moments.shape != moments.shape:
+            self.moments, moments = self._as_one_channel(self.moments), self._as_one_channel(moments)
+            self.pooled = self.per_channel
+        self.moments = stats.merged(self.moments, moments)
         if self.histogram is not None and reduced.histogram is not None:
             self.histogram = self.histogram + reduced.histogram
 
@@ -44,11 +46,10 @@ class Statistics:
             return nothing
         return "the number of channels differs between the passes of the step" if self.pooled else None
 
-    def _unpacked(self, moments: Tensor) -> stats.Moments:
-        return stats.unpack(moments, has_asymptotes=self.bounded)
-
     def _as_one_channel(self, moments: Tensor) -> Tensor:
-        pooled = stats.pool(self._unpacked(moments))
+        if moments.shape[-1] == 1:
+            return moments
+        pooled = stats.pool(stats.unpack(moments, has_asymptotes=self.bounded))
         one: dict[str, Any] = {item.name: getattr(pooled, item.name) for item in fields(pooled)}
         one = {name: None if value is None else value[None] for name, value in one.items()}
         return stats.pack(stats.Moments(**one))
@@ -63,9 +64,10 @@ class Record:
     reason: str | None = None
 
     @classmethod
-    def of(cls, site: Site, *, gradient: bool, reason: str | None = None) -> Record:
+    def of(cls, site: Site, *, gradient: bool, per_channel: bool, reason: str | None = None) -> Record:
         """Return an empty row for a site; gradients do not saturate."""
-        return cls(site, Statistics(bounded=not gradient and site.asymptotes is not None), reason)
+        bounded = not gradient and site.asymptotes is not None
+        return cls(site, Statistics(bounded=bounded, per_channel=per_channel), reason)
 
 
 @dataclass
@@ -91,12 +93,12 @@ class Collector:
 
     def add_value(self, site: Site, tensor: Tensor) -> None:
         """Take the tensor of a site into account."""
-        record = self.values.setdefault(site.key, Record.of(site, gradient=False))
+        record = self.values.setdefault(site.key, self._record(site, gradient=False))
         record.statistics.add(self._reduce(tensor, site, gradient=False))
 
     def add_normalized(self, site: Site, module: nn.Module, x: Tensor) -> None:
         """Take x-hat of a normalisation into account, given its input."""
-        record = self.values.setdefault(site.key, Record.of(site, gradient=False))
+        record = self.values.setdefault(site.key, self._record(site, gradient=False))
         last = self._last.get(False)
         known = last.reduced if last is not None and last.fits(x, site) else None
         record.statistics.add(reduce_normalized(module, x, axis=site.axis, known=known, histogram=self.histogram))
@@ -109,11 +111,11 @@ class Collector:
 
     def expect_value(self, site: Site, reason: str) -> None:
         """Make a row for a site, null for `reason` until its tensor comes."""
-        self.values.setdefault(site.key, Record.of(site, gradient=False, reason=reason))
+        self.values.setdefault(site.key, self._record(site, gradient=False, reason=reason))
 
     def expect_gradient(self, site: Site, reason: str) -> None:
         """Make a row for dL/d(site), null for `reason` until its gradient comes."""
-        self.gradients.setdefault(site.key, Record.of(site, gradient=True, reason=reason))
+        self.gradients.setdefault(site.key, self._record(site, gradient=True, reason=reason))
 
     def withdraw(self, site: Site) -> None:
         """Remove the rows of a site."""
@@ -140,6 +142,10 @@ class Collector:
             table=table,
             per_channel=self.per_channel if table == "activations" else self.gradient_per_channel,
         )
+
+    def _record(self, site: Site, *, gradient: bool, reason: str | None = None) -> Record:
+        per_channel = self.gradient_per_channel if gradient else self.per_channel
+        return Record.of(site, gradient=gradient, per_channel=per_channel, reason=reason)
 
     def _reduce(self, tensor: Tensor, site: Site, *, gradient: bool) -> stats.Reduced:
         """Reduce a tensor, or hand back the last reduction if it was of this very tensor.

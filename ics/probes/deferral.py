@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from ics import stats
 from ics.probes.normalization import is_plain_batchnorm, uses_batch_statistics
 from ics.probes.sites import Site
+from ics.probes.table_rows import TableRows
 from ics.probes.tensors import version_of
 from ics.probes.xhat import reduce_normalized
 
 _LARGEST = 2**15  # values of a tensor; measuring a larger one takes longer than calling does
-_MOST = 2**21  # values of all that wait: they live until the end of the pass
+MOST_WAITING = 2**21  # values of all that wait: they live until the end of the pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Waiting:
     """A row, the tensor that it is measured on, and the version of that at its visit.
 
@@ -47,20 +48,25 @@ class Deferral:
 
     Attributes:
         tasks: row to its number in the group, and the layout that its tensor must have; empty before.
+        places: row to its number, those included that have the statistics of another row.
         group: the group; None if there is none (yet).
         settled: whether it has been worked out.
     """
 
     tasks: dict[int, tuple[int, stats.Task]] = field(default_factory=dict)
+    places: dict[int, int] = field(default_factory=dict)
     group: stats.Group | None = None
     settled: bool = False
 
-    def takes(self, row: int, tensor: Tensor) -> bool:
-        """Return whether a row can wait."""
-        known = self.tasks.get(row)
-        return known is not None and known[1].fits(tensor)
-
-    def settle(self, seen: Sequence[Waiting], sites: Sequence[Site], *, histogram: bool) -> None:
+    def settle(
+        self,
+        seen: Sequence[Waiting],
+        sites: Sequence[Site],
+        aliases: Mapping[int, int],
+        *,
+        histogram: bool,
+        per_channel: bool,
+    ) -> None:
         """Work out which of the rows of a pass can wait: small, on a CPU, and not written to until its end."""
         self.settled = True
         tasks: dict[int, tuple[int, stats.Task]] = {}
@@ -68,7 +74,7 @@ class Deferral:
         for each in seen:
             x = each.tensor
             base = None if each.made_by is None else tasks.get(each.made_by)
-            if not each.untouched or values + x.numel() > _MOST or (each.module is not None and base is None):
+            if not each.untouched or values + x.numel() > MOST_WAITING or (each.module is not None and base is None):
                 continue
             tasks[each.row] = (
                 len(tasks),
@@ -83,8 +89,11 @@ class Deferral:
                 ),
             )
             values += x.numel()
-        self.group = stats.group_of([task for _, task in tasks.values()], histogram=histogram)
-        self.tasks = {} if self.group is None else tasks
+        self.group = stats.group_of([task for _, task in tasks.values()], histogram=histogram, per_channel=per_channel)
+        if self.group is not None:
+            self.tasks = tasks
+            self.places = {row: number for row, (number, _) in tasks.items()}
+            self.places |= {row: tasks[made_by][0] for row, made_by in aliases.items() if made_by in tasks}
 
 
 class Queue:
@@ -93,61 +102,76 @@ class Queue:
     Args:
         deferral: what is known of the rows that can wait; worked out at the end of the first pass, if it is not.
         sites: the site of each row.
+        aliases: rows that have the statistics of another, if that waits.
+        rows: what takes the statistics.
         histogram: whether to count histograms.
+        per_channel: whether to keep statistics per channel.
     """
 
-    def __init__(self, deferral: Deferral, sites: Sequence[Site], *, histogram: bool) -> None:
-        self._deferral, self._sites, self._histogram = deferral, sites, histogram
-        self._waiting: list[Waiting] = []
-        self._aliases: list[tuple[int, int]] = []
-        self._rows: set[int] = set()
+    def __init__(
+        self,
+        deferral: Deferral,
+        sites: Sequence[Site],
+        aliases: Mapping[int, int],
+        rows: TableRows,
+        *,
+        histogram: bool,
+        per_channel: bool,
+    ) -> None:
+        self._deferral, self._sites, self._aliases, self._rows = deferral, sites, aliases, rows
+        self._histogram, self._per_channel = histogram, per_channel
+        self._waiting: dict[int, Waiting] = {}
 
-    def takes(self, row: int, tensor: Tensor, *, normalization: tuple[nn.Module, int] | None = None) -> bool:
+    def takes(self, row: int, tensor: Tensor, module: nn.Module | None = None, made_by: int | None = None) -> bool:
         """Return whether the row will be measured at the end; until that is known it is measured at once.
 
         Args:
             row: number of the row.
             tensor: what is measured; of x-hat the input.
-            normalization: of x-hat the normalisation, and the row of the input.
+            module: of x-hat the normalisation.
+            made_by: of x-hat the row of the input.
         """
         if self._deferral.settled:
-            if not self._deferral.takes(row, tensor):
+            known = self._deferral.tasks.get(row)
+            if known is None or not known[1].fits(tensor):
                 return False
-        elif not _is_small(tensor):
+        elif not is_small(tensor):
             return False
-        module, made_by = normalization or (None, None)
         if module is not None and not (
-            is_plain_batchnorm(module) and uses_batch_statistics(module) and made_by in self._rows
+            made_by in self._waiting and is_plain_batchnorm(module) and uses_batch_statistics(module)
         ):
             return False
-        self._rows.add(row)
-        self._waiting.append(Waiting(row, tensor, version_of(tensor), module, made_by))
+        self._waiting[row] = Waiting(row, tensor, version_of(tensor), module, made_by)
         return self._deferral.settled
 
-    def takes_alias(self, row: int, made_by: int) -> bool:
+    def takes_alias(self, row: int) -> bool:
         """Return whether the row will have the statistics of another, which waits."""
-        if self._deferral.settled and made_by in self._rows:
-            self._aliases.append((row, made_by))
-            return True
-        return False
+        return self._deferral.settled and self._aliases.get(row) in self._waiting
 
-    def finish(self) -> list[tuple[int, stats.Reduced]] | None:
-        """Measure what waits at the end of a pass; None if someone wrote to it, and it is lost."""
-        waiting, aliases, deferral = self._waiting, self._aliases, self._deferral
-        self._waiting, self._aliases, self._rows = [], [], set()
+    def finish(self) -> bool:
+        """Measure what waits at the end of a pass; False if someone wrote to it, and it is lost."""
+        waiting, self._waiting = self._waiting, {}
+        deferral = self._deferral
         if not deferral.settled:
-            deferral.settle(waiting, self._sites, histogram=self._histogram)
-            return []
-        if not all(each.untouched for each in waiting):
-            return None
+            deferral.settle(
+                list(waiting.values()),
+                self._sites,
+                self._aliases,
+                histogram=self._histogram,
+                per_channel=self._per_channel,
+            )
+            return True
+        for each in waiting.values():
+            if each.version != version_of(each.tensor):
+                return False
         if deferral.group is not None and len(waiting) == len(deferral.tasks):
-            found = deferral.group.measure([each.tensor for each in waiting])
-            measured = dict(zip([each.row for each in waiting], found, strict=True))
+            found = deferral.group.measure([each.tensor for each in waiting.values()])
+            self._rows.add_together(deferral.places, found)
         else:
-            measured = self._one_by_one(waiting)
-        return [*measured.items(), *((row, measured[made_by]) for row, made_by in aliases if made_by in measured)]
+            self._one_by_one(waiting.values())
+        return True
 
-    def _one_by_one(self, waiting: Sequence[Waiting]) -> dict[int, stats.Reduced]:
+    def _one_by_one(self, waiting: Iterable[Waiting]) -> None:
         measured: dict[int, stats.Reduced] = {}
         for each in waiting:
             site = self._sites[each.row]
@@ -160,8 +184,13 @@ class Queue:
                 measured[each.row] = stats.reduce(
                     each.tensor, channel_axis=site.axis, saturation=site.asymptotes, histogram=self._histogram
                 )
-        return measured
+        for row, reduced in measured.items():
+            self._rows.add(row, reduced)
+        for row, made_by in self._aliases.items():
+            if made_by in measured:
+                self._rows.add(row, measured[made_by])
 
 
-def _is_small(tensor: Tensor) -> bool:
+def is_small(tensor: Tensor) -> bool:
+    """Return whether a tensor is on a CPU, and so small that calling takes longer than measuring it."""
     return tensor.is_cpu and 0 < tensor.numel() <= _LARGEST and not tensor.is_inference()

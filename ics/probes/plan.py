@@ -9,7 +9,7 @@ where it is not, the plan is lost and passes are followed again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from ics.probes.deferral import Deferral
 from ics.probes.grouping import Grouping
 from ics.probes.sites import Site
 from ics.probes.tensors import TensorMap, first_tensor, version_of
+from ics.probes.waiting_gradients import GradientDeferral
 from ics.records import Layer
 
 Of = Literal["input", "output", "normalized"]
@@ -61,6 +62,40 @@ class Visit:
     writes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is done of one look, worked out once.
+
+    Attributes:
+        look: the look.
+        value: whether the values are measured.
+        gradient: whether the gradient is.
+        alike: whether it is of an input that is measured as the row that made it was, and unwritten.
+        follows: whether its gradient has to be asked for; else it has none, or that of the row that made the input.
+    """
+
+    look: Look
+    value: bool
+    gradient: bool
+    alike: bool
+    follows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is done of each visit, and which rows are measured as others are.
+
+    Attributes:
+        visits: of each visit its orders.
+        values: row of an input to the row that made it.
+        gradients: the same, of rows whose gradient is taken as that of the other.
+    """
+
+    visits: tuple[tuple[Order, ...], ...]
+    values: Mapping[int, int]
+    gradients: Mapping[int, int]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a forward pass shows.
@@ -71,8 +106,10 @@ class Plan:
         reasons: why dL/d(site) of a row is null; None if it is not.
         order: names to the order in which they first gave rows.
         layers: the layers, by grouping.
-        keys: the columns that name the rows of a table, with the order they were made for; made once.
+        keys: the columns that name the rows of a table, with the order they were made for, and the rows; made once.
         deferral: the rows that can be measured together at the end of a pass; found out once.
+        gradient_deferral: the same of gradients, at the end of a backward pass.
+        orders: what is done at each visit, once it has been worked out.
     """
 
     visits: tuple[Visit, ...]
@@ -80,8 +117,40 @@ class Plan:
     reasons: tuple[str | None, ...]
     order: Mapping[str, int]
     layers: Mapping[Grouping, tuple[Layer, ...]]
-    keys: dict[str, tuple[Mapping[str, int], dict[str, list[Any]]]] = field(default_factory=dict)
+    keys: dict[str, tuple[Mapping[str, int], dict[str, list[Any]], list[int]]] = field(default_factory=dict)
     deferral: Deferral = field(default_factory=Deferral)
+    gradient_deferral: GradientDeferral = field(default_factory=GradientDeferral)
+    orders: list[Orders] = field(default_factory=list)
+
+    def ordered(self, *, value: Callable[[Site], bool], gradient: Callable[[Site], bool]) -> Orders:
+        """Return what is done at each visit, given whose values and gradients are wanted: at every step the same."""
+        if not self.orders:
+            self.orders.append(_orders(self, [value(site) for site in self.sites], [gradient(s) for s in self.sites]))
+        return self.orders[0]
+
+
+def _orders(plan: Plan, value: list[bool], gradient: list[bool]) -> Orders:
+    values: dict[int, int] = {}
+    gradients: dict[int, int] = {}
+    visits = []
+    for visit in plan.visits:
+        orders = []
+        for look in visit.looks:
+            row, made_by = look.row, visit.made_by
+            alike = made_by is not None and not visit.writes and _same_axis(plan, look, made_by)
+            follows = gradient[row] and look.graded
+            if alike and look.of == "input" and made_by is not None:
+                if value[row]:
+                    values[row] = made_by
+                if gradient[row] and gradient[made_by]:
+                    gradients[row], follows = made_by, False
+            orders.append(Order(look, value[row], gradient[row], alike, follows))
+        visits.append(tuple(orders))
+    return Orders(tuple(visits), values, gradients)
+
+
+def _same_axis(plan: Plan, look: Look, made_by: int) -> bool:
+    return plan.sites[made_by].axis % look.ndim == plan.sites[look.row].axis % look.ndim
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,19 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.probes.collect import Statistics, block_of, keys_of, unscaled
+from ics.probes.collect import keys_of, unscaled
 from ics.probes.deferral import Queue
 from ics.probes.hooks import Hooks
 from ics.probes.normalization import broadcast_weight
-from ics.probes.plan import Look, Plan, Visit, modules_of
+from ics.probes.plan import Order, Plan, Visit, modules_of
 from ics.probes.recompute import in_backward
-from ics.probes.sink import Wanted
+from ics.probes.sink import Columns, Wanted
+from ics.probes.table_rows import TableRows, empty_block
 from ics.probes.tensors import first_tensor, undisturbed
+from ics.probes.waiting_gradients import GradientQueue
 from ics.probes.xhat import reduce_normalized
 from ics.records import Block
 
 _LOST = "the model did not do what it did at the steps before; it is followed in full from the next measured step on"
 _NOT_REACHED = "no backward pass reached it while the probes were armed"
+_NOTHING = Columns(frozenset(), histogram=False, per_channel=False)
 
 
 class PlannedLook:
@@ -39,17 +42,33 @@ class PlannedLook:
         self.lost = False
         self.seen = False
         self.plan, self._wanted = plan, wanted
-        self._histogram = wanted.activations is not None and wanted.activations.histogram
+        self._of_values, self._of_gradients = wanted.activations or _NOTHING, wanted.gradients or _NOTHING
         self._loss_scale = loss_scale
-        self._values = [Statistics(bounded=site.asymptotes is not None) for site in plan.sites]
-        self._gradients = [Statistics() for _ in plan.sites]
+        self._orders = plan.ordered(value=wanted.value, gradient=wanted.gradient)
+        self._bounded = [site.asymptotes is not None for site in plan.sites]
+        self._values = TableRows(self._bounded, per_channel=self._of_values.per_channel)
+        self._gradients = TableRows([False] * len(plan.sites), per_channel=self._of_gradients.per_channel)
         self._hooks = Hooks()
         self._thread = threading.get_ident()
         self._position = 0
-        self._graph = True
-        self._aliases: dict[int, list[int]] = {}
         self._made: dict[int, tuple[weakref.ref[Tensor], int, stats.Reduced | None]] = {}
-        self._queue = Queue(plan.deferral, plan.sites, histogram=self._histogram)
+        self._queue = Queue(
+            plan.deferral,
+            plan.sites,
+            self._orders.values,
+            self._values,
+            histogram=self._of_values.histogram,
+            per_channel=self._of_values.per_channel,
+        )
+        self._gradient_queue = GradientQueue(
+            plan.gradient_deferral,
+            plan.sites,
+            self._orders.gradients,
+            self._gradients,
+            self._measure_gradient,
+            histogram=self._of_gradients.histogram,
+            per_channel=self._of_gradients.per_channel,
+        )
 
     def attach(self) -> None:
         """Register a hook after each module that gives rows."""
@@ -59,39 +78,35 @@ class PlannedLook:
         """Remove every hook; a pass that was not seen to its end is lost."""
         self._hooks.remove()
         self.lost = self.lost or self._position not in (0, len(self.plan.visits))
+        if self.failure is None and not self.lost:
+            try:
+                self.lost = not self._gradient_queue.finish()
+            except Exception as error:
+                self.failure = error
 
     def blocks(self, order: Mapping[str, int]) -> list[Block]:
         """Return the rows of the tables `activations` and `gradients`."""
         found = []
         if self._wanted.activations is not None:
-            reasons = [_LOST if self.lost else None] * len(self.plan.sites)
-            rows = [row for row, site in enumerate(self.plan.sites) if self._wanted.value(site)]
-            found.append(self._block("activations", rows, self._values, reasons, order))
+            found.append(self._block("activations", self._values, order))
         if self._wanted.gradients is not None:
-            reasons = [_LOST if self.lost else reason or _NOT_REACHED for reason in self.plan.reasons]
-            rows = [row for row, site in enumerate(self.plan.sites) if self._wanted.gradient(site)]
-            found.append(self._block("gradients", rows, self._gradients, reasons, order))
+            found.append(self._block("gradients", self._gradients, order))
         return found
 
-    def _block(
-        self,
-        table: str,
-        rows: Sequence[int],
-        statistics: Sequence[Statistics],
-        reasons: Sequence[str | None],
-        order: Mapping[str, int],
-    ) -> Block:
-        keys = self.plan.keys.get(table)
-        if keys is None or keys[0] != order:
-            keys = self.plan.keys[table] = order, keys_of(table, [self.plan.sites[row] for row in rows], order)
-        columns = self._wanted.activations if table == "activations" else self._wanted.gradients
-        return block_of(
-            keys[1],
-            [Statistics(statistics[row].bounded) if self.lost else statistics[row] for row in rows],
-            [reasons[row] for row in rows],
-            table=table,
-            per_channel=columns is not None and columns.per_channel,
-        )
+    def _block(self, table: str, statistics: TableRows, order: Mapping[str, int]) -> Block:
+        known = self.plan.keys.get(table)
+        if known is None or known[0] != order:
+            wanted = self._wanted.value if table == "activations" else self._wanted.gradient
+            rows = [row for row, site in enumerate(self.plan.sites) if wanted(site)]
+            keys = keys_of(table, [self.plan.sites[row] for row in rows], order)
+            known = self.plan.keys[table] = order, keys, rows
+        _, keys, rows = known
+        if self.lost:
+            bounded = [table == "activations" and self._bounded[row] for row in rows]
+            columns = self._of_values if table == "activations" else self._of_gradients
+            return empty_block(table, keys, bounded, _LOST, per_channel=columns.per_channel)
+        reasons = [None if table == "activations" else self.plan.reasons[row] or _NOT_REACHED for row in rows]
+        return statistics.block(table, keys, rows, reasons)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.lost or self.failure is not None or threading.get_ident() != self._thread or in_backward():
@@ -104,29 +119,38 @@ class PlannedLook:
             self.failure = error
 
     def _visit(self, module: nn.Module, x: Any, output: Tensor | None) -> None:
-        if self._position == len(self.plan.visits):
+        visits = self.plan.visits
+        if self._position == len(visits):
             self._position = 0
             self._made.clear()
-            self._aliases.clear()
-        visit = self.plan.visits[self._position]
+        visit = visits[self._position]
         if visit.module is not module or not isinstance(x, Tensor) or output is None or not self._is_made(visit, x):
             self.lost = True
             return
         self.seen = True
+        orders = self._orders.visits[self._position]
         self._position += 1
-        self._graph = torch.is_grad_enabled()
+        graph = torch.is_grad_enabled()
         with undisturbed(output):
-            for look in visit.looks:
-                self._look(look, visit, x, output)
-            if self._position == len(self.plan.visits):
-                self._end_pass()
-
-    def _end_pass(self) -> None:
-        found = self._queue.finish()
-        if found is None:
-            self.lost = True
-        for row, reduced in found or ():
-            self._values[row].add(reduced)
+            followed: list[tuple[int, Tensor | None]] = []
+            for order in orders:
+                tensor = x if order.look.of == "input" else output
+                if tensor.ndim != order.look.ndim or (
+                    order.gradient and order.look.graded != (tensor.requires_grad and graph)
+                ):
+                    self.lost = True
+                    return
+                if order.follows:
+                    scale = broadcast_weight(visit.module, tensor) if order.look.of == "normalized" else None
+                    if order.look.of == "input":
+                        self._hooks.on_gradient(tensor, partial(self._take_gradients, ((order.look.row, scale),)))
+                    else:
+                        followed.append((order.look.row, scale))
+                self._take_value(order, visit, x, output)
+            if followed:
+                self._hooks.on_gradient(output, partial(self._take_gradients, tuple(followed)))
+            if self._position == len(visits) and not self._queue.finish():
+                self.lost = True
 
     def _is_made(self, visit: Visit, x: Tensor) -> bool:
         """Whether the input is the tensor that it should be, and unwritten."""
@@ -135,72 +159,51 @@ class PlannedLook:
         made = self._made.get(visit.made_by)
         return made is not None and made[0]() is x and x._version == made[1] + visit.writes
 
-    def _look(self, look: Look, visit: Visit, x: Tensor, output: Tensor) -> None:
-        tensor = x if look.of == "input" else output
-        if tensor.ndim != look.ndim:
-            self.lost = True
-            return
-        site = self.plan.sites[look.row]
-        if self._wanted.gradient(site) and not self._follow(look, visit, tensor):
-            return
-        reduced = self._reduce(look, visit, x, output) if self._wanted.value(site) else None
+    def _take_value(self, order: Order, visit: Visit, x: Tensor, output: Tensor) -> None:
+        reduced = self._reduce(order, visit, x, output) if order.value else None
         if reduced is not None:
-            self._values[look.row].add(reduced)
-        if look.of == "output":
-            self._made[look.row] = weakref.ref(output), output._version, reduced
+            self._values.add(order.look.row, reduced)
+        if order.look.of == "output":
+            self._made[order.look.row] = weakref.ref(output), output._version, reduced
 
-    def _reduce(self, look: Look, visit: Visit, x: Tensor, output: Tensor) -> stats.Reduced | None:
+    def _reduce(self, order: Order, visit: Visit, x: Tensor, output: Tensor) -> stats.Reduced | None:
         """Return the statistics of a row; None if it waits for the end of the pass."""
-        site, alike = self.plan.sites[look.row], self._are_alike(look, visit)
-        if alike and visit.made_by is not None:
-            if look.of == "input" and self._queue.takes_alias(look.row, visit.made_by):
+        row, of, made_by = order.look.row, order.look.of, visit.made_by
+        values = output if of == "output" else x
+        if order.alike and of == "input":
+            if self._queue.takes_alias(row):
                 return None
-            if look.of == "normalized" and self._queue.takes(look.row, x, normalization=(visit.module, visit.made_by)):
+        elif of != "normalized":
+            if self._queue.takes(row, values):
                 return None
-        values = x if look.of == "input" else output
-        own = look.of == "output" or (look.of == "input" and not alike)
-        if own and self._queue.takes(look.row, values):
+        elif order.alike and self._queue.takes(row, x, visit.module, made_by):
             return None
-        made = self._made[visit.made_by][2] if alike and visit.made_by is not None else None
-        if look.of == "normalized":
-            return reduce_normalized(visit.module, x, axis=site.axis, known=made, histogram=self._histogram)
-        if look.of == "input" and made is not None:
+        site, histogram = self.plan.sites[row], self._of_values.histogram
+        made = self._made[made_by][2] if order.alike and made_by is not None else None
+        if of == "normalized":
+            return reduce_normalized(visit.module, x, axis=site.axis, known=made, histogram=histogram)
+        if of == "input" and made is not None:
             return made
-        return stats.reduce(values, channel_axis=site.axis, saturation=site.asymptotes, histogram=self._histogram)
+        return stats.reduce(values, channel_axis=site.axis, saturation=site.asymptotes, histogram=histogram)
 
-    def _follow(self, look: Look, visit: Visit, tensor: Tensor) -> bool:
-        """Have the gradient of a row taken, if it has one; it has one at every step or at none."""
-        if look.graded != (tensor.requires_grad and self._graph):
-            self.lost = True
-        elif look.of == "input" and visit.made_by is not None and self._are_followed_alike(look, visit):
-            self._aliases.setdefault(visit.made_by, []).append(look.row)
-        elif look.graded:
-            scale = broadcast_weight(visit.module, tensor) if look.of == "normalized" else None
-            self._hooks.on_gradient(tensor, partial(self._take_gradient, look.row, scale))
-        return not self.lost
-
-    def _are_followed_alike(self, look: Look, visit: Visit) -> bool:
-        """Whether the gradient of the input is taken already, as that of the row that made it."""
-        made_by = visit.made_by
-        return made_by is not None and self._are_alike(look, visit) and self._wanted.gradient(self.plan.sites[made_by])
-
-    def _are_alike(self, look: Look, visit: Visit) -> bool:
-        """Whether a row of the input is measured as the row that made the input was."""
-        if visit.made_by is None or visit.writes:
-            return False
-        made, own = self.plan.sites[visit.made_by].axis, self.plan.sites[look.row].axis
-        return made % look.ndim == own % look.ndim
-
-    def _take_gradient(self, row: int, scale: Tensor | None, gradient: Tensor) -> None:
+    def _take_gradients(self, rows: tuple[tuple[int, Tensor | None], ...], gradient: Tensor) -> None:
+        """Take the gradient of a tensor; of the rows of it some are that times gamma."""
         if self.failure is not None or self.lost:
             return
         try:
             with undisturbed(gradient):
-                values = unscaled(gradient if scale is None else gradient * scale, self._loss_scale)
-                axis = self.plan.sites[row].axis
-                histogram = self._wanted.gradients is not None and self._wanted.gradients.histogram
-                reduced = stats.reduce(values, channel_axis=axis, histogram=histogram)
-                for each in (row, *self._aliases.get(row, ())):
-                    self._gradients[each].add(reduced)
+                for row, scale in rows:
+                    if self._loss_scale is not None:
+                        self._measure_gradient(row, gradient, scale)
+                    elif not self._gradient_queue.take(row, gradient, scale):
+                        self.lost = True
         except Exception as error:
             self.failure = error
+
+    def _measure_gradient(self, row: int, gradient: Tensor, scale: Tensor | None) -> None:
+        values = unscaled(gradient if scale is None else gradient * scale, self._loss_scale)
+        reduced = stats.reduce(values, channel_axis=self.plan.sites[row].axis, histogram=self._of_gradients.histogram)
+        self._gradients.add(row, reduced)
+        for alias, made_by in self._orders.gradients.items():
+            if made_by == row:
+                self._gradients.add(alias, reduced)

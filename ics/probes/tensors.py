@@ -34,7 +34,10 @@ def _has_moments(tensor: Tensor) -> bool:
 
 def version_of(tensor: Tensor) -> int:
     """Return how often a tensor was written to in place; 0 for inference tensors, which do not count."""
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:  # asked first, `is_inference` would give up the interpreter's lock each time
+        return 0
 
 
 class undisturbed:  # noqa: N801  (used as a function is)

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.background import Background
 from ics.recording.scribe import Scribe
-from ics.recording.transfer import Sent, send
+from ics.recording.transfer import Sent, send, tensor_sizes
 from ics.records import Block
 from ics.store import Writer
 from ics.store.run_file import to_json
@@ -66,7 +64,7 @@ class Logbook:
 
     def add(self, block: Block, *, step: int) -> None:
         """Keep the rows of a block until the next flush; nobody may write into its tensors from now on."""
-        sizes = [cell.numel() for cells in block.columns.values() for cell in cells if isinstance(cell, Tensor)]
+        sizes = tensor_sizes(block)
         page = self._pages[-1]
         page.num_values += sum(sizes)
         page.num_bytes += _BYTES_PER_VALUE * sum(sizes) + _BYTES_PER_TENSOR * len(sizes)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ics.recording.host_blocks import HostBlock, TensorCells
 from ics.recording.host_columns import as_lists, host_columns
-from ics.records import Block
+from ics.records import Block, Stacked
 
 HostColumns = dict[str, list[Any]]
 
@@ -37,12 +37,18 @@ def to_host(blocks: Sequence[Block]) -> list[tuple[str, HostColumns]]:
 
 @dataclass(slots=True)
 class _Piece:
-    """Cells of a column that lie on one device in one dtype, and where they go in the device's copy."""
+    """Cells of a column that lie on one device in one dtype, and where they go in the device's copy.
+
+    Attributes:
+        rows: their rows.
+        tensors: a tensor for each; or one of which the cells are parts, then `places` are the numbers of these parts.
+    """
 
     rows: np.ndarray
     tensors: Sequence[Tensor]
     copied: _Copy | None = None
     start: int = 0
+    places: np.ndarray | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,7 +73,7 @@ class _Column:
 
     num_rows: int
     others: dict[int, Any]
-    pieces: Sequence[_Piece]
+    pieces: list[_Piece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +115,65 @@ def receive(sent: Sent) -> list[HostBlock]:
     ]
 
 
-def _merged(blocks: Iterable[Block]) -> list[tuple[str, dict[str, list[Any]]]]:
-    """Return (table, columns) with the blocks of one table below each other that have the same columns."""
-    tables: dict[tuple[str, frozenset[str]], dict[str, list[Any]]] = {}
+def tensor_sizes(block: Block) -> list[int]:
+    """Return how many values each tensor of a block has, one that many cells are parts of counted once."""
+    sizes = []
+    for cells in block.columns.values():
+        if isinstance(cells, Stacked):
+            sizes.append(cells.stack.numel())
+            cells = list(cells.others.values())
+        sizes += [cell.numel() for cell in cells if isinstance(cell, Tensor)]
+    return sizes
+
+
+def _merged(blocks: Iterable[Block]) -> list[tuple[str, dict[str, list[Sequence[Any]]]]]:
+    """Return (table, columns) with the blocks of one table below each other that have the same columns.
+
+    A column is given as the cells of each block.
+    """
+    tables: dict[tuple[str, frozenset[str]], dict[str, list[Sequence[Any]]]] = {}
     for block in blocks:
         key = block.table, frozenset(block.columns)
         if key not in tables:
             tables[key] = {name: [] for name in block.columns}
-        for name, cells in tables[key].items():
-            cells.extend(block.columns[name])
+        for name, parts in tables[key].items():
+            parts.append(block.columns[name])
     return [(table, columns) for (table, _), columns in tables.items()]
 
 
-def _split(cells: list[Any]) -> list[Any] | _Column:
+def _split(parts: Sequence[Sequence[Any]]) -> list[Any] | _Column:
     """Return a column as it is, or, if tensors are among its cells, these by device and dtype."""
+    if not any(isinstance(part, Stacked) for part in parts):
+        return _split_cells([cell for part in parts for cell in part])
+    column, start = _Column(sum(map(len, parts)), {}, []), 0
+    for part in parts:
+        if isinstance(part, Stacked) and part.stack.is_cpu:
+            places = np.array(part.places, np.int64)
+            rows = np.flatnonzero(places >= 0)
+            column.pieces.append(_Piece(rows + start, [part.stack], places=places[rows]))
+            cells = _without_parts(part)
+        else:
+            cells = list(part)
+        split = None if cells is None else _split_cells(cells)
+        if isinstance(split, _Column):
+            column.others.update({row + start: cell for row, cell in split.others.items()})
+            for piece in split.pieces:
+                piece.rows = piece.rows + start
+            column.pieces.extend(split.pieces)
+        elif split is not None:
+            column.others.update({row + start: cell for row, cell in enumerate(split) if cell is not None})
+        start += len(part)
+    return column
+
+
+def _without_parts(column: Stacked) -> list[Any] | None:
+    """Return the cells of a stacked column that are no parts of its tensor; None if there are none."""
+    if all(cell is None for cell in column.others.values()):
+        return None
+    return [column.others.get(row) for row in range(len(column))]
+
+
+def _split_cells(cells: list[Any]) -> list[Any] | _Column:
     kinds = set(map(type, cells))
     if not any(issubclass(kind, Tensor) for kind in kinds):
         return cells
@@ -179,17 +230,28 @@ def _to_host_memory(stretch: Tensor) -> _Copy:
 
 
 def _arrived(column: _Column) -> TensorCells:
-    values = [_values(piece) for piece in column.pieces]
-    shapes = [list(map(tuple, map(_SHAPE, piece.tensors))) for piece in column.pieces]
+    if all(piece.places is not None for piece in column.pieces) and not column.others:
+        parts = [_as_numpy(piece.tensors[0].detach())[piece.places] for piece in column.pieces]
+        if len({part.shape[1:] for part in parts}) == 1:  # as it is as long as a net does the same at every step
+            rows, values = np.concatenate([piece.rows for piece in column.pieces]), np.concatenate(parts)
+            return TensorCells(rows, values.reshape(-1), [values.shape[1:]] * len(rows), {}, column.num_rows)
     cells = [
-        TensorCells(piece.rows, flat, shape, column.others, column.num_rows)
-        for piece, flat, shape in zip(column.pieces, values, shapes, strict=True)
+        TensorCells(piece.rows, _values(piece), _shapes(piece), column.others, column.num_rows)
+        for piece in column.pieces
     ]
     return cells[0] if len(cells) == 1 else TensorCells.merged(cells)
 
 
+def _shapes(piece: _Piece) -> list[tuple[int, ...]]:
+    if piece.places is not None:
+        return [tuple(piece.tensors[0].shape[1:])] * len(piece.rows)
+    return list(map(tuple, map(_SHAPE, piece.tensors)))
+
+
 def _values(piece: _Piece) -> np.ndarray | list[np.ndarray]:
     """Return the values of a piece on the host: one cell after another, or as arrays that are not copied."""
+    if piece.places is not None:
+        return list(_as_numpy(piece.tensors[0].detach())[piece.places])
     if piece.copied is None:
         if all(tensor.ndim == 0 for tensor in piece.tensors):
             return _joined([tensor.detach() for tensor in piece.tensors])

@@ -10,13 +10,13 @@ from ics.stats.distances import (
     union,
     wasserstein_1,
 )
-from ics.stats.group import Group, Task, group_of
+from ics.stats.group import Group, Measured, Task, group_of
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_channels, default_channel_axis
 from ics.stats.moments import Moments, channel_moments, merge, pool
 from ics.stats.normalization import SUMS, backward_sums
-from ics.stats.packed import PACKED, columns, columns_of, pack, unpack
-from ics.stats.reduction import Reduced, reduce
+from ics.stats.packed import PACKED, columns, columns_of, merged, pack, unpack
+from ics.stats.reduction import Reduced, pooled, reduce
 from ics.stats.vectors import cosine, distance, distances, dot, norm, norms
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Backend",
     "Distribution",
     "Group",
+    "Measured",
     "Moments",
     "Reduced",
     "Task",
@@ -46,10 +47,12 @@ __all__ = [
     "log_variance_ratio",
     "mean_shift",
     "merge",
+    "merged",
     "norm",
     "norms",
     "pack",
     "pool",
+    "pooled",
     "reduce",
     "union",
     "unpack",

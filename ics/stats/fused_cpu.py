@@ -74,7 +74,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
         return _measure(kernels.statistics, x, axis, kind, plan, saturation, affine, limit)
 
     # What else the kernels measure, see the modules of these names.
-    for name in ("together", "vectors", "normalization"):
+    for name in ("together", "pool", "vectors", "normalization"):
         setattr(reduce_fused, name, getattr(kernels, name))
     return reduce_fused
 
@@ -213,7 +213,8 @@ class Kernels:
         self.statistics = Jobs(work.take_jobs, work.finish)
         self.normalization = Jobs(work.take_normalization, work.finish_normalization)
         address = ctypes.c_int64
-        self.together = ctypes.PYFUNCTYPE(None, *4 * (address,))(work.together)
+        self.together = ctypes.PYFUNCTYPE(None, *5 * (address,))(work.together)
+        self.pool = ctypes.PYFUNCTYPE(None, *3 * (address,))(work.pool)
         self.vectors = VectorKernels(
             squares=ctypes.PYFUNCTYPE(ctypes.c_double, *2 * (address,))(work.squares),
             differences=ctypes.PYFUNCTYPE(ctypes.c_double, *3 * (address,))(work.differences),

@@ -33,6 +33,7 @@ class Task:
         normalizes: the number of an earlier task of the group: measures (x - mean) / sqrt(m2 + eps) per channel, with
             mean and m2 of that task's tensor, which is the same; NaN for channels in which a value is not finite.
         eps: what is added to m2.
+        scaled: whether x times a factor per channel is measured; `measure` is then handed the factors.
     """
 
     shape: tuple[int, ...]
@@ -42,75 +43,122 @@ class Task:
     saturation: tuple[float, float] | None = None
     normalizes: int | None = None
     eps: float = 0.0
+    scaled: bool = False
 
     def fits(self, x: Tensor) -> bool:
         """Return whether a tensor has the layout of the task."""
         return x.shape == self.shape and x.stride() == self.strides and x.dtype is self.dtype
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What a group measured of its S tensors.
+
+    Attributes:
+        moments: (S, 11, 1) if they are pooled over channels, or (S, 11, C) if all have C channels, or S of (11, C).
+        histograms: (S, NUM_BUCKETS) int64; None where they were not asked for.
+    """
+
+    moments: Tensor | Sequence[Tensor]
+    histograms: Tensor | None
+
+    def each(self) -> list[Reduced]:
+        """Return the statistics of each tensor by itself."""
+        counts = [None] * len(self.moments) if self.histograms is None else self.histograms.unbind()
+        return [Reduced(each, own) for each, own in zip(self.moments, counts, strict=True)]
+
+
 class Group:
     """Measures tensors that fit its tasks, in the calling thread. Made by `group_of`."""
 
     def __init__(
-        self, together: Callable[..., None], requests: np.ndarray, tasks: Sequence[Task], *, histogram: bool
+        self,
+        together: Callable[..., None],
+        requests: np.ndarray,
+        tasks: Sequence[Task],
+        *,
+        histogram: bool,
+        per_channel: bool,
     ) -> None:
         from ics.stats.cpu import jobs
 
         self._together = together
         self._fields = jobs
         self._requests = requests
-        self._histogram = histogram
-        channels = requests[:, jobs.CHANNELS].tolist()
-        self._sizes = [jobs.MOMENTS * each for each in channels]
-        self._channels = channels[0] if len(set(channels)) == 1 else None
+        self._histogram, self._per_channel = histogram, per_channel
+        self._channels: list[int] = requests[:, jobs.CHANNELS].tolist()
+        self._sizes = [jobs.MOMENTS * each for each in self._channels]
         self._offsets = 8 * np.cumsum([0, *self._sizes[:-1]])
-        self._scratch = torch.empty(max(channels) * jobs.WIDTH, dtype=torch.float64)
-        self._affine = torch.empty(2 * sum(channels), dtype=torch.float32)
+        self._accumulators = torch.empty(max(self._channels) * jobs.WIDTH, dtype=torch.float64)
+        self._moments = None if per_channel else torch.empty(sum(self._sizes), dtype=torch.float64)
+        self._shifts = torch.zeros(sum(self._channels), dtype=torch.float32)
+        self._scales = torch.empty(sum(self._channels), dtype=torch.float32)
         self._bases = np.array([-1 if task.normalizes is None else task.normalizes for task in tasks], np.int64)
         self._eps = np.array([task.eps for task in tasks], np.float64)
-        self._prepare(channels)
+        self._scaled = [number for number, task in enumerate(tasks) if task.scaled]
+        self._prepare()
 
-    def measure(self, tensors: Sequence[Tensor]) -> list[Reduced]:
-        """Return what `reduce` returns of each tensor; they must fit the tasks. Nothing may write to them meanwhile."""
+    def measure(self, tensors: Sequence[Tensor], *, factors: Sequence[Tensor] = ()) -> Measured:
+        """Return what `reduce` returns of each tensor; nothing may write to them meanwhile.
+
+        Args:
+            tensors: they must fit the tasks.
+            factors: (C,) float32 for each task that is `scaled`, in their order.
+        """
         fields, count = self._fields, len(self._sizes)
-        requests = self._requests.copy()
+        requests = self._requests
+        requests[:, fields.NEXT_JOB] = 0
         requests[:, fields.SOURCE] = [x.data_ptr() for x in tensors]
-        moments = torch.empty(sum(self._sizes), dtype=torch.float64)
-        requests[:, fields.MOMENTS_AT] = moments.data_ptr() + self._offsets
+        for number, factor in zip(self._scaled, factors, strict=True):
+            requests[number, fields.SCALES] = factor.data_ptr()
+        if self._moments is None:
+            moments = torch.empty(sum(self._sizes), dtype=torch.float64)
+            requests[:, fields.MOMENTS_AT] = moments.data_ptr() + self._offsets
+            pooled = 0
+        else:  # those per channel are written over at the next call
+            moments = torch.empty((count, fields.MOMENTS, 1), dtype=torch.float64)
+            pooled = moments.data_ptr()
         histograms = None
         if self._histogram:
             histograms = torch.empty((count, NUM_BUCKETS), dtype=torch.int64)
             requests[:, fields.HISTOGRAM] = histograms.data_ptr() + 8 * NUM_BUCKETS * np.arange(count)
-        self._together(requests.ctypes.data, count, self._bases.ctypes.data, self._eps.ctypes.data)
-        if self._channels is not None:
-            packed = moments.view(count, fields.MOMENTS, self._channels).unbind()
-        else:
-            packed = tuple(part.view(fields.MOMENTS, -1) for part in moments.split(self._sizes))
-        counts = [None] * count if histograms is None else histograms.unbind()
-        return [Reduced(each, own) for each, own in zip(packed, counts, strict=True)]
+        self._together(requests.ctypes.data, count, self._bases.ctypes.data, self._eps.ctypes.data, pooled)
+        return Measured(self._shaped(moments) if self._per_channel else moments, histograms)
 
-    def _prepare(self, channels: Sequence[int]) -> None:
-        fields = self._fields
-        self._requests[:, fields.ACCUMULATORS] = self._scratch.data_ptr()
-        starts = self._affine.data_ptr() + 8 * np.cumsum([0, *channels[:-1]])
+    def _shaped(self, moments: Tensor) -> Tensor | list[Tensor]:
+        rows, channels = self._fields.MOMENTS, self._channels
+        if len(set(channels)) == 1:
+            return moments.view(len(channels), rows, channels[0])
+        return [part.view(rows, -1) for part in moments.split(self._sizes)]
+
+    def _prepare(self) -> None:
+        """Write the addresses that stay the same from call to call."""
+        fields, starts = self._fields, 4 * np.cumsum([0, *self._channels[:-1]])
+        self._requests[:, fields.ACCUMULATORS] = self._accumulators.data_ptr()
+        if self._moments is not None:
+            self._requests[:, fields.MOMENTS_AT] = self._moments.data_ptr() + self._offsets
         own = self._bases >= 0
-        self._requests[own, fields.SHIFTS] = starts[own]
-        self._requests[own, fields.SCALES] = (starts + 4 * np.array(channels))[own]
+        own[self._scaled] = True  # shifts of 0
+        self._requests[own, fields.SHIFTS] = self._shifts.data_ptr() + starts[own]
+        self._requests[own, fields.SCALES] = self._scales.data_ptr() + starts[own]
 
 
-def group_of(tasks: Sequence[Task], *, histogram: bool, max_values: int | None = 65_536) -> Group | None:
+def group_of(
+    tasks: Sequence[Task], *, histogram: bool, per_channel: bool = True, max_values: int | None = 65_536
+) -> Group | None:
     """Lay out a group; None where no kernels are in use, or they do not take one of the tensors.
 
     Args:
         tasks: what is measured, in this order.
         histogram: whether to count histograms.
+        per_channel: whether to return moments per channel, or pooled (`ics.stats.pooled`), which is all that is kept.
         max_values: as for `reduce`.
 
     Example:
         >>> x = torch.tensor([[1.0, 5.0], [3.0, 9.0]])
         >>> task = Task((2, 2), (2, 1), torch.float32, 1)
         >>> group = group_of([task], histogram=False)
-        >>> group is None or group.measure([x])[0].moments[1].tolist() == [2.0, 7.0]
+        >>> group is None or group.measure([x]).moments[0, 1].tolist() == [2.0, 7.0]
         True
     """
     together = getattr(fused_way("cpu"), "together", None)
@@ -133,4 +181,4 @@ def group_of(tasks: Sequence[Task], *, histogram: bool, max_values: int | None =
             margin = SATURATED_WITHIN * (high - low)
             request[jobs.HAS_ASYMPTOTES] = 1
             request[[jobs.LOW, jobs.HIGH]] = np.array([low + margin, high - margin]).view(np.int64)
-    return Group(together, requests, tasks, histogram=histogram)
+    return Group(together, requests, tasks, histogram=histogram, per_channel=per_channel)

@@ -75,6 +75,20 @@ def unpack(packed: Tensor, *, has_asymptotes: bool | None = None) -> Moments:
     return Moments(**(numbers if has_asymptotes else numbers | {"saturated_count": None}))
 
 
+def merged(first: Tensor, second: Tensor) -> Tensor:
+    """Return the packed statistics (..., 11, C) of the union of two sets of values, row by row: `merge`, as packed.
+
+    A `saturated_count` that is NaN on either side is NaN.
+
+    Example:
+        >>> from ics.stats import reduce
+        >>> halves = [reduce(part, channel_axis=1).moments for part in torch.arange(8.0).reshape(8, 1).split(4)]
+        >>> merged(*halves)[:2, 0].tolist()
+        [8.0, 3.5]
+    """
+    return pack(combined(_whole(torch.stack((first, second)).unbind(-2))))
+
+
 def columns(moments: Moments) -> dict[str, Tensor | None]:
     """Return the cells of a row of table `activations` or `gradients`, from the statistics per channel.
 
@@ -139,8 +153,7 @@ def columns_of(packed: Tensor, *, per_channel: bool = True) -> dict[str, Tensor]
             f"a stack of packed statistics has the shape (S, {len(PACKED)}, C), but {tuple(packed.shape)} came; "
             "type torch.stack([reduced.moments for reduced in ...])"
         )
-    rows = _rows(packed)
-    each = Moments(*(row.to(torch.int64) if _is_whole(name) else row for name, row in zip(PACKED, rows, strict=True)))
+    each = _whole(_rows(packed))
     pooled = cells(combined(Moments(*(getattr(each, name).T for name in PACKED))))
     if per_channel:
         pooled |= {f"channel_{name}": cell for name, cell in cells(each).items()}
@@ -154,6 +167,11 @@ def _rows(packed: Tensor) -> tuple[Tensor, ...]:
             "type stats.pack(moments)"
         )
     return packed.unbind(-2)
+
+
+def _whole(rows: tuple[Tensor, ...]) -> Moments:
+    """Return the statistics with counts as integers, all but `saturated_count`."""
+    return Moments(*(row.to(torch.int64) if _is_whole(name) else row for name, row in zip(PACKED, rows, strict=True)))
 
 
 def _is_whole(name: str) -> bool:

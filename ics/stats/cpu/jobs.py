@@ -20,6 +20,7 @@ from ics.stats.cpu.columns import COLUMNS, ROWS, SCRATCH, add_tile
 from ics.stats.cpu.loading import FLOAT32, apply, apply_each, load, stay
 from ics.stats.cpu.native import double_of, load_f32, load_f64, store_f32, store_f64, take_next
 from ics.stats.cpu.native import load_i64 as held
+from ics.stats.cpu.pooling import pool_packed
 
 MOMENTS = 11  # rows of the packed result
 _BY_COLUMNS_BELOW = 512  # neighbouring values of a channel, from which on a chunk is worth its sums across a vector
@@ -215,7 +216,7 @@ def finish(request):
 
 
 @kernel
-def measure_together(requests, count, bases, epsilons):
+def measure_together(requests, count, bases, epsilons, pooled):
     """Measure several small tensors in one thread.
 
     Args:
@@ -224,6 +225,7 @@ def measure_together(requests, count, bases, epsilons):
         bases: address of an int64 for each: the number of an earlier one on whose tensor, and with whose mean and
             variance, this one measures (x - mean) / sqrt(variance + eps); -1 where it measures x.
         epsilons: address of a float64 for each: eps.
+        pooled: address of 11 doubles for each, its statistics pooled over channels; or 0.
     """
     for i in range(count):
         request, base = requests + i * (8 * FIELDS), held(bases, i)
@@ -231,6 +233,8 @@ def measure_together(requests, count, bases, epsilons):
             _normalize(request, held(requests + base * (8 * FIELDS), MOMENTS_AT), load_f64(epsilons, i))
         take_jobs(request)
         finish(request)
+        if pooled != 0:
+            pool_packed(held(request, MOMENTS_AT), held(request, CHANNELS), pooled + i * (8 * MOMENTS))
 
 
 @kernel

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numba
 
 from ics import buckets
-from ics.stats.cpu import jobs, normalization, vectors
+from ics.stats.cpu import jobs, normalization, pooling, vectors
 
 
 class Work(NamedTuple):
@@ -19,6 +19,7 @@ class Work(NamedTuple):
         take_jobs: what each thread runs of a request.
         finish: what one of them runs after that.
         together: what one thread runs of several requests, see `jobs.measure_together`.
+        pool: (address, channels, address), see `pooling.pool_packed`.
         squares: (address, n) -> float64, see `vectors.sum_of_squares`.
         differences: (address, address, n) -> float64, see `vectors.sum_of_squared_differences`.
         products: (address, address, n, address), see `vectors.inner_products`.
@@ -30,6 +31,7 @@ class Work(NamedTuple):
     take_jobs: int
     finish: int
     together: int
+    pool: int
     squares: int
     differences: int
     products: int
@@ -55,9 +57,13 @@ def compile_work(*, cache: bool) -> Work:
         digest  # noqa: B018
         jobs.finish(request)
 
-    def together(requests: int, count: int, bases: int, epsilons: int) -> None:
+    def together(requests: int, count: int, bases: int, epsilons: int, pooled: int) -> None:
         digest  # noqa: B018
-        jobs.measure_together(requests, count, bases, epsilons)
+        jobs.measure_together(requests, count, bases, epsilons, pooled)
+
+    def pool(packed: int, channels: int, out: int) -> None:
+        digest  # noqa: B018
+        pooling.pool_packed(packed, channels, out)
 
     def squares(values: int, n: int) -> float:
         digest  # noqa: B018
@@ -80,13 +86,16 @@ def compile_work(*, cache: bool) -> Work:
         normalization.finish(request)
 
     compile_one: Any = numba.cfunc("void(int64)", cache=cache, error_model="numpy")
+    compile_together: Any = numba.cfunc("void(int64, int64, int64, int64, int64)", cache=cache, error_model="numpy")
+    compile_pool: Any = numba.cfunc("void(int64, int64, int64)", cache=cache, error_model="numpy")
     compile_many: Any = numba.cfunc("void(int64, int64, int64, int64)", cache=cache, error_model="numpy")
     compile_sum: Any = numba.cfunc("float64(int64, int64)", cache=cache, error_model="numpy")
     compile_sum_of_two: Any = numba.cfunc("float64(int64, int64, int64)", cache=cache, error_model="numpy")
     compiled = {
         "take_jobs": compile_one(take_jobs),
         "finish": compile_one(finish),
-        "together": compile_many(together),
+        "together": compile_together(together),
+        "pool": compile_pool(pool),
         "squares": compile_sum(squares),
         "differences": compile_sum_of_two(differences),
         "products": compile_many(products),
