@@ -26,8 +26,8 @@ _HOW = (
     "An interval wholly inside supports, wholly outside contradicts; across the border it leaves the claim open, with "
     "about how many seeds would settle it. Where some measures support and others contradict, the verdict is mixed.",
     "Intervals are of the mean over seeds, paired by seed, 95 %: the bootstrap, widened for few seeds (Hesterberg "
-    "2015), and never narrower than Student's t. Ratios are averaged by their logarithms. A run that diverged counts as "
-    "the largest value; the estimate is then a median, its interval one of order statistics. Fewer than three seeds "
+    "2015), and never narrower than Student's t. Ratios are averaged by their logarithms. A run that diverged counts as"
+    " the largest value; the estimate is then a median, its interval one of order statistics. Fewer than three seeds "
     "decide nothing. No correction is made for the number of claims: of many open questions some come out by chance.",
 )
 

@@ -21,6 +21,8 @@ from ics.experiments.recipes import LABELS, recipe
 
 IMAGES_VARIABLE = "ICS_CIFAR10"
 
+_LINES = {"gradient_line": {"directions": ["gradient", "update", "random"]}}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -122,6 +124,7 @@ def _digits(budget: Budget, norm: str) -> RunConfig:
         steps=steps,
         evaluate_every=max(steps // 20, 1),
         instruments=_sparse(steps),
+        options=_LINES,
         line_points=8,
     )
 
@@ -161,6 +164,7 @@ def _images(budget: Budget, norm: str) -> RunConfig:
         steps=steps,
         evaluate_every=max(steps // 10, 1),
         instruments=_sparse(steps, looks=5),
+        options=_LINES,
         line_points=8,
         device="cpu",
         num_threads=1,
