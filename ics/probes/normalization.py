@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ics import stats
+
 TERMS = ("output_gradient_squared", "rescaled_gradient_squared", "mean_term", "normalized_term")
 
 
@@ -50,12 +52,15 @@ def uses_batch_statistics(module: nn.Module) -> bool:
 def batch_statistics(x: Tensor) -> BatchStatistics:
     """Mean and biased variance per channel of (m, C) or (N, C, *spatial), as BatchNorm takes them.
 
-    Computed in at least float32, returned in float64 (float32 on devices without it). Non-finite values enter, as
-    they enter the normalisation itself.
+    In float64 (float32 on devices without it). Non-finite values enter, as they enter the normalisation itself.
     """
-    variance, mean = torch.var_mean(_at_least_float32(x), _batch_axes(x), correction=0)
-    wide = _wide(x)
-    return BatchStatistics(x.numel() // max(x.shape[1], 1), mean.to(wide), variance.to(wide))
+    mean, variance = stats.backward_sums(x, x, channel_axis=1)[:2]  # x for the gradient: read already, it is free
+    return BatchStatistics(values_per_channel(x), mean, variance)
+
+
+def values_per_channel(x: Tensor) -> int:
+    """Return m of Theorem 4.1: how many values a channel of (m, C) or (N, C, *spatial) has."""
+    return x.numel() // max(x.shape[1], 1)
 
 
 def merge_batches(a: BatchStatistics, b: BatchStatistics) -> BatchStatistics:
@@ -67,10 +72,8 @@ def merge_batches(a: BatchStatistics, b: BatchStatistics) -> BatchStatistics:
     return BatchStatistics(count, a.mean + delta * part, variance)
 
 
-def theorem_terms(
-    gradient: Tensor, x: Tensor, batch: BatchStatistics, *, weight: Tensor | None, eps: float
-) -> dict[str, Tensor]:
-    """The terms of Theorem 4.1, each summed over channels.
+def theorem_terms(sums: Tensor, *, count: Tensor | float, weight: Tensor | None, eps: Tensor | float) -> Tensor:
+    """The terms of Theorem 4.1 of each channel.
 
     With y the input of the normalisation, x-hat = (y - mu)/sigma, sigma^2 = var + eps, g = dL/d(output) and m values
     per channel:
@@ -78,41 +81,41 @@ def theorem_terms(
         ||dL/dy||^2 = gamma^2/sigma^2 (||g||^2 - <1,g>^2/m - (2/m - ||x-hat||^2/m^2) <g,x-hat>^2)
 
     The paper's last coefficient, 1/m, is the case eps = 0, where ||x-hat||^2 = m. The three parts of the right side
-    are returned as `rescaled_gradient_squared`, `mean_term` and `normalized_term`, beside sum ||g||^2.
+    are returned beside ||g||^2, in the order of `TERMS`.
 
     Args:
-        gradient: g, (N, C) or (N, C, *spatial).
-        x: y, of the same shape.
-        batch: mean and variance of `x`.
+        sums: (6, C), what `ics.stats.backward_sums` measures of y and g.
+        count: m, one for all channels or (C,).
         weight: gamma, (C,); None is 1.
-        eps: what BatchNorm adds to the variance.
+        eps: what BatchNorm adds to the variance, one for all channels or (C,).
 
-    Source: Santurkar et al. 2018, Thm 4.1. Cost: three passes over the gradient.
+    Returns:
+        (4, C).
+
+    Source: Santurkar et al. 2018, Thm 4.1. Cost: none beside that of the sums.
     """
-    axes, m, wide = _batch_axes(x), batch.count, _wide(x)
-    g = _at_least_float32(gradient)
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    squared_sigma = batch.variance + eps
-    centred = (_at_least_float32(x) - batch.mean.to(g.dtype).view(shape)) * g
-    along = centred.sum(axes, dtype=wide) / squared_sigma.sqrt()
-    squared = (g * g).sum(axes, dtype=wide)
-    ones = g.sum(axes, dtype=wide)
-    scale = (1 if weight is None else weight.to(wide) ** 2) / squared_sigma
-    coefficient = (2 - batch.variance / squared_sigma) / m  # ||x-hat||^2 = m variance / (variance + eps)
-    values = (squared, scale * squared, scale * ones**2 / m, scale * coefficient * along**2)
-    return {name: value.sum() for name, value in zip(TERMS, values, strict=True)}
+    _, variance, ones, squared, along = sums[:5]
+    squared_sigma = variance + eps
+    scale = (1 if weight is None else weight.to(sums.dtype) ** 2) / squared_sigma
+    coefficient = (2 - variance / squared_sigma) / count  # ||x-hat||^2 = m variance / (variance + eps)
+    normalized = coefficient * along**2 / squared_sigma
+    return torch.stack((squared, scale * squared, scale * ones**2 / count, scale * normalized))
 
 
-def theorem_error(terms: dict[str, Tensor], measured: Tensor) -> Tensor:
-    """How far the two sides of Theorem 4.1 are apart, relative to the measured ||dL/dy||^2; 0 where both are 0."""
-    predicted = terms["rescaled_gradient_squared"] - terms["mean_term"] - terms["normalized_term"]
+def theorem_error(terms: Tensor, measured: Tensor) -> Tensor:
+    """How far the two sides of Theorem 4.1 are apart, relative to the measured ||dL/dy||^2; 0 where both are 0.
+
+    Args:
+        terms: (4, ...), in the order of `TERMS`.
+        measured: (...).
+    """
+    predicted = terms[1] - terms[2] - terms[3]
     return (predicted - measured).abs() / measured.clamp(min=torch.finfo(measured.dtype).tiny)
 
 
 def sum_of_squares(gradient: Tensor) -> Tensor:
     """||gradient||^2, summed in float64 (float32 on devices without it)."""
-    g = _at_least_float32(gradient)
-    return (g * g).sum(dtype=_wide(gradient))
+    return stats.norm([gradient]) ** 2
 
 
 def broadcast_weight(module: nn.Module, x: Tensor) -> Tensor | None:
@@ -149,15 +152,3 @@ _RECOMPUTED: dict[object, Callable[[Any, Tensor], Tensor]] = {
     nn.GroupNorm.forward: lambda module, x: F.group_norm(x, module.num_groups, eps=module.eps),
     nn.RMSNorm.forward: lambda module, x: F.rms_norm(x, module.normalized_shape, eps=module.eps),
 }
-
-
-def _batch_axes(x: Tensor) -> tuple[int, ...]:
-    return (0, *range(2, x.ndim))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.device.type == "mps" else torch.float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -11,15 +12,20 @@ from torch import Tensor, nn
 
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError, unknown_name
-from ics.probes.collect import Collector, make_block
-from ics.probes.grouping import Grouping, declared_layers, layer_numbers
+from ics.probes.collect import Collector
+from ics.probes.grouping import Grouping, declared_layers, followed_modules, layer_numbers
 from ics.probes.hooks import Watch
-from ics.probes.plan import Learner, Plans
+from ics.probes.normalization_look import NormalizationLook
+from ics.probes.normalization_plan import NormalizationLearner, NormalizationPlan
+from ics.probes.normalization_rows import normalization_block
+from ics.probes.plan import Learner, Plan, Plans
 from ics.probes.planned import PlannedLook
 from ics.probes.recompute import Recomputation
 from ics.probes.selection import Selection, select_layers
 from ics.probes.sink import Columns, GradientHooks, Measured, MeasuringSink, Wanted
 from ics.records import Block, Layer
+
+_GROUPINGS: tuple[Grouping, ...] = ("paper", "leaf")
 
 
 class Probes:
@@ -98,38 +104,47 @@ class Probes:
             "gradient_per_channel": of_gradients.per_channel,
             "loss_scale": loss_scale,
         }
+        self._plans = plans
+        self._sites = replace(self._wanted, normalization=False)
+        self._armed = False
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what was seen while armed last."""
         self._measured = Measured(Collector(**self._collector_options))
         self._watch: Watch | None = None
         self._planned: PlannedLook | None = None
         self._learner: Learner | None = None
-        self._plans = None if normalization else plans
-        self._armed = False
+        self._normalizations: NormalizationLook | None = None
+        self._normalization_learner: NormalizationLearner | None = None
 
     def __enter__(self) -> Probes:
         if self._armed:
             raise UsageError("probes are expected to be armed once at a time, got a second `with`; make other Probes")
         self._armed = True
-        plan = None if self._plans is None else self._plans.get(self._kind)
-        if plan is not None:
-            self._planned = PlannedLook(plan, self._wanted, loss_scale=self._loss_scale)
-            self._planned.attach()
-            return self
-        self._planned = None
-        self._measured = Measured(Collector(**self._collector_options))
-        self._learner = None if self._plans is None or self._plans.refused(self._kind) else Learner()
-        self._watch = Watch(self._model, self._make_sink, pending=self._measured.pending, learner=self._learner)
-        self._watch.attach()
+        self._forget()
+        followed = self._wanted
+        if self._wanted.normalization and self._plan_normalizations():
+            followed = self._sites
+        plan = None if self._plans is None else self._plans.get(self._sites)
+        if plan is not None and not followed.normalization:
+            self._planned = PlannedLook(plan, followed, loss_scale=self._loss_scale)
+        elif self._measures_sites or self._normalizations is None:
+            self._follow(followed)
+        for look in self._looks:
+            look.attach()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._armed = False
-        look = self._planned or self._watch
-        assert look is not None
-        look.detach()
-        seen = self._planned.seen if self._planned else self._watch is not None and bool(self._watch.tracker.order)
-        if kind is None and look.failure is None and not seen and not (self._planned and self._planned.lost):
+        looks = self._looks
+        for look in looks:
+            look.detach()
+        watched = self._watch is not None and bool(self._watch.tracker.order)
+        seen = watched or any(look.seen or look.lost for look in (self._planned, self._normalizations) if look)
+        if kind is None and not seen and not any(getattr(look, "failure", None) for look in looks):
             warnings.warn(
                 "the probes saw no layer, normalisation or activation: no such module of the model was called in this "
                 "thread while they were armed; call the model that they were given, uncompiled, inside the block",
@@ -148,66 +163,110 @@ class Probes:
         Args:
             layers: the layers that give the numbers; default those of `layers()`.
         """
+        for look in (self._watch, self._planned, self._normalizations):
+            if look is not None and look.failure is not None:
+                raise look.failure
+        found = []
         if self._planned is not None:
-            return self._planned_blocks(self._planned, layers)
-        if self._watch is None:
-            return []
-        if self._watch.failure is not None:
-            raise self._watch.failure
-        order = layer_numbers(self._watch.tracker.order, self.layers() if layers is None else layers)
-        self._learn(self._watch)
-        collector, blocks = self._measured.collector, []
-        if self._wanted.activations:
-            blocks.append(collector.activations_block(order))
-        if self._wanted.gradients:
-            blocks.append(collector.gradients_block(order))
-        if self._wanted.normalization:
-            per_channel = self._normalization_per_channel
-            rows = [row.cells(order, per_channel=per_channel) for row in self._measured.normalizations.values()]
-            blocks.append(make_block("normalization", rows))
-        return blocks
+            self._warn_if_lost(self._planned, self._sites)
+            found += self._planned.blocks(_order(self._planned.plan, layers))
+        if self._watch is not None:
+            found += self._followed_blocks(self._watch, layers)
+        if self._normalizations is not None:
+            self._warn_if_lost(self._normalizations, self._kind_of_normalizations)
+            found.append(self._normalizations.block(_order(self._normalizations.plan, layers)))
+        return found
 
     def layers(self, grouping: Grouping = "paper") -> tuple[Layer, ...]:
         """Return the layers in the order of execution, as seen while armed last."""
-        if self._planned is not None:
-            return self._planned.plan.layers[grouping]
-        return () if self._watch is None else self._watch.layers(grouping)[0]
+        if self._watch is not None:
+            return self._watch.layers(grouping)[0]
+        look = self._planned or self._normalizations
+        return () if look is None else look.plan.layers[grouping]
 
     @property
-    def _kind(self) -> Hashable:
-        """What plans are told apart by: another look at the same pass gives other rows."""
-        return self._wanted
+    def _looks(self) -> list[Watch | PlannedLook | NormalizationLook | NormalizationLearner]:
+        own = (self._watch, self._planned, self._normalizations, self._normalization_learner)
+        return [look for look in own if look is not None]
+
+    @property
+    def _measures_sites(self) -> bool:
+        return self._wanted.activations is not None or self._wanted.gradients is not None
+
+    @property
+    def _kind_of_normalizations(self) -> Hashable:
+        """What plans of normalisations are told apart by: another look at the same pass gives other rows."""
+        return "normalization", self._wanted.layers
+
+    def _plan_normalizations(self) -> bool:
+        """Look at the normalisations by their plan, if there is one; else have it made, if there can be one."""
+        kind = self._kind_of_normalizations
+        if self._plans is None:
+            return False
+        plan = self._plans.get(kind)
+        if isinstance(plan, NormalizationPlan):
+            self._normalizations = NormalizationLook(
+                plan, per_channel=self._normalization_per_channel, loss_scale=self._loss_scale
+            )
+        elif not self._plans.refused(kind):
+            self._normalization_learner = NormalizationLearner(followed_modules(self._model))
+        return self._normalizations is not None
+
+    def _follow(self, wanted: Wanted) -> None:
+        """Follow the pass from scratch, and have a plan of it made, if there can be one."""
+        if self._plans is not None and self._measures_sites and not self._plans.refused(self._sites):
+            self._learner = Learner()
+
+        def make_sink(hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
+            return MeasuringSink(wanted, self._measured, hooks, recomputation, self._learner)
+
+        self._watch = Watch(self._model, make_sink, pending=self._measured.pending, learner=self._learner)
+
+    def _followed_blocks(self, watch: Watch, layers: Sequence[Layer] | None) -> list[Block]:
+        order = layer_numbers(watch.tracker.order, self.layers() if layers is None else layers)
+        self._learn(watch)
+        collector, found = self._measured.collector, []
+        if self._wanted.activations:
+            found.append(collector.activations_block(order))
+        if self._wanted.gradients:
+            found.append(collector.gradients_block(order))
+        if self._wanted.normalization and self._normalizations is None:
+            rows = list(self._measured.normalizations.values())
+            for row in rows:
+                row.per_channel = self._normalization_per_channel
+            found.append(normalization_block(rows, order))
+        return found
 
     def _learn(self, watch: Watch) -> None:
-        """Make the plan of the pass that was followed, if there is to be one."""
-        if self._plans is None or self._learner is None:
+        """Make the plans of the pass that was followed, if there are to be any."""
+        if self._plans is None:
             return
-        gradients = self._measured.collector.gradients
-        self._plans.known[self._kind] = self._learner.plan(
-            reasons={
+        names: Any = {"order": watch.tracker.order, "layers": {each: watch.layers(each)[0] for each in _GROUPINGS}}
+        if self._learner is not None:
+            gradients = self._measured.collector.gradients
+            reasons = {
                 key: None if each.statistics.moments is not None else each.reason for key, each in gradients.items()
-            },
-            order=watch.tracker.order,
-            layers={"paper": watch.layers("paper")[0], "leaf": watch.layers("leaf")[0]},
-        )
-        self._learner = None
+            }
+            self._plans.known[self._sites] = self._learner.plan(reasons=reasons, **names)
+        if self._normalization_learner is not None:
+            seen = [row.normalization for row in self._measured.normalizations.values()]
+            known: dict[Any, Any] = self._plans.known
+            known[self._kind_of_normalizations] = self._normalization_learner.plan(seen, **names)
+        self._learner = self._normalization_learner = None
 
-    def _planned_blocks(self, planned: PlannedLook, layers: Sequence[Layer] | None) -> list[Block]:
-        if planned.failure is not None:
-            raise planned.failure
-        if planned.lost and self._plans is not None:
-            self._plans.known[self._kind] = None
+    def _warn_if_lost(self, look: PlannedLook | NormalizationLook, kind: Hashable) -> None:
+        if look.lost and self._plans is not None:
+            self._plans.known[kind] = None
             warnings.warn(
                 "the model did not call its modules as it did at the steps before: this step's statistics of sites are "
                 "null, and from the next measured step on every pass is followed in full",
                 MeasurementWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        order = layer_numbers(planned.plan.order, planned.plan.layers["paper"] if layers is None else layers)
-        return planned.blocks(order)
 
-    def _make_sink(self, hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
-        return MeasuringSink(self._wanted, self._measured, hooks, recomputation, self._learner)
+
+def _order(plan: Plan | NormalizationPlan, layers: Sequence[Layer] | None) -> Mapping[str, int]:
+    return layer_numbers(plan.order, plan.layers["paper"] if layers is None else layers)
 
 
 def _columns(options: Mapping[str, Any]) -> Columns:
