@@ -55,7 +55,7 @@ def mlp(
     modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     width = math.prod(input_shape)
     for number, units in enumerate(hidden, start=1):
-        modules[f"linear{number}"] = nn.Linear(width, units, bias=bias)
+        modules[f"linear{number}"] = _drawn(nn.Linear(width, units), bias=bias)
         for name, module in _after_layer(norm, units, ndim=2, activation=activation, dropout=dropout):
             modules[f"{name}{number}"] = module
         width = units
@@ -124,7 +124,7 @@ def vgg(
         if entry == "M":
             features.append(nn.MaxPool2d(kernel_size=2, stride=2))
             continue
-        features.append(nn.Conv2d(width, entry, kernel_size=3, padding=1, bias=bias))
+        features.append(_drawn(nn.Conv2d(width, entry, kernel_size=3, padding=1), bias=bias))
         features += [module for _, module in _after_layer(norm, entry, ndim=4, activation=activation, dropout=dropout)]
         width = entry
     head = nn.Linear(width, num_outputs)
@@ -138,6 +138,13 @@ def vgg(
 
 vgg11 = partial(vgg, "A")
 vgg16 = partial(vgg, "D")
+
+
+def _drawn(layer: nn.Linear | nn.Conv2d, *, bias: bool) -> nn.Module:
+    """Return the layer, its bias taken away again: nets of one seed with and without biases have the same weights."""
+    if not bias:
+        layer.bias = None
+    return layer
 
 
 def _after_layer(

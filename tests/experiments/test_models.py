@@ -11,22 +11,9 @@ import torchvision
 from torch import nn
 
 from ics.errors import UsageError
-from ics.experiments import MODELS, archives, config, images, load_model, loading, models, recipes
-
-IMAGE, VECTOR = (3, 32, 32), (10,)
-
-
-def shape_for(name: str) -> tuple[int, ...]:
-    return VECTOR if name == "deep_linear" else IMAGE
-
-
-def build(name: str, **settings: object) -> nn.Module:
-    torch.manual_seed(0)
-    return load_model(name, input_shape=shape_for(name), **settings)
-
-
-def weights(model: nn.Module) -> list[torch.Tensor]:
-    return [module.weight for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+from ics.experiments import MODELS, activations, archives, config, images, load_model, loading, models, recipes
+from ics.experiments.norms import NORMS
+from tests.experiments.nets import IMAGE, build, shape_for, weights
 
 
 @pytest.mark.parametrize(
@@ -52,6 +39,64 @@ def test_a_step_reaches_every_parameter(name: str, norm: str) -> None:
         assert torch.isfinite(parameter.grad).all(), key
         if parameter.ndim > 1:
             assert parameter.grad.abs().max() > 0, key
+
+
+REFUSED = {
+    ("mlp", "instance"): "norm='layer'",
+    ("deep_linear", "instance"): "norm='layer'",
+    ("deep_linear", "batch-both"): "norm='batch'",
+    ("resnet18", "batch-after-activation"): "model='vgg11'",
+    ("resnet18", "batch-both"): "model='vgg11'",
+}
+
+
+@pytest.mark.parametrize("name", ["mlp", "deep_linear", "vgg11", "resnet18"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_net_takes_every_norm_or_says_what_to_type(name: str, norm: str) -> None:
+    with torch.device("meta"):  # shapes and graphs without the arithmetic
+        if (name, norm) in REFUSED:
+            with pytest.raises(UsageError, match=REFUSED[name, norm]):
+                load_model(name, input_shape=shape_for(name), norm=norm)
+            return
+        model = load_model(name, input_shape=shape_for(name), norm=norm)
+        outputs = model(torch.empty(4, *shape_for(name)))
+    outputs.sum().backward()
+    assert outputs.shape == (4, 10)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert not any(type(module).__name__ == "_Placeholder" for module in model.modules())
+
+
+@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "instance"])
+def test_mlp_trains_with_every_norm(norm: str) -> None:
+    model = build("mlp", norm=norm, hidden=(20, 20), input_shape=(6,), num_outputs=2)
+    x = torch.randn(64, 6)
+    labels, optimizer = (x[:, 0] * x[:, 1] > 0).long(), torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("norm", "names"),
+    [
+        ("batch", ["linear", "norm", "activation", "dropout"]),
+        ("batch-after-activation", ["linear", "activation", "activation_norm", "dropout"]),
+        ("batch-both", ["linear", "norm", "activation", "activation_norm", "dropout"]),
+    ],
+)
+def test_positions(norm: str, names: list[str]) -> None:
+    mlp = load_model("mlp", norm=norm, hidden=(5, 5), dropout=0.5)
+    hidden = [f"{name}{number}" for number in (1, 2) for name in names]
+    assert [name for name, _ in mlp.named_children()] == ["flatten", *hidden, "output"]
+    kinds = {"linear": "Conv2d", "activation": "ReLU", "dropout": "Dropout"}
+    vgg = load_model("vgg11", norm=norm, dropout=0.5)
+    found = [type(module).__name__ for module in vgg.features]
+    assert found[: len(names)] == [kinds.get(name, "BatchNorm2d") for name in names]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -134,7 +179,7 @@ def test_deep_linear_takes_vectors() -> None:
         load_model("deep_linear", input_shape=IMAGE)
 
 
-@pytest.mark.parametrize("module", [archives, config, images, loading, models, recipes])
+@pytest.mark.parametrize("module", [activations, archives, config, images, loading, models, recipes])
 def test_examples_in_docstrings(module: object) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

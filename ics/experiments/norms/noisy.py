@@ -37,7 +37,11 @@ def shaken(a: Tensor) -> Tensor:
 
 
 class NoisyBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm of (N, C), and in training the noise of `shaken`; eval mode is BatchNorm's."""
+    """BatchNorm of (N, C), and in training the noise of `shaken`; eval mode is BatchNorm's.
+
+    What it returns, and what measurements call `scaled`, is noisy. As the noise does not depend on the input, a bias in
+    front is cancelled as by BatchNorm.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and shake."""
@@ -46,7 +50,7 @@ class NoisyBatchNorm1d(nn.BatchNorm1d):
 
 
 class NoisyBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm of (N, C, height, width), and in training the noise of `shaken`; eval mode is BatchNorm's."""
+    """The same of (N, C, height, width)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and shake."""
