@@ -50,7 +50,7 @@ def check(config: RunConfig) -> None:
             raise unknown_name("instrument", str(instrument), INSTRUMENTS)
     if config.preset is not None:
         preset_named(config.preset)
-    check_options(config.options)
+    _check_options(config.options)
     check_optimizer(
         config.optimizer,
         learning_rate=config.learning_rate,
@@ -150,6 +150,16 @@ def _check_variants(config: RunConfig) -> None:
         raise UsageError(
             f"whiten_after_step stands in for a normalisation, got norm={config.norm!r} as well; type norm='none'"
         )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for instrument, chosen in options.items():
+        if not isinstance(chosen, Mapping):
+            raise UsageError(
+                f"options holds a mapping for each instrument, got {chosen!r} for {instrument}; "
+                f'type options={{"{instrument}": {{...}}}}'
+            )
+    check_options(options)
 
 
 def _is_finite(value: object) -> bool:

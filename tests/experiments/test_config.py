@@ -8,15 +8,23 @@ from itertools import pairwise
 
 import pytest
 
+import ics
 from ics.errors import SelectionError, UsageError
-from ics.experiments import RunConfig
+from ics.experiments import RunConfig, recipe
 
 BASE = {"net": "standard", "model": "mlp", "data": "digits", "steps": 100, "learning_rate": 0.1, "batch_size": 32}
 
 
 def test_comes_back_from_json_the_same() -> None:
     config = RunConfig(
-        **BASE, hidden=(3, 4), layers=("linear*",), instruments={"gradient_shift": "every(10)"}, line_range=(0.25, 2.0)
+        **BASE,
+        hidden=(3, 4),
+        layers=("linear*",),
+        instruments={"gradient_shift": "every(10)"},
+        line_range=(0.25, 2.0),
+        optimizer="AdamW",
+        optimizer_settings={"betas": (0.8, 0.9)},
+        options={"gradient_line": {"directions": ("gradient", "random"), "num_random": 2}},
     )
     assert RunConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
 
@@ -30,6 +38,74 @@ def test_does_not_change_with_the_callers_dict() -> None:
     config = RunConfig(**BASE, instruments=instruments)
     instruments["gradients"] = "every(1)"
     assert config.instruments == {"activations": "every(5)"}
+    settings = {"betas": [0.8, 0.9]}
+    config = RunConfig(**BASE, optimizer="adam", optimizer_settings=settings)
+    settings["betas"][0] = 0.1
+    config.as_dict()["optimizer_settings"]["betas"][0] = 0.2
+    assert config.optimizer_settings == {"betas": [0.8, 0.9]}
+
+
+def test_a_configuration_stored_before_there_were_variants_means_what_it_meant() -> None:
+    stored = {
+        "net": "BatchNorm",
+        "model": "mlp",
+        "data": "digits",
+        "steps": 400,
+        "learning_rate": 0.1,
+        "batch_size": 128,
+        "recipe": "digits-mlp",
+        "norm": "batch",
+        "activation": "relu",
+        "hidden": [64, 64, 64],
+        "init": "default",
+        "data_root": None,
+        "image_size": None,
+        "limit": None,
+        "loss": "cross_entropy",
+        "optimizer": "sgd",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "seed": 0,
+        "instruments": {
+            "activations": "every(10)",
+            "gradients": "every(10)",
+            "normalization": "every(10)",
+            "gradient_shift": "every(10)",
+            "gradient_line": "every(20)",
+        },
+        "preset": None,
+        "budget": None,
+        "line_range": [0.5, 4.0],
+        "line_points": 8,
+        "layers": None,
+        "evaluate_every": 20,
+        "device": "cpu",
+        "dtype": "float32",
+        "num_threads": 1,
+    }
+    config = RunConfig.from_dict(stored)
+    assert config == recipe("digits-mlp", norm="batch")
+    added = {name: value for name, value in config.as_dict().items() if name not in stored}
+    assert added == {
+        "bias": True,
+        "dropout": 0.0,
+        "gaussian_penalty": 0.0,
+        "optimizer_settings": {},
+        "whiten_after_step": False,
+        "one_layer_per_step": None,
+        "options": {},
+    }
+
+
+def test_names_of_optimizers_are_stored_in_one_spelling() -> None:
+    assert RunConfig(**BASE, optimizer="AdamW") == RunConfig(**BASE, optimizer="adamw")
+    assert RunConfig(**BASE, optimizer="SGD").as_dict()["optimizer"] == "sgd"
+
+
+def test_schedules_may_be_given_as_values() -> None:
+    config = RunConfig(**BASE, instruments={"activations": ics.every(5), "gradients": 3})
+    assert config.instruments == {"activations": "every(5)", "gradients": 3}
+    assert [name for name, when in config.schedules().items() if when.due(15)] == ["activations", "gradients"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +132,22 @@ def test_does_not_change_with_the_callers_dict() -> None:
         ("init", "xavier"),
         ("loss", "mse"),
         ("optimizer", "lion"),
+        ("optimizer", None),
+        ("optimizer", "LBFGS"),
+        ("optimizer_settings", {"lr": 0.1}),
+        ("optimizer_settings", {"betas": [0.9, 0.99]}),  # sgd has none
+        ("optimizer_settings", "nesterov"),
+        ("optimizer_settings", {"nesterov": object()}),
+        ("bias", 1),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("gaussian_penalty", -1.0),
+        ("gaussian_penalty", float("inf")),
+        ("whiten_after_step", "yes"),
+        ("one_layer_per_step", True),
+        ("one_layer_per_step", "signs"),
+        ("options", {"gradient_line": 3}),
+        ("options", []),
         ("dtype", "float16"),
         ("hidden", 64),
         ("hidden", (0,)),
@@ -72,9 +164,17 @@ def test_refuses_a_setting_by_its_name(name: str, value: object) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_momentum_belongs_to_sgd() -> None:
+def test_momentum_belongs_to_optimizers_that_have_one() -> None:
     with pytest.raises(UsageError, match="type momentum=0"):
         RunConfig(**BASE, optimizer="adam", momentum=0.9)
+    assert RunConfig(**BASE, optimizer="rmsprop", momentum=0.9).momentum == 0.9
+
+
+def test_variants_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(UsageError, match="type one of the two"):
+        RunConfig(**BASE, whiten_after_step=True, one_layer_per_step="sign")
+    with pytest.raises(UsageError, match="type norm='none'"):
+        RunConfig(**BASE, whiten_after_step=True, norm="batch")
 
 
 @pytest.mark.parametrize("schedule", ["every(0)", "evry(10)", "every", "log_spaced()", ""])
@@ -86,6 +186,10 @@ def test_refuses_schedules_that_are_none(schedule: str) -> None:
 def test_names_near_matches() -> None:
     with pytest.raises(SelectionError, match="'gradient_shift'"):
         RunConfig(**BASE, instruments={"gradient_shfit": "every(10)"})
+    with pytest.raises(SelectionError, match="'etas'"):
+        RunConfig(**BASE, options={"gradient_line": {"etta": [0.1]}})
+    with pytest.raises(SelectionError, match="no optimizer is named 'lion'"):
+        RunConfig(**BASE, optimizer="lion")
     with pytest.raises(SelectionError, match="'learning_rate'"):
         RunConfig(**BASE).replace(learning_rat=1.0)
     with pytest.raises(SelectionError, match="'momentum'"):
