@@ -42,6 +42,25 @@ class Waiting:
         return self.version == version_of(self.tensor)
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A row that waits for the end of every pass.
+
+    Attributes:
+        row: number of the row.
+        of_output: whether it is of what the visited module returned, not of what it took.
+        task: the layout that the tensor must have.
+        module: of x-hat the normalisation, else None.
+        made_by: of x-hat the row of the input.
+    """
+
+    row: int
+    of_output: bool
+    task: stats.Task
+    module: nn.Module | None
+    made_by: int | None
+
+
 @dataclass
 class Deferral:
     """The rows that wait, and the group that measures them. Worked out at the end of the first planned pass.
@@ -121,6 +140,27 @@ class Queue:
         self._deferral, self._sites, self._aliases, self._rows = deferral, sites, aliases, rows
         self._histogram, self._per_channel = histogram, per_channel
         self._waiting: dict[int, Waiting] = {}
+
+    def takes_all(self, waits: Sequence[Wait], needed: int | None, x: Tensor, output: Tensor) -> bool:
+        """Have all rows of a visit wait, or none of them; return which.
+
+        Args:
+            waits: the rows, all of which are known to wait.
+            needed: the row that made the input, where others have its statistics or are measured by them.
+            x: what the module took.
+            output: what it returned.
+        """
+        if needed is not None and needed not in self._waiting:
+            return False
+        kept = []
+        for wait in waits:
+            tensor, module = output if wait.of_output else x, wait.module
+            if not wait.task.fits(tensor) or not (module is None or uses_batch_statistics(module)):
+                return False
+            kept.append(Waiting(wait.row, tensor, tensor._version, module, wait.made_by))
+        for each in kept:
+            self._waiting[each.row] = each
+        return True
 
     def takes(self, row: int, tensor: Tensor, module: nn.Module | None = None, made_by: int | None = None) -> bool:
         """Return whether the row will be measured at the end; until that is known it is measured at once.

@@ -9,9 +9,9 @@ where it is not, the plan is lost and passes are followed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,79 +21,11 @@ from ics.probes.deferral import Deferral
 from ics.probes.grouping import Grouping
 from ics.probes.sites import Site
 from ics.probes.tensors import TensorMap, first_tensor, version_of
+from ics.probes.visits import Look, Orders, Quick, Visit, orders_of, quick_visit
 from ics.probes.waiting_gradients import GradientDeferral
 from ics.records import Layer
 
-Of = Literal["input", "output", "normalized"]
 SiteKey = tuple[str, int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One row that a visit gives.
-
-    Attributes:
-        row: its number.
-        of: the tensor it is of.
-        ndim: axes of that tensor.
-        graded: whether it has a gradient.
-    """
-
-    row: int
-    of: Of
-    ndim: int
-    graded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One call of a module that gives rows.
-
-    Attributes:
-        module: the module that was called.
-        looks: the rows it gives.
-        made_by: the row whose tensor its input is; None if that of none.
-        writes: how often the module writes to its input, which it then returns.
-    """
-
-    module: nn.Module
-    looks: tuple[Look, ...]
-    made_by: int | None
-    writes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is done of one look, worked out once.
-
-    Attributes:
-        look: the look.
-        value: whether the values are measured.
-        gradient: whether the gradient is.
-        alike: whether it is of an input that is measured as the row that made it was, and unwritten.
-        follows: whether its gradient has to be asked for; else it has none, or that of the row that made the input.
-    """
-
-    look: Look
-    value: bool
-    gradient: bool
-    alike: bool
-    follows: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What is done of each visit, and which rows are measured as others are.
-
-    Attributes:
-        visits: of each visit its orders.
-        values: row of an input to the row that made it.
-        gradients: the same, of rows whose gradient is taken as that of the other.
-    """
-
-    visits: tuple[tuple[Order, ...], ...]
-    values: Mapping[int, int]
-    gradients: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -110,6 +42,8 @@ class Plan:
         deferral: the rows that can be measured together at the end of a pass; found out once.
         gradient_deferral: the same of gradients, at the end of a backward pass.
         orders: what is done at each visit, once it has been worked out.
+        quick: the same of visits at which nothing is measured at once, None for others; empty until that is known.
+        modules: the modules that give rows, each once.
     """
 
     visits: tuple[Visit, ...]
@@ -121,36 +55,22 @@ class Plan:
     deferral: Deferral = field(default_factory=Deferral)
     gradient_deferral: GradientDeferral = field(default_factory=GradientDeferral)
     orders: list[Orders] = field(default_factory=list)
+    quick: list[Quick | None] = field(default_factory=list)
+    modules: list[nn.Module] = field(default_factory=list)
 
     def ordered(self, *, value: Callable[[Site], bool], gradient: Callable[[Site], bool]) -> Orders:
         """Return what is done at each visit, given whose values and gradients are wanted: at every step the same."""
         if not self.orders:
-            self.orders.append(_orders(self, [value(site) for site in self.sites], [gradient(s) for s in self.sites]))
+            wanted = {"value": list(map(value, self.sites)), "gradient": list(map(gradient, self.sites))}
+            self.orders.append(orders_of(self.visits, self.sites, **wanted))
         return self.orders[0]
 
-
-def _orders(plan: Plan, value: list[bool], gradient: list[bool]) -> Orders:
-    values: dict[int, int] = {}
-    gradients: dict[int, int] = {}
-    visits = []
-    for visit in plan.visits:
-        orders = []
-        for look in visit.looks:
-            row, made_by = look.row, visit.made_by
-            alike = made_by is not None and not visit.writes and _same_axis(plan, look, made_by)
-            follows = gradient[row] and look.graded
-            if alike and look.of == "input" and made_by is not None:
-                if value[row]:
-                    values[row] = made_by
-                if gradient[row] and gradient[made_by]:
-                    gradients[row], follows = made_by, False
-            orders.append(Order(look, value[row], gradient[row], alike, follows))
-        visits.append(tuple(orders))
-    return Orders(tuple(visits), values, gradients)
-
-
-def _same_axis(plan: Plan, look: Look, made_by: int) -> bool:
-    return plan.sites[made_by].axis % look.ndim == plan.sites[look.row].axis % look.ndim
+    def quick_visits(self) -> list[Quick | None]:
+        """Return the visits at which nothing is measured at once; empty until that is known."""
+        if not self.quick and self.deferral.settled and self.orders:
+            visits = zip(self.visits, self.orders[0].visits, strict=True)
+            self.quick.extend(quick_visit(visit, orders, self.deferral) for visit, orders in visits)
+        return self.quick
 
 
 @dataclass(slots=True)
@@ -288,6 +208,8 @@ class Plans:
         return key in self.known and self.known[key] is None
 
 
-def modules_of(plan: Plan) -> Iterator[nn.Module]:
-    """Yield each module that gives rows once."""
-    yield from dict.fromkeys(visit.module for visit in plan.visits)
+def modules_of(plan: Plan) -> list[nn.Module]:
+    """Return each module that gives rows once."""
+    if not plan.modules:
+        plan.modules.extend(dict.fromkeys(visit.module for visit in plan.visits))
+    return plan.modules

@@ -16,17 +16,19 @@ from ics.probes.collect import keys_of, unscaled
 from ics.probes.deferral import Queue
 from ics.probes.hooks import Hooks
 from ics.probes.normalization import broadcast_weight
-from ics.probes.plan import Order, Plan, Visit, modules_of
+from ics.probes.plan import Plan, modules_of
 from ics.probes.recompute import in_backward
 from ics.probes.sink import Columns, Wanted
 from ics.probes.table_rows import TableRows, empty_block
 from ics.probes.tensors import first_tensor, undisturbed
+from ics.probes.visits import Order, Quick, Visit
 from ics.probes.waiting_gradients import GradientQueue
 from ics.probes.xhat import reduce_normalized
 from ics.records import Block
 
 _LOST = "the model did not do what it did at the steps before; it is followed in full from the next measured step on"
 _NOT_REACHED = "no backward pass reached it while the probes were armed"
+_unseen = torch._C.DisableTorchFunction
 _NOTHING = Columns(frozenset(), histogram=False, per_channel=False)
 
 
@@ -51,6 +53,8 @@ class PlannedLook:
         self._hooks = Hooks()
         self._thread = threading.get_ident()
         self._position = 0
+        self._graph = True
+        self._quick = plan.quick_visits()
         self._made: dict[int, tuple[weakref.ref[Tensor], int, stats.Reduced | None]] = {}
         self._queue = Queue(
             plan.deferral,
@@ -124,33 +128,60 @@ class PlannedLook:
             self._position = 0
             self._made.clear()
         visit = visits[self._position]
-        if visit.module is not module or not isinstance(x, Tensor) or output is None or not self._is_made(visit, x):
+        if visit.module is not module or not isinstance(x, Tensor) or output is None:
             self.lost = True
             return
         self.seen = True
-        orders = self._orders.visits[self._position]
-        self._position += 1
-        graph = torch.is_grad_enabled()
-        with undisturbed(output):
-            followed: list[tuple[int, Tensor | None]] = []
-            for order in orders:
-                tensor = x if order.look.of == "input" else output
-                if tensor.ndim != order.look.ndim or (
-                    order.gradient and order.look.graded != (tensor.requires_grad and graph)
-                ):
-                    self.lost = True
-                    return
-                if order.follows:
-                    scale = broadcast_weight(visit.module, tensor) if order.look.of == "normalized" else None
-                    if order.look.of == "input":
-                        self._hooks.on_gradient(tensor, partial(self._take_gradients, ((order.look.row, scale),)))
-                    else:
-                        followed.append((order.look.row, scale))
-                self._take_value(order, visit, x, output)
-            if followed:
-                self._hooks.on_gradient(output, partial(self._take_gradients, tuple(followed)))
-            if self._position == len(visits) and not self._queue.finish():
+        quick = self._quick[self._position] if self._quick else None
+        with _unseen():
+            if not self._is_made(visit, x):
                 self.lost = True
+            elif quick is None or not self._queue.takes_all(quick.waits, quick.needed, x, output):
+                self._graph = torch.is_grad_enabled()
+                with undisturbed(output):
+                    self._take_each(visit, x, output)
+            else:
+                self._take_gradients_of(quick, visit, x, output)
+        self._position += 1
+        if self._position == len(visits) and not self.lost:
+            with undisturbed(output):
+                self.lost = not self._queue.finish()
+
+    def _take_gradients_of(self, quick: Quick, visit: Visit, x: Tensor, output: Tensor) -> None:
+        """Do the rest of a visit whose values wait."""
+        for of_output, graded, ndim in quick.graded:
+            tensor = output if of_output else x
+            if graded != (tensor.requires_grad and torch.is_grad_enabled()) or ndim != tensor.ndim:
+                self.lost = True
+                return
+        if quick.follows_input:
+            self._follow(x, [(row, None) for row in quick.follows_input])
+        if quick.follows_output:
+            gamma = broadcast_weight(visit.module, output) if any(own for _, own in quick.follows_output) else None
+            self._follow(output, [(row, gamma if own else None) for row, own in quick.follows_output])
+        for row in quick.made:
+            self._made[row] = weakref.ref(output), output._version, None
+
+    def _take_each(self, visit: Visit, x: Tensor, output: Tensor) -> None:
+        followed: list[tuple[int, Tensor | None]] = []
+        for order in self._orders.visits[self._position]:
+            row, of = order.look.row, order.look.of
+            tensor = x if of == "input" else output
+            graded = tensor.requires_grad and self._graph
+            if tensor.ndim != order.look.ndim or (order.gradient and order.look.graded != graded):
+                self.lost = True
+                return
+            if order.follows and of == "input":
+                self._follow(tensor, [(row, None)])
+            elif order.follows:
+                followed.append((row, broadcast_weight(visit.module, tensor) if of == "normalized" else None))
+            self._take_value(order, visit, x, output)
+        if followed:
+            self._follow(output, followed)
+
+    def _follow(self, tensor: Tensor, rows: list[tuple[int, Tensor | None]]) -> None:
+        """Have the gradient of a tensor taken: that of each row, times gamma for x-hat."""
+        self._hooks.on_gradient(tensor, partial(self._take_gradients, rows))
 
     def _is_made(self, visit: Visit, x: Tensor) -> bool:
         """Whether the input is the tensor that it should be, and unwritten."""
@@ -186,7 +217,7 @@ class PlannedLook:
             return made
         return stats.reduce(values, channel_axis=site.axis, saturation=site.asymptotes, histogram=histogram)
 
-    def _take_gradients(self, rows: tuple[tuple[int, Tensor | None], ...], gradient: Tensor) -> None:
+    def _take_gradients(self, rows: list[tuple[int, Tensor | None]], gradient: Tensor) -> None:
         """Take the gradient of a tensor; of the rows of it some are that times gamma."""
         if self.failure is not None or self.lost:
             return

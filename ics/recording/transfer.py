@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -122,7 +123,8 @@ def tensor_sizes(block: Block) -> list[int]:
         if isinstance(cells, Stacked):
             sizes.append(cells.stack.numel())
             cells = list(cells.others.values())
-        sizes += [cell.numel() for cell in cells if isinstance(cell, Tensor)]
+        if any(issubclass(kind, Tensor) for kind in set(map(type, cells))):
+            sizes += [cell.numel() for cell in cells if isinstance(cell, Tensor)]
     return sizes
 
 
@@ -144,7 +146,7 @@ def _merged(blocks: Iterable[Block]) -> list[tuple[str, dict[str, list[Sequence[
 def _split(parts: Sequence[Sequence[Any]]) -> list[Any] | _Column:
     """Return a column as it is, or, if tensors are among its cells, these by device and dtype."""
     if not any(isinstance(part, Stacked) for part in parts):
-        return _split_cells([cell for part in parts for cell in part])
+        return _split_cells(list(chain.from_iterable(parts)))
     column, start = _Column(sum(map(len, parts)), {}, []), 0
     for part in parts:
         if isinstance(part, Stacked) and part.stack.is_cpu:
