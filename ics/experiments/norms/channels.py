@@ -52,7 +52,7 @@ class ChannelNorm(nn.Module):
         """Return gamma (x - mean) / scale + beta, given (C,) each."""
         shape = (1, -1) + (1,) * (x.ndim - 2)
         mean, scale, weight, bias = (value.view(shape) for value in (mean, scale, self.weight, self.bias))
-        return (x - mean) / scale * weight + bias
+        return torch.addcmul(bias, x - mean, weight / scale)
 
     def checked(self, x: Tensor) -> Tensor:
         """Return `x`, in at least the dtype of the parameters.
