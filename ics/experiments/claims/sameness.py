@@ -68,7 +68,7 @@ def spread(inputs: pd.DataFrame, *, along: str) -> pd.Series:
 
 def correlation(spreads: pd.Series, loss: pd.Series) -> pd.Series:
     """Return Spearman's rank correlation of the two over nets, by seed, under the net "all nets"."""
-    both = pd.DataFrame({"spread": spreads, "loss": loss}).dropna()
+    both = pd.DataFrame({"spread": spreads, "loss": loss}).dropna().rename_axis(["net", "seed"])
     found = {
         (_ALL, seed): float(stats.spearmanr(rows["spread"], rows["loss"]).statistic) if _ranks(rows) else float("nan")
         for seed, rows in both.groupby("seed")

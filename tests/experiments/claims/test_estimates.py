@@ -66,7 +66,7 @@ def test_an_infinite_value_leaves_the_median_and_order_statistics(n: int, confid
     found = estimate(values)
     assert (found.low, found.high) == (0.0, INF)
     assert found.confidence == pytest.approx(confidence)
-    assert found.center == (INF if n == 2 else pytest.approx(np.median(values[:-1] + [1e9])))
+    assert found.center == (INF if n == 2 else pytest.approx(np.median([*values[:-1], 1e9])))
 
 
 def test_many_seeds_leave_out_the_extremes() -> None:
