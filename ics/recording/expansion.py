@@ -36,10 +36,8 @@ def expanded(block: HostBlock) -> HostBlock:
     # What a block gives as a column (the norm of a parameter's gradient) stands, and is not derived.
     known = schema.table_named(block.table).column_names
     for column in known:
-        given = columns.get(column)
         filled = [part for part in found.get(column, ()) if len(part.rows)]
-        filled += [given] if isinstance(given, TensorCells) else []
-        if filled:
+        if column not in columns and filled:
             columns[column] = TensorCells.merged(filled) if len(filled) > 1 else filled[0]
         elif column != "step":
             columns.setdefault(column, [None] * block.num_rows)
