@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ics import schema, stats
+from ics import schema
 from ics.landscape import (
     Objective,
     RandomState,
@@ -23,15 +24,23 @@ from ics.landscape import (
     gradient_shift,
     make_transition,
 )
-from ics.probes import Plans, Probes, find_layers, parameter_block, select_layers
+from ics.probes import ParameterWatch, Plans, Probes, find_layers, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.compiled import forced_eager
 from ics.recording.drift import Drift, Update
-from ics.recording.instruments import PROBES
+from ics.recording.instruments import PROBES, needs_batch
+from ics.recording.step_parameters import StepParameters
 from ics.records import Block, Layer
 
 _OF_THE_PASSES = frozenset({"activations", "normalization"})
 _EVERYTHING: Mapping[str, Any] = {"sites": schema.SITES, "histogram": True, "per_channel": True}
+
+
+@dataclass
+class Seen:
+    """What measured steps found out, and later ones need not."""
+
+    layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,12 @@ class Setup:
     grouping: Literal["paper", "leaf"]
     options: Mapping[str, Mapping[str, Any]]
     plans: Plans = field(default_factory=Plans)
+    seen: Seen = field(default_factory=Seen)
+
+    @cached_property
+    def parameters(self) -> ParameterWatch:
+        """The parameters of the model, from step to step."""
+        return ParameterWatch(self.model)
 
 
 @dataclass
@@ -62,11 +77,10 @@ class MeasuredStep:
     accumulate: bool
     number: int
     drift: Drift
-    before: dict[str, Tensor] = field(init=False)
+    parameters: StepParameters = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
     random_state: RandomState = field(init=False)
     probes: Probes | None = None
-    used_gradients: dict[str, Tensor | None] | None = None
     learning_rate: float | None = None
     _armed: ExitStack = field(default_factory=ExitStack)
     _objective: Objective | None = None
@@ -85,13 +99,14 @@ class MeasuredStep:
         self._armed.enter_context(forced_eager())
         self.learning_rate = learning_rate(optimizer)
         if self._asks_about_update:
-            self.before = {name: value.detach().clone() for name, value in model.named_parameters()}
-            self.buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
-            self.random_state = RandomState.capture(model)
+            self.parameters = self._kept_parameters()
+            if self._replays:
+                self.buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+                self.random_state = RandomState.capture(model)
             if optimizer is not None:
-                handle = before_optimizer_step(optimizer, self._keep_gradients)
+                handle = before_optimizer_step(optimizer, self._optimizer_steps)
                 self._armed.callback(handle.remove)
-        if self.due & PROBES:
+        if self._looks_at_passes:
             self.probes = self._armed.enter_context(self._make_probes())
 
     def disarm(
@@ -105,15 +120,18 @@ class MeasuredStep:
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in execution order: from one replayed pass where there can be one, else as the probes saw them."""
-        if self._asks_about_update and self.setup.loss_fn is not None and self.batch is not None:
+        if self._asks_about_update and self._can_replay:
             objective = self.objective()
-            return find_layers(self.setup.model, lambda: objective(self.before), grouping=self.setup.grouping)
-        return self.probes.layers() if self.probes else ()
+            found = find_layers(self.setup.model, lambda: objective(self.before), grouping=self.setup.grouping)
+        else:
+            found = self.probes.layers() if self.probes else ()
+        self.setup.seen.layers = bool(found)
+        return found
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """The context of all evaluations: eager, and with the random state put back at its end."""
-        if not self._asks_about_update:  # nothing is evaluated
+        if not self._replays:  # nothing is evaluated
             yield
             return
         now = RandomState.capture(self.setup.model)
@@ -134,7 +152,7 @@ class MeasuredStep:
             probes = self.probes
             yield self.due & PROBES, lambda: probes.blocks(layers)
         if "gradients" in self.due:
-            yield frozenset({"gradients"}), lambda: [self.parameters(layers)]
+            yield frozenset({"gradients"}), lambda: [self.parameters.rows(layers)]
         if "gradient_shift" in self.due:
             yield frozenset({"gradient_shift"}), lambda: [self.gradient_shift(layers, previous)]
         if "attribution" in self.due:
@@ -147,38 +165,23 @@ class MeasuredStep:
         if "drift" in self.due:
             yield frozenset({"drift"}), lambda: [self.drift_rows()]
 
-    def norms(self) -> dict[str, Tensor | None]:
+    def norms(self) -> dict[str, Tensor | float | None]:
         """Gradient and update norm of the whole step, and the regulariser that weight decay stands for.
 
         Not where only the passes are looked at: on small models they would cost more than all that was asked for.
         """
         if not self._asks_about_update:
             return {}
-        after = self._after()
-        gradients = [gradient for gradient in self.gradients().values() if gradient is not None]
-        return {
-            "gradient_norm": stats.norm(gradients) if gradients else None,
-            "update_norm": stats.distance([after[name] for name in self.before], list(self.before.values())),
-            "regulariser": self._regulariser(),
-        }
+        return self.parameters.norms()
 
     def gradients(self) -> dict[str, Tensor | None]:
         """Gradients as the optimizer used them; as left in `.grad` where no optimizer was given."""
-        if self.setup.optimizer is not None:
-            return self.used_gradients or {}
-        return {name: parameter.grad for name, parameter in self.setup.model.named_parameters()}
+        return self.parameters.gradients()
 
-    def parameters(self, layers: tuple[Layer, ...]) -> Block:
-        """Rows of `gradients` for the parameters of the layers."""
-        options = self.setup.options.get("gradients", {})
-        return parameter_block(
-            layers,
-            before=self.before,
-            after=self._after(),
-            gradients=self.gradients(),
-            histogram=options.get("histogram", True),
-            per_channel=options.get("per_channel", True),
-        )
+    @property
+    def before(self) -> dict[str, Tensor]:
+        """W(t)."""
+        return self.parameters.before
 
     def objective(self) -> Objective:
         """The loss of this batch as training saw it."""
@@ -194,7 +197,7 @@ class MeasuredStep:
             self._transition = make_transition(
                 self.objective(),
                 before=self.before,
-                after=self._after(),
+                after=self.parameters.after(),
                 second=second,
                 learning_rate=self.learning_rate,
             )
@@ -224,13 +227,42 @@ class MeasuredStep:
 
     def drift_rows(self) -> Block:
         """Rows of `drift`: the probe batch before and after this update, and against the reference step."""
-        update = Update(self.number, self.before, self._after(), self.buffers, self.random_state)
+        update = Update(self.number, self.before, self.parameters.after(), self.buffers, self.random_state)
         return self.drift.measure(update, batch=self.batch, accumulate=self.accumulate)
 
     @property
     def _asks_about_update(self) -> bool:
         """Whether anything is due that compares parameters or evaluates the loss: the state before is kept for it."""
         return bool(self.due - _OF_THE_PASSES)
+
+    @property
+    def _replays(self) -> bool:
+        """Whether a pass is run again, from the buffers and random state of before: by an instrument, or for layers."""
+        return bool(
+            needs_batch(self.due)
+            or "drift" in self.due
+            or (self._asks_about_update and self._can_replay and not self.setup.seen.layers)
+        )
+
+    @property
+    def _can_replay(self) -> bool:
+        return self.setup.loss_fn is not None and self.batch is not None
+
+    @property
+    def _looks_at_passes(self) -> bool:
+        """Whether probes are needed; not for gradients of parameters alone, once the layers are known."""
+        sites = self.setup.options.get("gradients", {}).get("sites", schema.SITES)
+        return bool(self.due & (PROBES if sites or not self.setup.seen.layers else _OF_THE_PASSES))
+
+    def _kept_parameters(self) -> StepParameters:
+        options = self.setup.options.get("gradients", {})
+        rows = {name: options.get(name, True) for name in ("histogram", "per_channel")}
+        return StepParameters(
+            self.setup.parameters,
+            self.setup.optimizer,
+            rows=rows if "gradients" in self.due else None,
+            replays=self._replays,
+        )
 
     def _make_probes(self) -> Probes:
         options = self.setup.options
@@ -258,29 +290,9 @@ class MeasuredStep:
             buffers=self.buffers,
         )
 
-    def _keep_gradients(self) -> None:
-        """Called as the optimizer steps: gradients are accumulated, unscaled and clipped by now."""
+    def _optimizer_steps(self) -> None:
         self.learning_rate = learning_rate(self.setup.optimizer)
-        scale = getattr(self.setup.optimizer, "grad_scale", None)  # fused optimizers unscale inside their kernel
-        self.used_gradients = {
-            name: None if parameter.grad is None else _unscaled(parameter.grad, scale)
-            for name, parameter in self.setup.model.named_parameters()
-        }
-
-    def _after(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self.setup.model.named_parameters()}
-
-    def _regulariser(self) -> Tensor | None:
-        if self.setup.optimizer is None:
-            return None
-        values = {id(parameter): self.before[name] for name, parameter in self.setup.model.named_parameters()}
-        terms = [
-            0.5 * group.get("weight_decay", 0.0) * stats.norm([values[id(parameter)]]) ** 2
-            for group in self.setup.optimizer.param_groups
-            for parameter in group["params"]
-            if id(parameter) in values
-        ]
-        return torch.stack(terms).sum() if terms else None
+        self.parameters.optimizer_steps()
 
 
 def learning_rate(optimizer: torch.optim.Optimizer | None) -> float | None:
@@ -288,7 +300,3 @@ def learning_rate(optimizer: torch.optim.Optimizer | None) -> float | None:
     if optimizer is None:
         return None
     return float(optimizer.param_groups[0]["lr"])
-
-
-def _unscaled(gradient: Tensor, scale: Tensor | None) -> Tensor:
-    return gradient.detach().clone() if scale is None else gradient.detach() / scale
