@@ -19,7 +19,8 @@ from typing import Any
 
 from ics.errors import IcsError, UsageError
 from ics.experiments.data import Progress
-from ics.experiments.timing import Clock, Memory, Seconds, flushed_denormals, interleaved, peak_memory, ratios
+from ics.experiments.peak_memory import Memory, peak_memory
+from ics.experiments.timing import Clock, Seconds, flushed_denormals, interleaved, ratios, wait_until_quiet
 from ics.experiments.train import find_device
 from ics.experiments.trial import WAYS, Setting, Trial
 
@@ -151,6 +152,7 @@ def _time(
             device=trial.device,
             progress=report.round,
             clock=trial.clock,
+            between=lambda name: wait_until_quiet(),  # what a recorder writes beside the training is timed apart
         )
     return {name: [value / num_steps[name] for value in values] for name, values in seconds.items()}
 

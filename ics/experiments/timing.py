@@ -1,4 +1,4 @@
-"""Timing that can be compared: ways in turns within one process, ratios within a round, memory in a fresh process.
+"""Timing that can be compared: ways in turns within one process, ratios within a round.
 
 A machine has slow minutes: another program runs, the clock is throttled. Ways that are timed one after the other
 meet different minutes, and their ratio is one of minutes. Here every round times every way once, and a ratio is taken
@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import gc
 import math
-import multiprocessing
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ics.errors import IcsError, UsageError
+from ics.errors import UsageError
 from ics.experiments.data import Progress
 
 Clock = Callable[[], float]
 Seconds = dict[str, list[float]]
+
+_QUIET_SECONDS = 0.03
+_QUIET_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +48,6 @@ class Ratio:
     rounds: int
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Peak memory of a run in a process of its own, in bytes.
-
-    Attributes:
-        held: peak before it: interpreter, libraries, what the preparation made (on CUDA: what is allocated then).
-        peak: peak after it.
-    """
-
-    held: int
-    peak: int
-
-    @property
-    def added(self) -> int:
-        """What of the peak came with the run."""
-        return self.peak - self.held
-
-
 def interleaved(
     ways: Mapping[str, Callable[[], Any]],
     *,
@@ -77,6 +58,7 @@ def interleaved(
     seconds_limit: float = math.inf,
     progress: Progress | None = None,
     clock: Clock = time.perf_counter,
+    between: Callable[[str], None] | None = None,
 ) -> Seconds:
     """Return the seconds of one call of every way, a number per round: `{"plain": [...], "recorded": [...]}`.
 
@@ -94,6 +76,8 @@ def interleaved(
         seconds_limit: begin no further round after so many seconds, but finish two in any case.
         progress: called as `progress("timing", done, total)` after each round.
         clock: returns seconds.
+        between: called with the name of a way after each of its samples, outside the clock: to let what a way left to a
+            thread end there, and not in the sample of the next (`wait_until_quiet`).
 
     Raises:
         UsageError: no way, or fewer than one round, warmup below 0 or calls below 1.
@@ -103,12 +87,16 @@ def interleaved(
     seconds: Seconds = {name: [] for name in ways}
     for name in names * warmup:
         ways[name]()
+        if between is not None:
+            between(name)
     started, collecting = clock(), gc.isenabled()
     gc.freeze()  # what is there by now stays, and need not be looked through before every sample
     try:
         for number in range(rounds):
             for name in turns(names, number):
                 seconds[name].append(_seconds(ways[name], calls, device, clock))
+                if between is not None:
+                    between(name)
             if progress is not None:
                 progress("timing", number + 1, rounds)
             if number >= 1 and clock() - started > seconds_limit:
@@ -175,35 +163,6 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
     return ordered[place], ordered[n - 1 - place]
 
 
-def peak_memory(prepare: Callable[[], Callable[[], Any]], *, device: torch.device | str = "cpu") -> Memory:
-    """Return the peak memory of `prepare()()`, run in a fresh process; what `prepare()` itself takes is `held`.
-
-    On the CPU it is the largest resident set (on Linux VmHWM: unlike `ru_maxrss`, it does not begin at the size of
-    the process that started this one), on CUDA `torch.cuda.max_memory_allocated`.
-
-    Args:
-        prepare: a function of a module, or `functools.partial` of one: it is sent to the other process by name.
-        device: where it computes.
-
-    Raises:
-        UsageError: it failed; the message is that of its error.
-    """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = (prepare, str(device), torch.get_num_threads(), sender)
-    process = context.Process(target=_measure_memory, args=arguments, daemon=True)
-    process.start()
-    sender.close()
-    try:
-        found = receiver.recv()
-    except EOFError:
-        found = "it was killed, perhaps for want of memory"
-    process.join()
-    if isinstance(found, str):
-        raise UsageError(f"the run whose memory was to be measured failed: {found}")
-    return Memory(*found)
-
-
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return what a timing should be read beside: device, cores, threads, load of the machine, version of torch."""
     on_cuda = torch.device(device).type == "cuda"
@@ -214,6 +173,25 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "torch": torch.__version__,
     }
+
+
+def wait_until_quiet(
+    *,
+    limit: float = 5.0,
+    cpu_clock: Clock = time.process_time,
+    clock: Clock = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until the threads of this process stand still, at most `limit` seconds: whatever writes has then written.
+
+    Quiet is when all of them together used less than a tenth of a core for three hundredths of a second.
+    """
+    end = clock() + limit
+    while clock() < end:
+        began, used = clock(), cpu_clock()
+        sleep(_QUIET_SECONDS)
+        if cpu_clock() - used < _QUIET_SHARE * (clock() - began):
+            return
 
 
 def synchronise(device: torch.device | str) -> None:
@@ -257,30 +235,3 @@ def _check(ways: Mapping[str, object], *, rounds: int, warmup: int, calls: int) 
     for name, value, least in (("rounds", rounds, 1), ("warmup", warmup, 0), ("calls", calls, 1)):
         if value < least:
             raise UsageError(f"interleaved expects {name} of at least {least}, got {value}")
-
-
-def _measure_memory(prepare: Callable[[], Callable[[], Any]], device: str, threads: int, sender: Connection) -> None:
-    """Run in the other process: send (held, peak), or a sentence."""
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    try:
-        run = prepare()
-        held = _peak(device, held=True)
-        run()
-        synchronise(device)
-        sender.send((held, _peak(device)))
-    except Exception as error:
-        sender.send(str(error) if isinstance(error, IcsError) else f"{type(error).__name__}: {error}")
-
-
-def _peak(device: str, *, held: bool = False) -> int:
-    if torch.device(device).type == "cuda":
-        synchronise(device)
-        return torch.cuda.memory_allocated(device) if held else torch.cuda.max_memory_allocated(device)
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

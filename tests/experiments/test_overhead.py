@@ -14,7 +14,7 @@ import ics
 from ics.errors import SelectionError, UsageError
 from ics.experiments import overhead as module
 from ics.experiments.overhead import INTERVALS, Cost, overhead
-from ics.experiments.timing import Memory
+from ics.experiments.peak_memory import Memory
 from ics.experiments.trial import WAYS, Setting, Trial, chosen
 
 TINY = Setting(label="tiny", model="mlp", norm="batch", input_shape=(6,), hidden=(5,), batch_size=4, device="cpu")

@@ -1,9 +1,8 @@
-"""Timing: turns, ratios within a round, intervals of a median, memory of a fresh process."""
+"""Timing: turns, ratios within a round, intervals of a median, quiet between samples."""
 
 from __future__ import annotations
 
 import gc
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +10,7 @@ import scipy.stats
 import torch
 
 from ics.errors import UsageError
-from ics.experiments.timing import interleaved, machine, median_interval, peak_memory, ratios, turns
-
-MIB = 2**20
+from ics.experiments.timing import interleaved, machine, median_interval, ratios, turns, wait_until_quiet
 
 
 class FakeClock:
@@ -69,6 +66,36 @@ def test_a_limit_of_seconds_ends_the_rounds_but_leaves_two() -> None:
     assert len(interleaved({"a": clock.way(1.0)}, rounds=50, seconds_limit=0.0, clock=clock)["a"]) == 2
 
 
+def test_what_is_done_between_samples_is_not_timed() -> None:
+    clock, seen = FakeClock(), []
+
+    def between(name: str) -> None:
+        seen.append(name)
+        clock.now += 1000.0
+
+    seconds = interleaved({"a": clock.way(1.0), "b": clock.way(2.0)}, rounds=2, clock=clock, between=between)
+    assert seconds == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+    assert seen == ["a", "b", "a", "b", "b", "a"]
+
+
+def quiet_after(busy: int, **options: float) -> int:
+    """Wait while other threads use a whole core for so many naps; return how many naps were taken."""
+    clock, cpu, naps = FakeClock(), FakeClock(), []
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        cpu.now += seconds if len(naps) < busy else 0.05 * seconds
+        naps.append(seconds)
+
+    wait_until_quiet(cpu_clock=cpu, clock=clock, sleep=sleep, **options)
+    return len(naps)
+
+
+def test_quiet_is_when_no_thread_works_any_more() -> None:
+    assert [quiet_after(busy) for busy in (0, 1, 7)] == [1, 2, 8]
+    assert quiet_after(10**9, limit=0.5) == pytest.approx(0.5 / 0.03, abs=1)
+
+
 @pytest.mark.parametrize("num", [1, 2, 3, 5])
 def test_each_way_takes_each_place_equally_often(num: int) -> None:
     names = list("abcde"[:num])
@@ -119,30 +146,11 @@ def test_quartiles_are_numpys() -> None:
         (lambda: interleaved({"a": print}, rounds=1, calls=0), "calls of at least 1, got 0"),
         (lambda: ratios({"a": [1.0]}, base="b"), "got 'b'"),
         (lambda: ratios({"a": [1.0], "b": [1.0, 2.0]}, base="a"), "different numbers of rounds"),
-        (lambda: peak_memory(partial(fails, "no such net")), "ValueError: no such net"),
     ],
 )
 def test_a_mistake_gets_one_sentence(call, part: str) -> None:
     with pytest.raises(UsageError, match=part):
         call()
-
-
-def fails(message: str):
-    raise ValueError(message)
-
-
-def fills(num_bytes: int):
-    kept = torch.ones(64 * MIB, dtype=torch.uint8)
-    return lambda: kept.max() + torch.ones(num_bytes, dtype=torch.uint8).max()
-
-
-def test_peak_memory_is_that_of_the_run_and_not_of_the_process_that_asks() -> None:
-    here = torch.ones(300 * MIB, dtype=torch.uint8)
-    small, large = peak_memory(partial(fills, MIB)), peak_memory(partial(fills, 101 * MIB))
-    assert large.added - small.added == pytest.approx(100 * MIB, rel=0.1)
-    assert large.held == pytest.approx(small.held, rel=0.1)
-    assert large.held >= 64 * MIB
-    assert large.added < len(here)
 
 
 def test_a_timing_is_read_beside_its_machine() -> None:

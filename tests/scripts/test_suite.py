@@ -6,23 +6,29 @@ import doctest
 import importlib
 import json
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import ics
 from ics.errors import SelectionError
-from scripts.bench.suite import disk, page, targets
+from scripts.bench.suite import __main__ as command
+from scripts.bench.suite import disk, page, targets, timed
+from scripts.bench.suite.ics_ways import FLUSH_EVERY
 from scripts.bench.suite.nets import NETS, Training
 from scripts.bench.suite.rivals import RIVALS, leaves
 from scripts.bench.suite.rows import read_rows, write_rows
 from scripts.bench.suite.stages import STAGES, Stage
 from scripts.bench.suite.timed import summary, time_stage
-from scripts.bench.suite.ways import Step, Way, all_ways, plain
+from scripts.bench.suite.ways import Running, Way, all_ways, plain
 
 SUITE = Path(disk.__file__).parent
 TINY = NETS["tiny"]
@@ -122,9 +128,10 @@ def test_every_way_trains_the_same(tmp_path: Path) -> None:
         reference.step()
     for name in ("plain_again", "idle", "light", "standard_10", "full", "hooks"):
         training = Training(TINY, tmp_path / name)
-        with all_ways()[name].start(training) as step:
+        with all_ways()[name].start(training) as running:
             for _ in range(3):
-                step()
+                running.step()
+            running.settle()
         for ours, theirs in zip(
             training.model.state_dict().values(), reference.model.state_dict().values(), strict=True
         ):
@@ -134,10 +141,10 @@ def test_every_way_trains_the_same(tmp_path: Path) -> None:
 def test_the_hooks_record_every_leaf_module_rightly(tmp_path: Path) -> None:
     training = Training(TINY, tmp_path)
     outputs: dict[str, np.ndarray] = {}
-    with RIVALS["hooks"].start(training) as step:
+    with RIVALS["hooks"].start(training) as running:
         for name, module in leaves(training.model).items():
             module.register_forward_hook(lambda m, i, y, name=name: outputs.update({name: y.detach().numpy().copy()}))
-        step()
+        running.step()
     (line,) = (tmp_path / "hooks.jsonl").read_text().splitlines()
     layers = json.loads(line)["layers"]
     assert layers.keys() == outputs.keys()
@@ -149,18 +156,85 @@ def test_the_hooks_record_every_leaf_module_rightly(tmp_path: Path) -> None:
 
 def test_a_tool_that_cannot_run_leaves_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
     @contextmanager
-    def broken(training: Training) -> Iterator[Step]:
-        yield lambda: int("three")
+    def broken(training: Training) -> Iterator[Running]:
+        yield Running(lambda: int("three"))
 
     ways = {"plain": all_ways()["plain"], "hooks": RIVALS["hooks"], "broken": Way("broken", "nothing", broken)}
     stage = Stage(tuple(ways), 2, 2)
-    timed = time_stage(stage, TINY, ways, tmp_path, rounds=2)
-    rows = {str(found["way"]): found for found in summary(timed, stage, TINY, ways)}
+    rows = {
+        str(found["way"]): found
+        for found in summary(time_stage(stage, TINY, ways, tmp_path, rounds=2), stage, TINY, ways)
+    }
     assert rows["broken"]["reason"].startswith("ValueError: invalid literal")
     assert rows["plain"]["ratio"] == 1.0
-    assert rows["hooks"]["ratio"] > 1.0
+    assert rows["hooks"]["ratio"] > 0.0
+    assert rows["hooks"]["reason"] == ""
     steps = len((tmp_path / "hooks" / "hooks.jsonl").read_text().splitlines())
     assert rows["hooks"]["bytes_per_record"] == (tmp_path / "hooks" / "hooks.jsonl").stat().st_size / steps
+
+
+@contextmanager
+def told(training: Training, did: list[str]) -> Iterator[Running]:
+    """A way that says what is asked of it and trains nothing."""
+    yield Running(lambda: did.append("step"), lambda: did.append("settle"))
+
+
+@pytest.mark.parametrize(("kind", "block", "counted"), [("ics", 200, True), ("ics", 20, False), ("rival", 2, True)])
+def test_writing_is_waited_for_inside_a_sample_that_holds_whole_turns_of_it(
+    kind: Literal["ics", "rival"], block: int, counted: bool, tmp_path: Path
+) -> None:
+    did: list[str] = []
+    way = Way("some", "nothing", partial(told, did=did), kind)
+    with ExitStack() as stack:
+        run = timed._begin(way, TINY, block, tmp_path, stack)
+        before = 100 if block == 200 else 1 + block  # 100: the turn at step 200 is then in the middle of a block
+        assert did == ["step"] * before + ["settle"]
+        did.clear()
+        run.sample()
+    assert did == ["step"] * block + ["settle"] * counted
+
+
+def test_nothing_is_left_to_write_after_a_block_that_turned_a_page(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        run = timed._begin(all_ways()["light"], TINY, FLUSH_EVERY, tmp_path, stack)
+        run.sample()
+        written = ics.open_run(tmp_path / "run").table("steps")["step"]
+        assert list(written[:FLUSH_EVERY]) == list(range(FLUSH_EVERY))
+
+
+def test_what_a_stage_takes_is_told_before_and_no_round_begins_after_the_limit(tmp_path: Path) -> None:
+    ways = {name: all_ways()[name] for name in ("plain", "plain_again")}
+    told: list[float] = []
+    stage = Stage(tuple(ways), 50, 50)
+    found = time_stage(stage, TINY, ways, tmp_path, rounds=50, seconds=1e-6, expected=told.append)
+    assert told == [1e-6]
+    assert len(found.seconds["plain"]) == 2
+
+
+def test_a_reason_is_made_of_what_was_measured() -> None:
+    rows = suite_rows(light=1.4)
+    aim = targets.Target("some", "vgg16_bn", "ics", "light", 1.05, note="a fact")
+    (verdict,) = targets.verdicts(targets.with_writing(rows), [aim])
+    assert verdict.why == (
+        "it adds 2.1e+02 ms to a step of 500 ms; laying out and writing the rows of a recorded step takes 10 ms; a fact"
+    )
+    idle = row("vgg16_bn", "disk", "light", np.nan, writing_ms=0.01, steps_per_round=None, step_us=7.1)
+    rows = pd.concat([rows[rows["stage"] != "disk"], pd.DataFrame([idle])])
+    (verdict,) = targets.verdicts(targets.with_writing(rows), [aim])
+    assert "takes 7.1 microseconds" in verdict.why
+
+
+def test_a_stage_written_lately_is_left_out_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    measured: list[tuple[str, str]] = []
+    monkeypatch.setattr(command, "_measure", lambda name, part, options: measured.append((name, part)))
+    (tmp_path / "suite_mlp_ics.csv").write_text("net\n")
+    arguments = ["suite", "--nets", "mlp,vgg16_bn", "--stages", "idle,ics", "--to", str(tmp_path)]
+    for resume, wanted in (([], ["idle", "ics"]), (["--resume", "5"], ["idle"])):
+        monkeypatch.setattr(sys, "argv", arguments + resume)
+        measured.clear()
+        command.main()
+        assert measured == [*(("mlp", part) for part in wanted), ("vgg16_bn", "ics")]
+    assert "suite_mlp_ics.csv is younger than 5 minutes, and stays" in capsys.readouterr().err
 
 
 def test_a_net_that_a_tool_is_not_tried_on_is_one_of_the_suite() -> None:
@@ -169,9 +243,9 @@ def test_a_net_that_a_tool_is_not_tried_on_is_one_of_the_suite() -> None:
 
 def test_a_failure_of_ics_is_no_row_but_an_error(tmp_path: Path) -> None:
     @contextmanager
-    def broken(training: Training) -> Iterator[Step]:
+    def broken(training: Training) -> Iterator[Running]:
         raise ValueError("ours")
-        yield training.step
+        yield Running(training.step)
 
     ways = {"plain": Way("plain", "nothing", plain, "plain", 0), "ours": Way("ours", "nothing", broken, "ics")}
     with pytest.raises(ValueError, match="ours"):
@@ -180,8 +254,8 @@ def test_a_failure_of_ics_is_no_row_but_an_error(tmp_path: Path) -> None:
 
 def test_bytes_of_one_step_more_are_a_slope(tmp_path: Path) -> None:
     @contextmanager
-    def writes(training: Training) -> Iterator[Step]:
-        yield lambda: setattr(training, "steps", training.steps + 1)
+    def writes(training: Training) -> Iterator[Running]:
+        yield Running(lambda: setattr(training, "steps", training.steps + 1))
         training.folder.mkdir()
         (training.folder / "file").write_bytes(b"x" * (10_000 + 70 * training.steps))
 

@@ -1,10 +1,11 @@
 """How the cost grows: with depth, width and batch of an MLP, and with the length of the run.
 
-    .bench-venv/bin/python -m scripts.bench.suite.growth                         # docs/bench/growth_*.csv, 3 minutes
+    .bench-venv/bin/python -m scripts.bench.suite.growth                         # docs/bench/growth_*.csv, 4 minutes
     .bench-venv/bin/python -m scripts.bench.suite.growth --axes depth --rounds 3 --to /tmp/growth
     .bench-venv/bin/python -m scripts.bench.suite.growth --axes length --longest 1000 --to /tmp/growth
 
-Depth, width and batch are timed in turns with the plain step, in blocks of a tenth of a second, and hold no writing.
+Depth, width and batch are timed in turns with the plain step, in blocks of a tenth of a second, and hold no writing:
+what the recorder's thread does is waited for between the blocks, outside the clock.
 The length of the run holds all of it: every step of a run until it is closed, and how long reading it takes then.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +36,8 @@ from scripts.bench.suite.ways import Way, all_ways
 WAYS = ("plain", "light", "gradients")
 OTHERS = ("hooks", "torchinstruments", "torchlens", "tensorboard")
 BLOCK_SECONDS = 0.1
-OTHERS_SECONDS = 20.0
+SIZE_SECONDS = 12.0
+OTHERS_SECONDS = 15.0
 LENGTHS = (10, 30, 100, 300, 1000, 3000, 10_000)
 
 
@@ -71,7 +74,9 @@ def along(name: str, rounds: int) -> Iterator[Row]:
         net = replace(net, block=block, slow_block=block)
         stage = Stage(WAYS, rounds, rounds)
         with tempfile.TemporaryDirectory(prefix="ics-growth-") as folder:
-            timed = time_stage(stage, net, {way: ways[way] for way in WAYS}, Path(folder), rounds=rounds)
+            timed = time_stage(
+                stage, net, {way: ways[way] for way in WAYS}, Path(folder), rounds=rounds, seconds=SIZE_SECONDS
+            )
         found = summary(timed, stage, net, ways)
         plain = found[0]["milliseconds"]
         for row in found:
@@ -110,7 +115,8 @@ def one_run(way: Way, steps: int) -> Row:
         folder = Path(name) / "run"
         seconds = []
         training = Training(NETS["tiny"], folder)
-        with way.start(training) as step:
+        with way.start(training) as running:
+            step = running.step
             step()  # what comes once: imports, buffers
             for _ in range(steps - 1):
                 start = time.perf_counter()
@@ -157,9 +163,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    for axis in options.axes.split(","):
+    axes = options.axes.split(",")
+    for axis in axes:
         if axis not in (*AXES, "length"):
             parser.error(f"an axis is one of {', '.join(AXES)}, length; got {axis!r}")
+    for number, axis in enumerate(axes, 1):
+        print(f"{number} of {len(axes)}: {axis}, about a minute", file=sys.stderr, flush=True)
         about, rows = where_and_when(), []
         for row in lengths(options.longest) if axis == "length" else along(axis, options.rounds):
             print(*(rounded(value) for value in row.values()), sep="\t", flush=True)

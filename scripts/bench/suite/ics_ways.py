@@ -11,7 +11,7 @@ import ics
 from ics.recording.instruments import PROBES
 from ics.recording.presets import PRESETS
 from scripts.bench.suite.nets import Training
-from scripts.bench.suite.ways import Start, Step, Way
+from scripts.bench.suite.ways import Running, Start, Way
 
 NEVER = ics.at([10**9])
 
@@ -29,26 +29,32 @@ MEANINGS = {
 }
 
 
+FLUSH_EVERY = 200
+"""Steps after which a recorder hands over what it has: its default, written out because blocks are laid around it."""
+
+
 def recorded(instruments: Instruments, options: Options | None = None) -> Start:
     """Return the way to train with a recorder, as the README does."""
 
     @contextmanager
-    def start(training: Training) -> Iterator[Step]:
+    def start(training: Training) -> Iterator[Running]:
         with ics.Recorder(
             training.model,
             to=training.folder / "run",
             optimizer=training.optimizer,
             instruments=instruments,
             options=options,
+            flush_every=FLUSH_EVERY,
             strict=True,
         ) as recorder:
+            writing = recorder._logbook._background  # waiting for it is no user's business, and so not public
 
             def step() -> None:
                 batch = training.next_batch()
                 with recorder.step(batch) as recording:
                     recording.log(loss=training.update(batch))
 
-            yield step
+            yield Running(step, writing.wait)
 
     return start
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from ics.recording.presets import PRESETS
 from scripts.bench.suite.disk import LONG, SHORT
 from scripts.bench.suite.figures import growth_figure, save, tools_figure
 from scripts.bench.suite.nets import FULL_SUITE, NETS
 from scripts.bench.suite.prose import GROWTH, INTRODUCTION, OTHERS, OWN_COST
+from scripts.bench.suite.prose import PRESETS as PRESET_COST
 from scripts.bench.suite.rows import DOCS, FOLDER, read_rows
 from scripts.bench.suite.stages import OWN
 from scripts.bench.suite.targets import Verdict, contests, pick, verdicts, with_writing
@@ -33,6 +35,7 @@ def page(suite: pd.DataFrame, growth: pd.DataFrame) -> str:
         "## Aimed at\n\n"
         + table(["", "at most", "measured", ""], target_cells(verdicts(rows)))
         + missed(verdicts(rows)),
+        PRESET_COST.format(table=presets_table(rows)),
         OWN_COST.format(table=own_table(rows, ways), short=SHORT, long=LONG),
         OTHERS.format(table=others_table(rows, ways), contests=contest_sentences(rows, ways)),
         "## Who records what\n\n" + table(["", "records", "used here"], record_cells(ways)),
@@ -80,6 +83,24 @@ def missed(found: list[Verdict]) -> str:
     """Return a line for each target that is missed and has a reason."""
     reasons = [f"- {verdict.text}: {verdict.why}" for verdict in found if verdict.met is False and verdict.why]
     return "\n".join(["", "", *reasons] if reasons else [])
+
+
+def presets_table(rows: pd.DataFrame) -> str:
+    """Return what each preset records, what a measured step costs on every net, every 10th, and on disk."""
+    heads = [
+        "",
+        "records",
+        *(NETS[net].label for net in FULL_SUITE),
+        f"every 10th step, {NETS['mlp'].label}",
+        "kB, VGG-16-BN",
+    ]
+    cells = []
+    for name, preset in PRESETS.items():
+        found = [ratio_cell(pick(rows, net, "ics", name)) for net in FULL_SUITE]
+        disk = pick(rows, FULL_SUITE[-1], "disk", name)
+        size = "" if disk is None else f"{disk['kilobytes']:.3g}"
+        cells.append([f"`{name}`", preset.meaning, *found, ratio_cell(pick(rows, "mlp", "ics", f"{name}_10")), size])
+    return table(heads, cells)
 
 
 def own_table(rows: pd.DataFrame, ways: Mapping[str, Way]) -> str:

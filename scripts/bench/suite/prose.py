@@ -2,6 +2,9 @@
 
 INTRODUCTION = """# What recording costs, beside other tools
 
+What a step takes longer when `ics` records it, when another tool does, and whether that is what was aimed at. On your
+own machine and model, `ics bench` says the same in minutes.
+
 The same training steps (forward, backward, SGD with momentum, batch 128) side by side in one process: plain, recorded
 by `ics`, and with what one would pick instead. Numbers are ratios to the plain step, taken within a round in which
 every way had its turn: the median of the rounds, and in brackets the 95 % interval of that median (the range where
@@ -11,8 +14,8 @@ hooks on it.
 {machine}
 
     scripts/bench/suite/environment.sh                      # .bench-venv: ics and the other tools, pinned
-    .bench-venv/bin/python -m scripts.bench.suite           # about 12 minutes on two quiet cores
-    .bench-venv/bin/python -m scripts.bench.suite.growth    # 3 minutes
+    .bench-venv/bin/python -m scripts.bench.suite           # about 20 minutes on two quiet cores; --resume 60 goes on
+    .bench-venv/bin/python -m scripts.bench.suite.growth    # about 4 minutes
     .bench-venv/bin/python -m scripts.bench.suite.page      # this page and its figures, from the CSVs
 """
 
@@ -20,20 +23,26 @@ OWN_COST = """## What `ics` costs
 
 {table}
 
-*plain, a second copy* is what timing alone lets differ. Steps of the MLP are timed in
-blocks (column `steps_per_round` of the CSVs), on one thread where the CSV says so; a block of 200, after which a
-recorder hands over what it has, holds its share of writing, and a shorter one is now and then disturbed by it.
-The big nets are timed step by step;
-the milliseconds that writing one recorded step takes were measured apart, as the slope of closing a run of {short}
-and of {long} steps, and are in the ratios of this page. kB are the slope of the size of those two runs: what one more
-step leaves on disk. What evaluates the loss elsewhere (gradient shift, loss along a line) is in
+*plain, a second copy* is what timing alone lets differ. Steps of the MLP are timed in blocks (column `steps_per_round`
+of the CSVs), those of the big nets one by one.
+
+**Writing** is in every ratio of this page, and disturbs nobody else's. A recorder hands over what it has every 200
+steps, and a thread lays out the columns and writes them while training goes on. A block of 200 steps begins half-way
+between two of these, so that one page is written beside it as in a long run, and ends when that page is on disk. A
+shorter sample holds no such turn: there it is waited, outside the clock, until the threads of the process stand
+still, and the CPU time that writing one recorded step takes is added: the slope of closing a run of {short} and one
+of {long} recorded steps (ten times as many of the MLP; an idle recorder's of 200 and 2000), as if nothing of it went on
+beside the training. kB are the slope of the size of those two runs: what one more step leaves on disk. What
+evaluates the loss elsewhere (gradient shift, loss along a line) is in
 [benchmarks.md](benchmarks.md).
 """
 
 OTHERS = """## What other tools cost
 
-Every tool records at every step here. All numbers of one column come from one run. kB a step (one number per net) is
-what lies on disk at the end over the steps recorded; for `ics` it is the slope of above.
+Every tool records at every step here. All numbers of one column come from one run. A tool that can be asked to write
+what it holds is asked so inside its own sample; wandb hands over to a process of its own, which is left half a
+second after each sample, outside the clock. kB a step (one number per net) is what lies on disk at the end over the
+steps recorded; for `ics` it is the slope of above.
 
 {table}
 
@@ -44,6 +53,16 @@ what lies on disk at the end over the steps recorded; for `ics` it is the slope 
 Seen earlier on two cores of another machine, in plain steps (MLP of 4.7 ms / ResNet-18 / VGG-16-BN): hand-written
 hooks 5.6 / 1.96 / 1.73, torchinstruments 75.7 / 20.4 / 19.0, torchlens 10.2 / 3.6 / 3.6, TensorBoard histograms
 81.8 / 8.1 / 6.6, wandb.watch 15.5 / 1.18 / 1.20, monitorch 20.6 / 1.08 / 1.13, cockpit 131 on the MLP.
+"""
+
+PRESETS = """## The presets
+
+{table}
+
+The ratios are of a step that is measured; *every 10th step* is how often the presets measure by default, and an idle
+step costs what the table of targets says. The landscape (gradient shift and the loss along a line in `standard`; drift,
+curvature and attribution too in `full`) evaluates the loss elsewhere, costs whole steps, is due every hundredth or
+thousandth step, and is not in these ratios: [benchmarks.md](benchmarks.md) has what each costs.
 """
 
 GROWTH = """## How it grows

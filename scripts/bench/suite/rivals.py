@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.bench.suite.nets import Training
-from scripts.bench.suite.ways import Start, Step, Way
+from scripts.bench.suite.ways import Running, Start, Way
 
 BINS = 64
 
@@ -39,7 +39,7 @@ def watched(model: nn.Module, take: Callable[[str, Tensor], None]) -> Iterator[N
 
 
 @contextmanager
-def hooks(training: Training) -> Iterator[Step]:
+def hooks(training: Training) -> Iterator[Running]:
     """Forward hooks as people write them: a few calls with `.item()`, a JSON line per step."""
     found: dict[str, Any] = {}
 
@@ -60,11 +60,11 @@ def hooks(training: Training) -> Iterator[Step]:
             file.write(json.dumps({"step": training.steps, "layers": found}) + "\n")
             found.clear()
 
-        yield step
+        yield Running(step, file.flush)
 
 
 @contextmanager
-def torchinstruments(training: Training) -> Iterator[Step]:
+def torchinstruments(training: Training) -> Iterator[Running]:
     """README: `inject_observer(model, ...)`, `remove_observer(model)`; leaf modules, every forward pass."""
     from torchinstruments import inject_observer, leaf_modules, remove_observer
     from torchinstruments.sampling import AlwaysSampler
@@ -77,13 +77,13 @@ def torchinstruments(training: Training) -> Iterator[Step]:
         error_policy="raise",
     )
     try:
-        yield training.step
+        yield Running(training.step)
     finally:
         remove_observer(training.model)
 
 
 @contextmanager
-def torchlens(training: Training, *, histogram: bool) -> Iterator[Step]:
+def torchlens(training: Training, *, histogram: bool) -> Iterator[Running]:
     """Its collector: one discovery pass, then an explicit step transaction around every step."""
     from torchlens.observability import HistoryCollector, WatchSettings
 
@@ -96,16 +96,16 @@ def torchlens(training: Training, *, histogram: bool) -> Iterator[Step]:
             with collector.step(training.steps):
                 training.step()
 
-        yield step
+        yield Running(step)
 
 
 @contextmanager
-def histograms(training: Training, *, writer: Callable[[str], Any]) -> Iterator[Step]:
+def histograms(training: Training, *, writer: Callable[[str], Any]) -> Iterator[Running]:
     """`add_histogram` on the output of every leaf module, from forward hooks."""
     events = writer(str(training.folder))
     try:
         with watched(training.model, lambda name, x: events.add_histogram(name, x, training.steps)):
-            yield training.step
+            yield Running(training.step, events.flush)
     finally:
         events.close()
 
@@ -125,7 +125,7 @@ def tensorboardx(folder: str) -> Any:
 
 
 @contextmanager
-def wandb_watch(training: Training) -> Iterator[Step]:
+def wandb_watch(training: Training) -> Iterator[Running]:
     """`run.watch(model, log="all", log_freq=1)` offline, and one `run.log` per step, which commits it."""
     import wandb
 
@@ -138,13 +138,13 @@ def wandb_watch(training: Training) -> Iterator[Step]:
             loss = training.update(training.next_batch())
             run.log({"loss": loss.item()})
 
-        yield step
+        yield Running(step)
     finally:
         run.finish()
 
 
 @contextmanager
-def monitorch(training: Training) -> Iterator[Step]:
+def monitorch(training: Training) -> Iterator[Running]:
     """An inspector with both lenses for outputs, ticked at every step so that each has its record."""
     from monitorch.inspector import PyTorchInspector
     from monitorch.lens import OutputActivation, OutputNorm
@@ -158,14 +158,14 @@ def monitorch(training: Training) -> Iterator[Step]:
         inspector.tick()
 
     try:
-        yield step
+        yield Running(step, visualizer.writer.flush)
     finally:
         inspector.detach()
         visualizer.writer.close()
 
 
 @contextmanager
-def cockpit(training: Training) -> Iterator[Step]:
+def cockpit(training: Training) -> Iterator[Running]:
     """Its tutorial's loop with the configuration "economy", written at the end. BackPACK needs every operation to be
     a module, so activations work out of place here, and a residual sum it cannot follow.
     """
@@ -195,7 +195,7 @@ def cockpit(training: Training) -> Iterator[Step]:
             loss.backward(create_graph=instrument.create_graph(number))
         training.optimizer.step()
 
-    yield step
+    yield Running(step)
     instrument.write(str(training.folder / "cockpit"))
 
 
@@ -259,6 +259,7 @@ RIVALS: Mapping[str, Way] = {
         wandb_watch,
         "wandb",
         use='`run.watch(model, log="all", log_freq=1)` and `run.log` at every step; its default is every 1000th',
+        pause=0.5,
     ),
     "monitorch": _rival(
         "monitorch",

@@ -20,12 +20,14 @@ class Stage:
     Attributes:
         ways: their names; the first is plain.
         rounds: how often each is timed on a net of blocks, and `slow_rounds` on a net that is timed step by step.
+        seconds: no further round begins after so many, but two are finished.
         block: steps timed in one go, where it is not the net's own; it also says that only nets of blocks have it.
     """
 
     ways: tuple[str, ...]
     rounds: int
     slow_rounds: int
+    seconds: float = 180.0
     block: int | None = None
 
     def suits(self, net: Net) -> bool:
@@ -55,8 +57,8 @@ class Stage:
 
 STAGES: Mapping[str, Stage] = {
     # Half a per cent is asked about: short blocks, many rounds, nothing else in between.
-    "idle": Stage(("plain", "plain_again", "idle"), rounds=150, slow_rounds=0, block=10),
-    "ics": Stage(("plain", "plain_again", "idle", *OWN, *EVERY_10TH), rounds=7, slow_rounds=6),
+    "idle": Stage(("plain", "plain_again", "idle"), rounds=150, slow_rounds=0, seconds=60.0, block=10),
+    "ics": Stage(("plain", "plain_again", "idle", *OWN, *EVERY_10TH), rounds=11, slow_rounds=6),
     "all": Stage(
         (
             "plain",

@@ -1,7 +1,7 @@
 """What was aimed at, and whether the rows meet it. Nothing of a verdict is typed: a number is in a CSV or is missing.
 
-A ratio of a net that is timed step by step holds no writing: a recorder hands over every 200 steps. What writing one
-step takes was measured apart (`disk.py`) and is added here.
+A ratio of short samples holds no writing: a recorder hands over every 200 steps. What writing one step takes was
+measured apart (`disk.py`) and is added here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from scripts.bench.suite.ics_ways import FLUSH_EVERY
 from scripts.bench.suite.nets import FULL_SUITE
 from scripts.bench.suite.ways import Way
 
@@ -23,7 +24,7 @@ class Target:
         text: what is asked.
         net, stage, way: the row that answers.
         limit: the largest value that meets it; `column` holds the value.
-        why: the reason, told where it is missed.
+        note: a fact to read it with, told where it is missed.
     """
 
     text: str
@@ -32,7 +33,7 @@ class Target:
     way: str
     limit: float
     column: str = "ratio"
-    why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +55,18 @@ class Verdict:
 
 _STATISTICS = "all activation statistics of all leaf modules, every step"
 _MORE = "the same with histograms and output gradients"
-_WRITING = (
-    "laying out the columns takes the thread that writes about 3 ms a step, since every channel travels to the host "
-    "even where only pooled numbers are kept; that those threads of all ways disturb each other's blocks is likely, "
-    "and not shown"
-)
-_PARAMETERS = (
-    "the gradients of the parameters are measured too, for which all parameters are copied before the step and read "
-    "four times; plain steps alone scatter by a tenth here"
+_BEYOND = (
+    "this way also measures the gradients of the other sites and of all parameters, which the target does not ask for"
 )
 
 TARGETS: Sequence[Target] = (
-    Target(
-        *("attached, idle step (MLP)", "mlp", "idle", "idle", 1.005),
-        why="the same plain steps a second time differ from the first by as much; a step of the recorder takes 7 "
-        "microseconds, 0.2 % of this one, most of it the copy of the loss that is logged",
-    ),
+    Target(*("attached, idle step (MLP)", "mlp", "idle", "idle", 1.005)),
     Target(f"{_STATISTICS} (ResNet-18)", "resnet18", "ics", "light", 1.05),
     Target(f"{_STATISTICS} (VGG-16-BN)", "vgg16_bn", "ics", "light", 1.05),
-    Target(f"{_MORE} (ResNet-18)", "resnet18", "ics", "gradients", 1.10, why=_PARAMETERS),
-    Target(f"{_MORE} (VGG-16-BN)", "vgg16_bn", "ics", "gradients", 1.10, why=_PARAMETERS),
-    Target(f"{_STATISTICS} (MLP)", "mlp", "ics", "light", 1.5, why=_WRITING),
-    Target("the same, every 10th step (MLP)", "mlp", "ics", "light_10", 1.05, why=_WRITING),
+    Target(f"{_MORE} (ResNet-18)", "resnet18", "ics", "gradients", 1.10, note=_BEYOND),
+    Target(f"{_MORE} (VGG-16-BN)", "vgg16_bn", "ics", "gradients", 1.10, note=_BEYOND),
+    Target(f"{_STATISTICS} (MLP)", "mlp", "ics", "light", 1.5),
+    Target("the same, every 10th step (MLP)", "mlp", "ics", "light_10", 1.05),
     Target("kB a step on disk, light (VGG-16-BN)", "vgg16_bn", "disk", "light", 20.0, "kilobytes"),
     Target("kB a step on disk, standard (VGG-16-BN)", "vgg16_bn", "disk", "standard", 60.0, "kilobytes"),
     Target("of it, pooled statistics and histograms", "vgg16_bn", "disk", "histograms", 60.0, "kilobytes"),
@@ -86,17 +77,19 @@ def with_writing(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with the time of writing in the ratios that lack it, and with a column `kilobytes`.
 
     Added is `writing_ms` of the stage "disk" over the plain step of the same stage and net, where the way is one of
-    `ics` and a round held one step only.
+    `ics` and its sample held no whole turn of writing (`timed.time_stage`).
     """
     frame = frame.copy()
     frame["kilobytes"] = frame["bytes_per_record"] / 1000
     writing = frame[frame["stage"] == "disk"].set_index(["net", "way"])
     frame["writing"] = 0.0
-    for index, row in frame[frame["stage"].isin(("ics", "all")) & (frame["steps_per_round"] == 1)].iterrows():
-        key = row["net"], row["way"].removesuffix("_10")
-        if key in writing.index:
-            plain = frame[(frame["net"] == row["net"]) & (frame["stage"] == row["stage"]) & (frame["way"] == "plain")]
-            frame.loc[index, "writing"] = writing.loc[key, "writing_ms"] / plain["milliseconds"].iloc[0]
+    timed = frame["stage"].isin(("idle", "ics", "all")) & (frame["steps_per_round"] % FLUSH_EVERY != 0)
+    for index, row in frame[timed].iterrows():
+        own = row["way"].removesuffix("_10")
+        if (row["net"], own) in writing.index:
+            every = 10 if own != row["way"] else 1
+            milliseconds = writing.loc[(row["net"], own), "writing_ms"] / every
+            frame.loc[index, "writing"] = milliseconds / _plain(frame, row["net"], row["stage"])
     for column in ("ratio", "low", "high"):
         frame[column] += frame["writing"]
     return frame
@@ -110,10 +103,33 @@ def verdicts(frame: pd.DataFrame, targets: Sequence[Target] = TARGETS) -> list[V
         if row is None or pd.isna(row[target.column]):
             found.append(Verdict(target.text, target.limit, None))
         elif target.column == "ratio":
-            found.append(Verdict(target.text, target.limit, row["ratio"], row["low"], row["high"], why=target.why))
+            why = reason(frame, target, row)
+            found.append(Verdict(target.text, target.limit, row["ratio"], row["low"], row["high"], why=why))
         else:
-            found.append(Verdict(target.text, target.limit, row[target.column], why=target.why))
+            found.append(Verdict(target.text, target.limit, row[target.column], why=target.note))
     return found
+
+
+def reason(frame: pd.DataFrame, target: Target, row: pd.Series) -> str:
+    """Say what the time beyond a plain step went into, as far as it was measured apart."""
+    plain = _plain(frame, target.net, target.stage)
+    parts = [f"it adds {(row['ratio'] - 1) * plain:.2g} ms to a step of {plain:.3g} ms"]
+    writing = pick(frame, target.net, "disk", target.way.removesuffix("_10"))
+    if writing is not None:
+        step = writing.get("step_us")
+        if pd.notna(step):
+            parts.append(f"by itself the recorder's part of such a step takes {step:.2g} microseconds")
+        parts.append(f"laying out and writing the rows of a recorded step takes {writing['writing_ms']:.2g} ms")
+    again = pick(frame, target.net, target.stage, "plain_again")
+    if again is not None:
+        parts.append(f"a second copy of the plain step came out at {again['ratio']:.3f}")
+    return "; ".join([*parts, *([target.note] if target.note else [])])
+
+
+def _plain(frame: pd.DataFrame, net: str, stage: str) -> float:
+    """Return the milliseconds of a plain step."""
+    row = pick(frame, net, stage, "plain")
+    return float("nan") if row is None else float(row["milliseconds"])
 
 
 @dataclass(frozen=True, slots=True)

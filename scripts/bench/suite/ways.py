@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from scripts.bench.suite.nets import Training
 
 Step = Callable[[], None]
-Start = Callable[[Training], AbstractContextManager[Step]]
+
+
+def nothing() -> None:
+    """Wait for nothing: all is on disk after each step."""
+
+
+class Running(NamedTuple):
+    """A training under way.
+
+    Attributes:
+        step: trains once.
+        settle: waits until what was handed over to be written is on disk.
+    """
+
+    step: Step
+    settle: Callable[[], None] = nothing
+
+
+Start = Callable[[Training], AbstractContextManager[Running]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +38,13 @@ class Way:
     Attributes:
         label: its name in tables and figures.
         records: which statistics of which tensors.
-        start: `with start(training) as step:` attaches what it needs; `step()` trains once; at the end of the block
-            everything is on disk.
+        start: `with start(training) as running:` attaches what it needs; at the end of the block everything is on disk.
         kind: who records.
         interval: steps per record; 0 where nothing is recorded.
         within: the way of `ics` that records all that this one does, in the same run and more; "" where there is none.
         package: distribution whose version is told; "" where it takes none.
         use: how it is used here, and where that differs from its documentation's first example, why.
+        pause: seconds to leave, outside the clock, to a process of the tool's own that cannot be waited for.
         left_out: net to the reason why it is not tried there.
     """
 
@@ -38,13 +56,14 @@ class Way:
     within: str = ""
     package: str = ""
     use: str = ""
+    pause: float = 0.0
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
-def plain(training: Training) -> Iterator[Step]:
+def plain(training: Training) -> Iterator[Running]:
     """Train and record nothing."""
-    yield training.step
+    yield Running(training.step)
 
 
 def all_ways() -> Mapping[str, Way]:
