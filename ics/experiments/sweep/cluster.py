@@ -1,14 +1,13 @@
 """Jobs as tasks of a Ray cluster. Ray is an extra and is imported here alone, when a cluster is asked for.
 
-Tasks are tried again here and not by Ray's `max_retries`: Ray tries a task that ran out of memory again without end
-and tells nobody how often; here both count, and the outcome says so.
+Tasks are tried again here and not by Ray's `max_retries`: what Ray's memory monitor killed, Ray tries again without
+limit (its documentation, "Out-Of-Memory Prevention"), and it tells nobody how often. Here every death counts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -112,10 +111,10 @@ def _cores_for(jobs: Sequence[Job], workers: int | None) -> int:
 def _submit(task: Any, job: Job) -> Any:
     options = task.options(name=job.name, num_cpus=job.threads or 1, num_gpus=job.gpus)
     # Paths that a configuration holds (data, a model of one's own) are relative to where the sweep was started.
-    return options.remote(job.run, os.getcwd(), job.threads or 1, __version__, sys.version_info[:2])
+    return options.remote(job.run, os.getcwd(), job.threads or 1, __version__)
 
 
-def _run_there(run: Callable[[], object], folder: str, threads: int, version: str, python: tuple[int, int]) -> Attempt:
+def _run_there(run: Callable[[], object], folder: str, threads: int, version: str) -> Attempt:
     """Run a job once. Runs on the cluster."""
     if __version__ != version:
         return Attempt(0.0, f"this machine of the cluster has ics {__version__}, the sweep was started by {version}")
