@@ -22,7 +22,7 @@ from ics.experiments.claims.rules import above, below
 from ics.experiments.config import RunConfig
 
 _NORMS = ("none", "batch", "batch-fixed-affine", "noisy-batch", "layer", "group")
-_ALL = "all nets"
+_ALL, _LAYERS, _STEPS = "all nets", "between layers at one step", "between steps of one layer"
 
 
 def nets(budget: Budget) -> tuple[RunConfig, ...]:
@@ -43,10 +43,10 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
         value(time_rank, _ALL, measure="time_correlation", meaning=told + "steps of one layer", unit="1"),
         value(layer_rank, _ALL, measure="layer_correlation", meaning=told + "layers at one step", unit="1"),
     ]
-    words = {"meaning": "distance between layers at one step / between steps of one layer"}
-    for net in over_time.index.get_level_values(0).unique():
-        both = pd.concat([between_layers.xs(net, drop_level=False), over_time.xs(net, drop_level=False).rename(_steps)])
-        effects.append(ratio(both, net, f"{net} steps", measure="layers_over_steps", setting=net, **words))
+    both = pd.concat({_LAYERS: between_layers, _STEPS: over_time}).rename_axis(["kind", "net", "seed"])
+    for net, numbers in both.groupby("net", sort=False):
+        own = numbers.droplevel("net")
+        effects.append(ratio(own, _LAYERS, _STEPS, measure="layers_over_steps", setting=str(net), meaning="distance"))
     return tuple(effects)
 
 
@@ -89,10 +89,6 @@ def _mean_distance(mean: np.ndarray, std: np.ndarray) -> float:
         squared = ((mean[i] - mean[j]) ** 2 + (std[i] - std[j]) ** 2) / (std[i] * std[j])
         distance = np.sqrt(squared)
     return float(np.where(np.isnan(distance), np.inf, distance).mean())
-
-
-def _steps(net: str) -> str:
-    return f"{net} steps"
 
 
 _WHY = "0.3 is the smallest rank correlation that is commonly called weak instead of none"
