@@ -12,7 +12,7 @@ from ics.buckets import NUM_BUCKETS, OVERFLOW
 from ics.recording import transfer
 from ics.recording.host_blocks import TensorCells
 from ics.recording.transfer import receive, send, to_host
-from ics.records import Block
+from ics.records import Block, Stacked
 
 KEYS = {"step": 0, "layer": "conv", "layer_index": 0, "call": 0, "site": "input"}
 
@@ -180,3 +180,42 @@ def test_a_gpu_is_copied_to_pinned_memory_without_waiting():
     sent = send([block(num_rows=5, channel_mean=cells)])
     (host,) = receive(sent)
     assert [array.tolist() for array in host.columns["channel_mean"].arrays()] == [[float(n)] * n for n in range(5)]
+
+
+def test_cells_that_are_parts_of_one_tensor_arrive_as_cells_by_themselves():
+    generator = torch.Generator().manual_seed(0)
+    stacks = [torch.rand(3, 11, 1, generator=generator, dtype=torch.float64) for _ in range(3)]
+    own = torch.rand(11, 4, generator=generator, dtype=torch.float64)
+    columns = [
+        Stacked(stacks[0], [2, 0, -1, 0]),
+        Stacked(stacks[1], [-1, 1, 2, -1], {0: own, 3: None}),
+        [stacks[0][1], None, own, stacks[2][0]],
+    ]
+    wanted = [cell for column in columns for cell in column]
+    assert [None if cell is None else cell.tolist() for cell in columns[0]] == [
+        *(stacks[0][place].tolist() for place in (2, 0)),
+        None,
+        stacks[0][0].tolist(),
+    ]
+    for chosen in (columns, columns[:1], columns[:2], columns[1:]):
+        expected = wanted[4 * columns.index(chosen[0]) :]
+        (host,) = receive(send([block(num_rows=4, packed=column) for column in chosen]))
+        packed = host.columns["packed"]
+        assert isinstance(packed, TensorCells)
+        assert packed.num_rows == 4 * len(chosen)
+        for found, cell in zip(packed.cells(), expected, strict=False):
+            assert (found is None) == (cell is None)
+            if cell is not None:
+                assert np.array_equal(found, cell.numpy())
+
+
+def test_a_tensor_is_counted_once_however_many_cells_are_parts_of_it():
+    stacked = Stacked(torch.zeros(3, 11, 1), [0, 0, -1], {2: torch.zeros(2)})
+    assert sorted(transfer.tensor_sizes(block(packed=stacked, mean=[torch.zeros(()), None, 1.0]))) == [1, 2, 33]
+
+
+def test_a_device_copies_parts_of_its_tensors_too(monkeypatch):
+    stretches = []
+    monkeypatch.setattr(transfer, "_to_host_memory", stretches.append)
+    send([block(num_rows=2, packed=Stacked(torch.zeros(3, 11, 1, device="meta"), [0, 2]))])
+    assert stretches[0].numel() == 2 * 11 * 4 + 8  # to a multiple of 16 bytes
