@@ -50,7 +50,8 @@ def gaussian_divergence(values: Tensor) -> Tensor:
     centred = values - mean  # a tensor of its own: in-place activations overwrite `values` before the backward pass
     variance = centred.square().mean(dim=1, keepdim=True) + VARIANCE_FLOOR
     standard = centred * variance.rsqrt()
-    skewness, excess_kurtosis = standard.pow(3).mean(dim=1), standard.pow(4).mean(dim=1) - 3
+    square = standard.square()  # products: on a CPU torch takes ten times as long for powers
+    skewness, excess_kurtosis = (square * standard).mean(dim=1), square.square().mean(dim=1) - 3
     of_normals = (mean.square() + variance - 1 - variance.log()).squeeze(1) / 2
     return (of_normals + skewness.square() / 12 + excess_kurtosis.square() / 48).mean()
 
