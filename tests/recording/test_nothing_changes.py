@@ -23,7 +23,7 @@ EVERYTHING = (
 )
 
 
-def train(name, optimizer_name, batches, to=None, instruments=EVERYTHING):
+def train(name, optimizer_name, batches, to=None, instruments=EVERYTHING, options=None):
     """Train with or without a recorder; return all that could have been disturbed."""
     model = make_net(name)
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())
@@ -35,7 +35,8 @@ def train(name, optimizer_name, batches, to=None, instruments=EVERYTHING):
         losses = [one_step(model, optimizer, batch).item() for batch in batches]
     else:
         schedule = {instrument: ics.every(1) for instrument in instruments}
-        with ics.Recorder(model, loss_fn, to=to, optimizer=optimizer, instruments=schedule, strict=True) as recorder:
+        choice = {"instruments": schedule, "options": options}
+        with ics.Recorder(model, loss_fn, to=to, optimizer=optimizer, strict=True, **choice) as recorder:
             for batch in batches:
                 with recorder.step(batch) as step:
                     loss = one_step(model, optimizer, batch)
@@ -80,6 +81,17 @@ def test_each_instrument_alone_is_bit_identical(instrument, tmp_path):
     measured = train("normalised_mlp", "sgd", batches, to=tmp_path / "run", instruments=(instrument,))
     assert identical(plain, measured)
     assert instrument in ics.open_run(tmp_path / "run").tables
+
+
+def test_what_is_measured_together_at_the_end_of_a_pass_is_bit_identical(tmp_path):
+    batches = make_batches(6)
+    plain = train("normalised_mlp", "sgd", batches)
+    pooled = {name: {"per_channel": False} for name in ("activations", "gradients")}
+    measured = train("normalised_mlp", "sgd", batches, to=tmp_path / "run", instruments=tuple(pooled), options=pooled)
+    assert identical(plain, measured)
+    rows = ics.open_run(tmp_path / "run").table("gradients")
+    assert set(rows["step"]) == set(range(6))
+    assert rows["mean"].notna()[rows["kind"] == "site"].any()
 
 
 def test_the_comparison_would_see_a_single_changed_bit():
