@@ -12,6 +12,7 @@ from ics.experiments import MODELS, RECIPES
 from tests.cli.conftest import Command
 
 SHORT = ("--steps", 2, "--batch-size", 16, "--every", 1)
+UNMEASURED = ("--steps", 2, "--batch-size", 16, "--every", 0)
 
 
 def test_train_records_what_was_asked_for(runs: Path) -> None:
@@ -64,6 +65,94 @@ def test_train_shows_its_progress(run_ics: Command, tmp_path: Path) -> None:
     outcome = run_ics("train", "digits-mlp", *SHORT, "--to", tmp_path / "progress-of-me")
     assert "progress-of-me" in outcome.err
     assert "2/2" in outcome.err
+
+
+def test_a_sweep_trains_a_grid_and_says_how_it_ended(run_ics: Command, tmp_path: Path) -> None:
+    grid = ("--sweep", "lr=0.1,0.5", "--sweep", "norm=none,batch", "--seeds", "0,3", "--to", tmp_path / "grid")
+    command = ("train", "digits-mlp", *UNMEASURED, *grid, "--workers", 1)
+    outcome = run_ics(*command)
+    assert outcome.status == 0
+    assert f'ics.open_runs("{tmp_path}/grid")' in outcome.out
+    runs = ics.open_runs(tmp_path / "grid")
+    found = [tuple(run.info["config"][name] for name in ("net", "learning_rate", "norm", "seed")) for run in runs]
+    labels = {"none": "standard", "batch": "BatchNorm"}
+    assert sorted(found) == sorted(
+        (f"{labels[norm]} lr={lr}", lr, norm, seed) for norm in labels for lr in (0.1, 0.5) for seed in (0, 3)
+    )
+    rows = [line for line in outcome.out.splitlines() if " done " in line]
+    assert len(rows) == 8
+    assert "standard lr=0.1    0" in rows[0]
+    loss = ics.open_run(runs[0].path).table("steps")["loss"].iloc[-1]
+    assert any(f" {loss:.4g} " in row for row in rows)
+    again = run_ics(*command)  # resumes: nothing is left to do
+    assert (again.status, again.out.count(" reused "), again.out.count(" done ")) == (0, 8, 0)
+
+
+def test_seeds_are_trained_in_processes_beside_each_other(run_ics: Command, tmp_path: Path) -> None:
+    outcome = run_ics("train", "digits-mlp", *UNMEASURED, "--seeds", "2..3", "--workers", 2, "--to", tmp_path / "x")
+    assert outcome.status == 0
+    assert [run.info["seed"] for run in ics.open_runs(tmp_path)] == [2, 3]
+    assert [run.name for run in ics.open_runs(tmp_path)] == ["x-2", "x-3"]
+    assert f"ics report {tmp_path}/x-2 {tmp_path}/x-3" in outcome.out
+
+
+def test_runs_that_fail_are_counted_and_the_others_stay(run_ics: Command, tmp_path: Path) -> None:
+    command = (
+        "train",
+        "digits-mlp",
+        *UNMEASURED,
+        "--sweep",
+        "device=cpu,abacus",
+        "--to",
+        tmp_path / "x",
+        "--workers",
+        1,
+    )
+    outcome = run_ics(*command)
+    assert outcome.status == 2
+    assert "1 of 2 runs failed" in outcome.err.splitlines()[-1]
+    assert "abacus" in outcome.err.splitlines()[-1]
+    assert len(ics.open_runs(tmp_path / "x")) == 1
+
+
+def test_a_folder_with_runs_of_other_settings_is_not_replaced(run_ics: Command, tmp_path: Path) -> None:
+    command = ("train", "digits-mlp", *UNMEASURED, "--seeds", 2, "--workers", 1, "--to", tmp_path / "x")
+    assert run_ics(*command).status == 0
+    assert "another configuration" in run_ics(*command, "--lr", 0.3).err.splitlines()[-1]
+    assert run_ics(*command, "--lr", 0.3, "--overwrite").status == 0
+    assert ics.open_run(tmp_path / "x-1").info["config"]["learning_rate"] == 0.3
+
+
+def test_any_setting_can_be_set_by_its_name(run_ics: Command, tmp_path: Path) -> None:
+    options = ("--set", "momentum=0.9", "--set", "hidden=5x6", "--set", "norm=batch")
+    assert run_ics("train", "digits-mlp", *UNMEASURED, *options, "--to", tmp_path / "x").status == 0
+    config = ics.open_run(tmp_path / "x").info["config"]
+    assert (config["momentum"], config["hidden"], config["net"]) == (0.9, [5, 6], "BatchNorm")
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--sweep", "lrr=1"], "no setting is named 'lrr'; did you mean 'lr'"),
+        (["--sweep", "lr"], "type e.g. --sweep lr=0.1"),
+        (["--sweep", "lr=fast"], "learning_rate is a number, got 'fast'"),
+        (["--sweep", "lr=0.1,0.10"], "names each value of lr once"),
+        (["--sweep", "seed=1,2"], "seeds are swept by --seeds"),
+        (["--set", "steps=0.5"], "steps is a whole number, got '0.5'"),
+        (["--set", "optimizer=sdg"], "sdg"),
+        (["--seeds", "0"], "--seeds is at least 1, got 0"),
+        (["--seeds", "many"], "type --seeds 5, 0,1,2 or 0..4"),
+        (["--seeds", "4..0"], "the lowest first"),
+        (["--seeds", "0,1", "--seed", "3"], "leave --seed 3 out"),
+        (["--workers", "0"], "workers is a whole number of at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_a_sweep_is_one_sentence(
+    options: list[str], part: str, run_ics: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert part in run_ics("train", "digits-mlp", *UNMEASURED, *options).mistake
 
 
 def test_demo_writes_runs_and_a_report_twice(run_ics: Command, tmp_path: Path) -> None:
