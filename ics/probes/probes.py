@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -13,19 +13,18 @@ from torch import Tensor, nn
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError, unknown_name
 from ics.probes.collect import Collector
-from ics.probes.grouping import Grouping, declared_layers, followed_modules, layer_numbers
+from ics.probes.grouping import Grouping, declared_layers, layer_numbers
 from ics.probes.hooks import Watch
+from ics.probes.known import KnownPlans
 from ics.probes.normalization_look import NormalizationLook
 from ics.probes.normalization_plan import NormalizationLearner, NormalizationPlan
 from ics.probes.normalization_rows import normalization_block
-from ics.probes.plan import Learner, Plan, Plans
+from ics.probes.plan import Plan, Plans
 from ics.probes.planned import PlannedLook
 from ics.probes.recompute import Recomputation
 from ics.probes.selection import Selection, select_layers
 from ics.probes.sink import Columns, GradientHooks, Measured, MeasuringSink, Wanted
 from ics.records import Block, Layer
-
-_GROUPINGS: tuple[Grouping, ...] = ("paper", "leaf")
 
 
 class Probes:
@@ -104,8 +103,7 @@ class Probes:
             "gradient_per_channel": of_gradients.per_channel,
             "loss_scale": loss_scale,
         }
-        self._plans = plans
-        self._sites = replace(self._wanted, normalization=False)
+        self._plans = KnownPlans(plans, self._wanted)
         self._armed = False
         self._forget()
 
@@ -114,22 +112,23 @@ class Probes:
         self._measured = Measured(Collector(**self._collector_options))
         self._watch: Watch | None = None
         self._planned: PlannedLook | None = None
-        self._learner: Learner | None = None
         self._normalizations: NormalizationLook | None = None
-        self._normalization_learner: NormalizationLearner | None = None
+        self._plans.forget_learners()
 
     def __enter__(self) -> Probes:
         if self._armed:
             raise UsageError("probes are expected to be armed once at a time, got a second `with`; make other Probes")
         self._armed = True
         self._forget()
-        followed = self._wanted
-        if self._wanted.normalization and self._plan_normalizations():
-            followed = self._sites
-        plan = None if self._plans is None else self._plans.get(self._sites)
+        followed, theorem, plan = self._wanted, self._plans.of_normalizations(), self._plans.of_sites()
+        if theorem is not None:
+            followed = replace(self._wanted, normalization=False)
+            self._normalizations = NormalizationLook(
+                theorem, per_channel=self._normalization_per_channel, loss_scale=self._loss_scale
+            )
         if plan is not None and not followed.normalization:
             self._planned = PlannedLook(plan, followed, loss_scale=self._loss_scale)
-        elif self._measures_sites or self._normalizations is None:
+        elif self._plans.measures_sites or self._normalizations is None:
             self._follow(followed)
         for look in self._looks:
             look.attach()
@@ -168,12 +167,12 @@ class Probes:
                 raise look.failure
         found = []
         if self._planned is not None:
-            self._warn_if_lost(self._planned, self._sites)
+            self._warn_if_lost(self._planned)
             found += self._planned.blocks(_order(self._planned.plan, layers))
         if self._watch is not None:
             found += self._followed_blocks(self._watch, layers)
         if self._normalizations is not None:
-            self._warn_if_lost(self._normalizations, self._kind_of_normalizations)
+            self._warn_if_lost(self._normalizations)
             found.append(self._normalizations.block(_order(self._normalizations.plan, layers)))
         return found
 
@@ -186,45 +185,21 @@ class Probes:
 
     @property
     def _looks(self) -> list[Watch | PlannedLook | NormalizationLook | NormalizationLearner]:
-        own = (self._watch, self._planned, self._normalizations, self._normalization_learner)
+        own = (self._watch, self._planned, self._normalizations, self._plans.normalization_learner)
         return [look for look in own if look is not None]
 
-    @property
-    def _measures_sites(self) -> bool:
-        return self._wanted.activations is not None or self._wanted.gradients is not None
-
-    @property
-    def _kind_of_normalizations(self) -> Hashable:
-        """What plans of normalisations are told apart by: another look at the same pass gives other rows."""
-        return "normalization", self._wanted.layers
-
-    def _plan_normalizations(self) -> bool:
-        """Look at the normalisations by their plan, if there is one; else have it made, if there can be one."""
-        kind = self._kind_of_normalizations
-        if self._plans is None:
-            return False
-        plan = self._plans.get(kind)
-        if isinstance(plan, NormalizationPlan):
-            self._normalizations = NormalizationLook(
-                plan, per_channel=self._normalization_per_channel, loss_scale=self._loss_scale
-            )
-        elif not self._plans.refused(kind):
-            self._normalization_learner = NormalizationLearner(followed_modules(self._model))
-        return self._normalizations is not None
-
     def _follow(self, wanted: Wanted) -> None:
-        """Follow the pass from scratch, and have a plan of it made, if there can be one."""
-        if self._plans is not None and self._measures_sites and not self._plans.refused(self._sites):
-            self._learner = Learner()
+        """Follow the pass from scratch, and have plans of it made, if there can be any."""
+        learner = self._plans.learn(wanted, self._model)
 
         def make_sink(hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
-            return MeasuringSink(wanted, self._measured, hooks, recomputation, self._learner)
+            return MeasuringSink(wanted, self._measured, hooks, recomputation, learner)
 
-        self._watch = Watch(self._model, make_sink, pending=self._measured.pending, learner=self._learner)
+        self._watch = Watch(self._model, make_sink, pending=self._measured.pending, learner=learner)
 
     def _followed_blocks(self, watch: Watch, layers: Sequence[Layer] | None) -> list[Block]:
         order = layer_numbers(watch.tracker.order, self.layers() if layers is None else layers)
-        self._learn(watch)
+        self._plans.made_of(watch, self._measured)
         collector, found = self._measured.collector, []
         if self._wanted.activations:
             found.append(collector.activations_block(order))
@@ -237,26 +212,9 @@ class Probes:
             found.append(normalization_block(rows, order))
         return found
 
-    def _learn(self, watch: Watch) -> None:
-        """Make the plans of the pass that was followed, if there are to be any."""
-        if self._plans is None:
-            return
-        names: Any = {"order": watch.tracker.order, "layers": {each: watch.layers(each)[0] for each in _GROUPINGS}}
-        if self._learner is not None:
-            gradients = self._measured.collector.gradients
-            reasons = {
-                key: None if each.statistics.moments is not None else each.reason for key, each in gradients.items()
-            }
-            self._plans.known[self._sites] = self._learner.plan(reasons=reasons, **names)
-        if self._normalization_learner is not None:
-            seen = [row.normalization for row in self._measured.normalizations.values()]
-            known: dict[Any, Any] = self._plans.known
-            known[self._kind_of_normalizations] = self._normalization_learner.plan(seen, **names)
-        self._learner = self._normalization_learner = None
-
-    def _warn_if_lost(self, look: PlannedLook | NormalizationLook, kind: Hashable) -> None:
-        if look.lost and self._plans is not None:
-            self._plans.known[kind] = None
+    def _warn_if_lost(self, look: PlannedLook | NormalizationLook) -> None:
+        if look.lost:
+            self._plans.refuse(look.plan)
             warnings.warn(
                 "the model did not call its modules as it did at the steps before: this step's statistics of sites are "
                 "null, and from the next measured step on every pass is followed in full",
