@@ -81,7 +81,10 @@ def _table(overview: pd.DataFrame) -> str:
             "claim": overview["id"],
             "sentence": overview["sentence"],
             "source": overview["source"],
-            "verdict": overview["verdict"].map(lambda verdict: _MARKS.get(verdict, verdict)),
+            # Spaces that do not break: a verdict stays on one line.
+            "verdict": overview["verdict"].map(
+                lambda verdict: _MARKS.get(verdict, verdict).replace(" ", "\N{NO-BREAK SPACE}")
+            ),
             "budget": overview["budget"],
             "seeds": overview["seeds"],
             "needs about": overview["needs"],
@@ -103,7 +106,8 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
     if effects.empty or "center" not in effects.columns:
         parts.append(page.paragraph(str(row["reason"]), kind="warning"))
     else:
-        parts += [page.picture(forest(effects), f"effects of {row['id']} with their intervals"), _effects(effects)]
+        picture = page.picture(forest(effects), f"effects of {row['id']} with their intervals")
+        parts += [_rule(effects), picture, _effects(effects)]
     if detail["published"]:
         parts.append(page.paragraph(f"Published: {detail['published']}"))
     parts.append(page.paragraph(f"Here: {'; '.join(text for text in (detail['setting'], detail['studies']) if text)}."))
@@ -114,6 +118,17 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
     parts.append(page.paragraph(f"{detail['command']}: {detail['made']}", kind="quiet"))
     section = page.section(f"{row['id']} {row['title']}", "", *parts)
     return section.replace("<section>", f'<section id="{row["id"]}">', 1)
+
+
+def _rule(effects: pd.DataFrame) -> str:
+    """The criteria, each once, with the reason for its border."""
+    if "criterion" not in effects.columns:
+        return ""
+    rows = effects[effects["criterion"].notna()].drop_duplicates("criterion")
+    texts = [
+        f"holds if {row['criterion']}{f': {why}' if (why := row.get('why')) else ''}" for row in rows.to_dict("records")
+    ]
+    return page.items(texts)
 
 
 def _effects(effects: pd.DataFrame) -> str:
@@ -127,13 +142,12 @@ def _effects(effects: pd.DataFrame) -> str:
             "from": effects["low"].map(_cell),
             "to": effects["high"].map(_cell),
             "n": effects["n"].astype("Int64"),
-            "holds if": effects.get("criterion"),
             "says": effects.get("vote"),
-            "because": effects.get("why"),
         }
     )
     shown = shown.astype({name: object for name in shown.columns if name != "n"})
-    return page.table(shown.where(shown.notna() & (shown != ""), None))
+    shown = shown.where(shown.notna() & (shown != ""), None)
+    return page.table(shown.loc[:, shown.notna().any()])
 
 
 def _cell(value: float) -> str | None:

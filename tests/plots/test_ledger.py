@@ -1,0 +1,90 @@
+"""The page of the ledger and its forest plot draw exactly the effects they are given."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ics.errors import UsageError
+from ics.plots.forest import VOTES, forest
+from ics.plots.ledger import write_ledger
+
+
+def effect(
+    measure: str, scale: str, center: float, low: float, high: float, vote: str | None = None
+) -> dict[str, object]:
+    row = {"id": "C21", "measure": measure, "scale": scale, "center": center, "low": low, "high": high, "n": 3}
+    row |= {"setting": "", "unit": "1", "meaning": f"what {measure} is"}
+    if vote is not None:
+        row |= {
+            "criterion": f"{measure} < 0.9",
+            "why": "a reason",
+            "region_low": -math.inf,
+            "region_high": 0.9,
+            "vote": vote,
+        }
+    return row
+
+
+EFFECTS = pd.DataFrame(
+    [
+        effect("beta", "ratio", 0.5, 0.4, 0.6, "supported"),
+        effect("range", "ratio", 2.0, 1.5, 3.0, "contradicted"),
+        effect("edge", "value", 1.0, 0.9, 1.1),
+        effect("lost", "ratio", math.inf, 2.0, math.inf, "inconclusive"),
+    ]
+)
+
+
+def test_every_interval_is_drawn_where_it_lies_in_the_colour_of_its_vote() -> None:
+    figure = forest(EFFECTS)
+    ratios, edge = figure.axes
+    assert ratios.get_xscale() == "log"
+    lines = {line.get_gid(): line for line in ratios.lines if line.get_gid()}
+    assert lines["interval-0"].get_xdata().tolist() == [0.4, 0.6]
+    assert lines["interval-1"].get_xdata().tolist() == [1.5, 3.0]
+    assert [lines[f"interval-{place}"].get_color() for place in range(3)] == list(VOTES.values())
+    # An end that is infinite stops at the edge of the axes.
+    assert lines["interval-2"].get_xdata()[1] == pytest.approx(ratios.get_xlim()[1])
+    assert [label.get_text() for label in edge.get_yticklabels()] == ["edge (n = 3)"]
+
+
+def test_effects_without_an_estimate_leave_an_empty_figure() -> None:
+    assert not forest(EFFECTS.assign(center=math.nan)).axes[0].lines
+
+
+def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
+    overview = pd.DataFrame(
+        {
+            "id": ["C21", "C22"],
+            "title": ["BN smooths", "Noise"],
+            "sentence": ["BN smooths <the> loss.", "Noise does not hurt."],
+            "source": ["somebody", "somebody else"],
+            "verdict": ["mixed", "not run yet"],
+            "budget": ["quick", None],
+            "seeds": pd.array([3, None], dtype="Int64"),
+            "needs": pd.array([12, None], dtype="Int64"),
+            "reason": ["because", None],
+        }
+    )
+    texts = {"published": "smaller", "remark": "read with care", "setting": "mlp", "studies": "", "notes": "one | two"}
+    details = pd.DataFrame([{"id": "C21", **texts, "command": "ics claims run C21", "made": "today"}])
+    html = write_ledger(overview, details, EFFECTS, tmp_path / "new" / "claims.html").read_text()
+    assert "2 claims: 1 mixed; 1 without a verdict." in html
+    assert "BN smooths &lt;the&gt; loss." in html
+    assert html.count('href="#C21"') == 1
+    assert 'id="C22"' not in html
+    for part in (
+        "holds if beta &lt; 0.9: a reason",
+        "what range is",
+        "Published: smaller",
+        "needs about 12 seeds",
+        "two",
+    ):
+        assert part in html
+    assert "http" not in html.split("</style>")[1].replace("http://www.w3.org", "")
+    with pytest.raises(UsageError, match=r"claims\.html"):
+        write_ledger(overview, details, EFFECTS, tmp_path)
