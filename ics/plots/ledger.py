@@ -81,10 +81,7 @@ def _table(overview: pd.DataFrame) -> str:
             "claim": overview["id"],
             "sentence": overview["sentence"],
             "source": overview["source"],
-            # Spaces that do not break: a verdict stays on one line.
-            "verdict": overview["verdict"].map(
-                lambda verdict: _MARKS.get(verdict, verdict).replace(" ", "\N{NO-BREAK SPACE}")
-            ),
+            "verdict": overview["verdict"].map(_mark),
             "budget": overview["budget"],
             "seeds": overview["seeds"],
             "needs about": overview["needs"],
@@ -94,6 +91,11 @@ def _table(overview: pd.DataFrame) -> str:
     for name in overview.loc[overview["budget"].notna(), "id"]:
         table = table.replace(f"<td>{name}</td>", f'<td><a href="#{name}">{name}</a></td>')
     return table
+
+
+def _mark(verdict: str) -> str:
+    """A verdict with its sign, and spaces that do not break: it stays on one line."""
+    return _MARKS.get(verdict, verdict).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -> str:
