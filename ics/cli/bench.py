@@ -125,9 +125,10 @@ def _print(frame: pd.DataFrame, beside: dict[str, Any]) -> None:
         console.print(_table(rows))
     facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in beside.items())
     derived = _DERIVED if frame["derived"].any() else _TIMED
+    memory = "Memory: what two steps add to the process. " if frame["added_bytes"].notna().any() else ""
     typer.echo(
-        "Ratios: seconds of a step over those of a plain one, taken in turns; median of the rounds (95 % interval). "
-        f"Writing is included. {derived}\nMemory: what two steps add to the process. Machine: {facts}."
+        "Ratios: seconds of a step over those of a plain one, taken in turns; median of the rounds (95 % interval; of "
+        f"fewer than six rounds their range). Writing is included. {derived}\n{memory}Machine: {facts}."
     )
 
 
