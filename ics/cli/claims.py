@@ -135,7 +135,9 @@ def _entries(to: Path, budget: str | None) -> list[Entry]:
 
 def _print_verdict(entry: Entry) -> None:
     needs = f", needs about {entry.seeds_needed} seeds" if entry.seeds_needed else ""
-    typer.echo(f"{typer.style(entry.id, bold=True)} {entry.outcome}{needs}: {entry.reason}")
+    # The reason of a clear verdict begins with it: "supported by ...".
+    told = entry.reason if entry.reason.startswith(entry.outcome) else f"{entry.outcome}{needs}: {entry.reason}"
+    typer.echo(f"{typer.style(entry.id, bold=True)} {told}")
 
 
 def _print_entry(entry: Entry) -> None:

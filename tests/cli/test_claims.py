@@ -44,7 +44,7 @@ def test_the_list_has_every_claim_before_anything_was_run(run_ics: Command, tmp_
 def test_a_run_is_judged_listed_shown_and_reported(run_ics: Command, ledger: Path, tmp_path: Path) -> None:
     outcome = run_ics("claims", "run", "c29", "--to", ledger, "--workers", 1)
     assert outcome.status == 0, outcome.err
-    assert "C29 supported: supported by growth within" in outcome.out
+    assert "C29 supported by growth within" in outcome.out
     assert "1 of 31 have a verdict" in run_ics("claims", "--to", ledger).out
     assert "0 of 31 have a verdict" in run_ics("claims", "--to", ledger, "--budget", "cpu").out
     shown = run_ics("claims", "show", "C29", "--to", ledger).out
