@@ -34,7 +34,8 @@ class Entry:
         nets: net to its settings; studies: study to its function and settings.
         published, remark: of the claim, when it was run.
         notes: runs that failed, and what recorders noted.
-        command, date, seconds, versions: how, when, how long, and with what it was made.
+        command, date, versions: how, when and with what it was made.
+        seconds: time of the runs that this call made, and of judging; runs that were there took none.
     """
 
     id: str
@@ -169,7 +170,7 @@ def details(entries: Mapping[str, Entry]) -> pd.DataFrame:
             "studies": "; ".join(f"{name}: {study_text(one)}" for name, one in entry.studies.items()),
             "notes": " | ".join(entry.notes),
             "command": entry.command,
-            "made": f"{entry.date[:10]}, {entry.seconds:.0f} s of runs, "
+            "made": f"{entry.date[:10]}, {entry.seconds:.0f} s of new runs, "
             + ", ".join(f"{name} {version}" for name, version in entry.versions.items()),
         }
         for entry in entries.values()
