@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ics import schema
 from ics.landscape import (
@@ -24,43 +22,16 @@ from ics.landscape import (
     gradient_shift,
     make_transition,
 )
-from ics.probes import ParameterWatch, Plans, Probes, find_layers, select_layers
+from ics.probes import Probes, find_layers, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.compiled import forced_eager
 from ics.recording.drift import Drift, Update
 from ics.recording.instruments import PROBES, needs_batch
+from ics.recording.setup import Setup, learning_rate
 from ics.recording.step_parameters import StepParameters
 from ics.records import Block, Layer
 
 _OF_THE_PASSES = frozenset({"activations", "normalization"})
-_EVERYTHING: Mapping[str, Any] = {"sites": schema.SITES, "histogram": True, "per_channel": True}
-
-
-@dataclass
-class Seen:
-    """What measured steps found out, and later ones need not."""
-
-    layers: bool = False
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a recorder was told, unchanged from step to step."""
-
-    model: nn.Module
-    loss_fn: Callable[[nn.Module, Any], Tensor] | None
-    optimizer: torch.optim.Optimizer | None
-    grad_scaler: torch.amp.GradScaler | None
-    selection: Any
-    grouping: Literal["paper", "leaf"]
-    options: Mapping[str, Mapping[str, Any]]
-    plans: Plans = field(default_factory=Plans)
-    seen: Seen = field(default_factory=Seen)
-
-    @cached_property
-    def parameters(self) -> ParameterWatch:
-        """The parameters of the model, from step to step."""
-        return ParameterWatch(self.model)
 
 
 @dataclass
@@ -107,7 +78,7 @@ class MeasuredStep:
                 handle = before_optimizer_step(optimizer, self._optimizer_steps)
                 self._armed.callback(handle.remove)
         if self._looks_at_passes:
-            self.probes = self._armed.enter_context(self._make_probes())
+            self.probes = self._armed.enter_context(self.setup.probes(self.due))
 
     def disarm(
         self,
@@ -264,21 +235,6 @@ class MeasuredStep:
             replays=self._replays,
         )
 
-    def _make_probes(self) -> Probes:
-        options = self.setup.options
-        return Probes(
-            self.setup.model,
-            activations="activations" in self.due,
-            gradients="gradients" in self.due,
-            normalization="normalization" in self.due,
-            layers=self.setup.selection,
-            loss_scale=None if self.setup.grad_scaler is None else self.setup.grad_scaler.get_scale(),
-            plans=self.setup.plans,
-            gradient_options={**_EVERYTHING, **options.get("gradients", {})},
-            normalization_per_channel=options.get("normalization", {}).get("per_channel", True),
-            **{**_EVERYTHING, **options.get("activations", {})},
-        )
-
     def _objective_of(self, batch: Any, *, accumulate: bool) -> Objective:
         assert self.setup.loss_fn is not None
         return Objective(
@@ -293,10 +249,3 @@ class MeasuredStep:
     def _optimizer_steps(self) -> None:
         self.learning_rate = learning_rate(self.setup.optimizer)
         self.parameters.optimizer_steps()
-
-
-def learning_rate(optimizer: torch.optim.Optimizer | None) -> float | None:
-    """Return the learning rate of the first parameter group; None without an optimizer."""
-    if optimizer is None:
-        return None
-    return float(optimizer.param_groups[0]["lr"])

@@ -21,10 +21,11 @@ from ics.recording.compiled import unwrapped
 from ics.recording.drift import Drift
 from ics.recording.instruments import check_options, needs_batch
 from ics.recording.logbook import Logbook
-from ics.recording.measured_step import MeasuredStep, Setup
+from ics.recording.measured_step import MeasuredStep
 from ics.recording.presets import choose
 from ics.recording.provenance import layers_as_json, provenance
 from ics.recording.schedule import Schedule
+from ics.recording.setup import Setup
 from ics.recording.step import Step
 from ics.records import Layer
 from ics.store import Writer

@@ -117,14 +117,15 @@ def receive(sent: Sent) -> list[HostBlock]:
 
 
 def tensor_sizes(block: Block) -> list[int]:
-    """Return how many values each tensor of a block has, one that many cells are parts of counted once."""
+    """Return how many values each tensor and array of a block has, one that many cells are parts of counted once."""
     sizes = []
     for cells in block.columns.values():
         if isinstance(cells, Stacked):
             sizes.append(cells.stack.numel())
             cells = list(cells.others.values())
-        if any(issubclass(kind, Tensor) for kind in set(map(type, cells))):
+        if any(issubclass(kind, Tensor | np.ndarray) for kind in set(map(type, cells))):
             sizes += [cell.numel() for cell in cells if isinstance(cell, Tensor)]
+            sizes += [cell.size for cell in cells if isinstance(cell, np.ndarray)]
     return sizes
 
 

@@ -211,7 +211,12 @@ def test_cells_that_are_parts_of_one_tensor_arrive_as_cells_by_themselves():
 
 def test_a_tensor_is_counted_once_however_many_cells_are_parts_of_it():
     stacked = Stacked(torch.zeros(3, 11, 1), [0, 0, -1], {2: torch.zeros(2)})
-    assert sorted(transfer.tensor_sizes(block(packed=stacked, mean=[torch.zeros(()), None, 1.0]))) == [1, 2, 33]
+    assert sorted(transfer.tensor_sizes(block(packed=stacked, mean=[torch.zeros(()), None, np.ones(5)]))) == [
+        1,
+        2,
+        5,
+        33,
+    ]
 
 
 def test_a_device_copies_parts_of_its_tensors_too(monkeypatch):
