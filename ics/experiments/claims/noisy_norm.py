@@ -1,0 +1,122 @@
+"""C22: does noisy BatchNorm train as well as BatchNorm although its distributions are less stable than without?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ics.experiments.claims.budgets import Budget, base, net_name
+from ics.experiments.claims.claim import Claim
+from ics.experiments.claims.effects import Effect, ratio
+from ics.experiments.claims.evidence import Evidence
+from ics.experiments.claims.learning import Pair, compared_accuracy, compared_loss, compared_steps, last
+from ics.experiments.claims.measures import final_loss
+from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.stability import Reference, before_activation, movement, seen
+from ics.experiments.config import RunConfig
+
+NOISY = "noisy-batch"
+_DISTANCES = {
+    "mean_shift": "|change of a channel's mean| in standard deviations",
+    "log_variance_ratio": "|change of a channel's log variance|",
+}
+_TOLD = {"previous": "from one look to the next", "first": "since the first step"}
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A way to look at stability: measures get the suffix, `norm` is what noisy BatchNorm is held against."""
+
+    suffix: str
+    reference: Reference
+    norm: str = "none"
+    next_layer: bool = False
+
+
+_VIEWS = (
+    _View("", "previous"),
+    _View("_since_start", "first"),
+    _View("_of_next_layer", "previous", next_layer=True),
+    _View("_against_batchnorm", "previous", norm="batch"),
+)
+
+
+def nets(budget: Budget) -> tuple[RunConfig, ...]:
+    """The standard, the BatchNorm and the noisy BatchNorm net of each base."""
+    return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch", NOISY))
+
+
+def evidence(found: Evidence) -> tuple[Effect, ...]:
+    """Noisy BatchNorm against BatchNorm (how it learns) and against the standard net (how stable it is)."""
+    return (*_learning(found), *_stability(found))
+
+
+def _learning(found: Evidence) -> list[Effect]:
+    """Against the standard net too: where that learns as well, nothing is left for stability to explain."""
+    accuracies = {column: last(found, column) for column in ("train_accuracy", "test_accuracy")}
+    quiet, noisy = last(found, "train_loss"), final_loss(found)
+    told = "training loss in eval mode, without noise, at the end of training"
+    effects: list[Effect] = []
+    for name in found.budget.bases:
+        pair = Pair(net_name(NOISY, name), net_name("batch", name), name, name)
+        standard = Pair(net_name(NOISY, name), net_name("none", name), name, f"against standard, {name}")
+        effects += [
+            *(compared_accuracy(values, pair, measure=column) for column, values in accuracies.items()),
+            ratio(quiet, pair.net, pair.other, measure="train_loss", meaning=told, setting=name),
+            *(compared_loss(noisy, each) for each in (pair, standard)),
+            *compared_steps(found, (pair, standard)),
+        ]
+    return effects
+
+
+def _stability(found: Evidence) -> list[Effect]:
+    """How far distributions move between measured steps.
+
+    From the activations of training, whose noise is drawn anew at every step. The table `drift` would not do: it looks
+    at one batch with the same random numbers each time, so that noise is no drift there.
+    """
+    places = {
+        False: ("what activation functions are applied to", before_activation(found)),
+        True: ("what the next layer sees", seen(found)),
+    }
+    effects = []
+    for view in _VIEWS:
+        place, rows = places[view.next_layer]
+        for distance, told in _DISTANCES.items():
+            moved = movement(found, rows, distance, reference=view.reference)
+            over = "mean over channels, median over layers, then over steps"
+            effects += [
+                ratio(
+                    moved,
+                    net_name(NOISY, name),
+                    net_name(view.norm, name),
+                    measure=distance + view.suffix,
+                    meaning=f"{told} of {place}, {_TOLD[view.reference]}, {over}",
+                    setting=name,
+                )
+                for name in found.budget.bases
+            ]
+    return effects
+
+
+_NONE = "one example in a hundred is the largest loss that counts as none"
+_LESS = "a tenth more is the smallest instability that counts"
+
+C22 = Claim(
+    id="C22",
+    nets=nets,
+    evidence=evidence,
+    rule=(
+        above("train_accuracy", -0.01, why=_NONE),
+        above("test_accuracy", -0.01, why=_NONE),
+        below("train_loss", 1.25, why="a quarter more is the largest difference that still counts as training as well"),
+        *(above(name + since, 1.1, why=_LESS) for since in ("", "_since_start") for name in _DISTANCES),
+    ),
+    published="VGG on CIFAR-10, lr 0.1 and 0.5: training with noisy BatchNorm is almost as good as with BatchNorm, and "
+    "better than without, while its distributions are less stable than the standard net's (Santurkar et al. 2018, "
+    "sec. 2.1 and Fig. 2, by eye).",
+    remark="Noise is new at every step, learning moves distributions slowly: from look to look, a tenth of the "
+    "training here, noise counts fully, since the start the standard net may have moved as far. All distances hold "
+    "what sampling another batch does, in every net alike. Where the standard net learns as well (final_loss and steps "
+    "against standard near 1), there is nothing that stability could explain. The noise is off in eval mode, in which "
+    "accuracies and train_loss are taken; final_loss is with it.",
+)
