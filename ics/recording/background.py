@@ -21,10 +21,12 @@ class Background:
     Args:
         work: must not raise; what it raises all the same ends the wait of whoever waits, and is raised there.
         name: name of the thread.
+        prepare: called first in the thread, if there is one.
     """
 
-    def __init__(self, work: Callable[[], None], *, name: str) -> None:
+    def __init__(self, work: Callable[[], None], *, name: str, prepare: Callable[[], None] = lambda: None) -> None:
         self._work = work
+        self._prepare = prepare
         self._name = name
         self._changed = threading.Condition()
         self._wakes = 0  # how often it was woken, and how many of these calls are worked off
@@ -95,6 +97,7 @@ class Background:
             self.wait()
 
     def _run(self) -> None:
+        self._prepare()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._wakes > self._worked_off or self._stopping)

@@ -16,6 +16,7 @@ from ics.recording.background import Background
 from ics.recording.scribe import Scribe
 from ics.recording.transfer import Sent, send, tensor_sizes
 from ics.records import Block
+from ics.stats.parallel import compute_alone
 from ics.store import Writer
 from ics.store.run_file import to_json
 
@@ -58,7 +59,7 @@ class Logbook:
         self._info: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._scribe = Scribe(writer, note=self._keep_note, keep=self._keep)
-        self._background = Background(self._work, name="ics-logbook")
+        self._background = Background(self._work, name="ics-logbook", prepare=compute_alone)
         self._flushed = time.perf_counter()
         self._closed = False
 

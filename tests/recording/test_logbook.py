@@ -21,7 +21,9 @@ from ics.errors import MeasurementWarning, UsageError
 from ics.recording import logbook as logbook_module
 from ics.recording import scribe as scribe_module
 from ics.recording.logbook import Logbook
+from ics.recording.transfer import receive
 from ics.records import Block
+from ics.stats.parallel import openmp
 from ics.store import Writer, open_run, writer
 
 ROOT = Path(__file__).parents[2]
@@ -312,3 +314,24 @@ def test_workers_of_a_data_loader_leave_the_run_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     assert check(tmp_path, 40).state == "completed"
     assert json.loads((tmp_path / "run.json").read_text())["state"] == "completed"
+
+
+@pytest.mark.skipif(openmp() is None, reason="torch computes without GNU OpenMP here")
+def test_the_thread_that_writes_takes_no_helpers_that_training_would_have_to_share_cores_with(tmp_path, monkeypatch):
+    threads = []
+
+    def counting(sent):
+        threads.append((threading.current_thread().name, torch.get_num_threads()))
+        return receive(sent)
+
+    monkeypatch.setattr(scribe_module, "receive", counting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        logbook = make(tmp_path / "run")
+        logbook.add(rows(0), step=0)
+        logbook.close("finished")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [("ics-logbook", 1)]
