@@ -68,14 +68,14 @@ def skewness_change(rows: pd.DataFrame, *, reference: Reference) -> pd.DataFrame
     Skewness is free of mean and variance: this is the change of shape that remains when both are held.
 
     Returns:
-        A row per net, seed, layer, call and step after the reference: these, and `skewness_change`.
+        A row per net, seed, layer, call, site and step after the reference: these, and `skewness_change`.
     """
     results = []
-    for place, own in moments(rows).sort_values("step").groupby(_PLACE, sort=False):
+    for place, own in moments(rows).sort_values("step").groupby([*_PLACE, "site"], sort=False):
         steps = [(step, as_array(cell)) for step, cell in zip(own["step"], own["channel_skewness"], strict=True)]
         pairs = pairwise(steps) if reference == "previous" else ((steps[0], one) for one in steps[1:])
         results += [(*place, step, _median(np.abs(now - then))) for (_, then), (step, now) in pairs]
-    return pd.DataFrame(results, columns=[*_PLACE, "step", "skewness_change"])
+    return pd.DataFrame(results, columns=[*_PLACE, "site", "step", "skewness_change"])
 
 
 def _having(rows: pd.DataFrame, site: str) -> pd.DataFrame:
