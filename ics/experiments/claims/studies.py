@@ -28,10 +28,12 @@ class Study:
 
     Attributes:
         name: what the evidence calls it.
-        function: `"package.module:function"`, called as `function(seed=..., **settings)`; returns a frame.
+        function: `"package.module:function"`, called as `function(seed=..., **settings, **local)`; returns a frame.
         settings: its keyword arguments, plain JSON values.
         seed: of everything random in it.
         revision: raised when the function changes what it measures, so that stored results are made anew.
+        local: further arguments that decide nothing about the result, such as where the data lie on this machine. They
+            are stored nowhere and make no other study of it.
 
     Example:
         >>> study = Study(name="growth", function="my_studies:growth", settings={"depth": 4})
@@ -44,6 +46,7 @@ class Study:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     seed: int = 0
     revision: int = 1
+    local: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
 
     def __post_init__(self) -> None:
         if ":" not in self.function:
@@ -69,7 +72,7 @@ class Study:
 def run_study(study: Study, to: Path) -> None:
     """Run a study and write its folder; the table is there whole or not at all."""
     started = datetime.now(UTC)
-    frame = find_function(study.function)(seed=study.seed, **study.settings)
+    frame = find_function(study.function)(seed=study.seed, **study.settings, **study.local)
     if not isinstance(frame, pd.DataFrame) or frame.empty:
         raise UsageError(f"{study.function} should return a frame with rows, got {type(frame).__name__}")
     to.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,70 @@
+"""C02: is Wu+b more Gaussian, more symmetric and less sparse than u?"""
+
+from __future__ import annotations
+
+from ics.experiments.claims.budgets import Budget
+from ics.experiments.claims.claim import Claim
+from ics.experiments.claims.effects import Effect, ratio, value
+from ics.experiments.claims.evidence import Evidence
+from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.shape_drift import changes
+from ics.experiments.claims.shape_study import WU, U, plain_nets, shape_study, u_and_preactivation
+from ics.experiments.claims.studies import Study
+
+_FROM_NORMAL = {
+    "ks": "Kolmogorov-Smirnov distance to the normal distribution of the same mean and variance",
+    "excess_kurtosis": "|excess kurtosis|",
+    "skewness": "|skewness|",
+}
+_DENSITY = "density (E|x|)^2 / E x^2, small where few values are far from 0"
+_PER_UNIT = "per unit, median over units, then over layers between the first and the last, then over looks"
+_POOLED = "of all units of a layer together, median over layers between the first and the last, then over looks"
+_KINDS = {"": _PER_UNIT, "pooled_": _POOLED}
+
+
+def studies(budget: Budget) -> tuple[Study, ...]:
+    """The shapes of the standard nets, shared with C01."""
+    return tuple(shape_study(name, config, budget) for name, config in plain_nets(budget).items())
+
+
+def evidence(found: Evidence) -> tuple[Effect, ...]:
+    """Ratios Wu+b / u, unit by unit and pooled; and the share of exact zeros, which Wu+b lacks by construction."""
+    effects: list[Effect] = []
+    for name in plain_nets(found.budget):
+        rows = u_and_preactivation(found, name)
+        for prefix, how in _KINDS.items():
+            for measure, meaning in {**_FROM_NORMAL, "density": _DENSITY}.items():
+                numbers = changes(rows, prefix + measure)
+                told = f"{meaning}, {how}"
+                effects.append(ratio(numbers, WU, U, measure=prefix + measure, meaning=told, setting=name))
+        normal, own = changes(rows, "ks_of_normal"), changes(rows, "ks")
+        zeros = changes(rows, "pooled_zero_fraction")
+        effects += [
+            *(value(own, net, measure="ks_itself", meaning="ks per unit", unit="1", setting=name) for net in (U, WU)),
+            value(normal, WU, measure="ks_of_normal", meaning="ks of as many normal draws", unit="1", setting=name),
+            value(zeros, U, measure="zeros", meaning="share of exact zeros", unit="1", setting=name),
+        ]
+    return tuple(effects)
+
+
+_LESS = "a tenth less is the smallest difference that counts"
+_MORE = "a tenth more is the smallest difference that counts"
+
+C02 = Claim(
+    id="C02",
+    studies=studies,
+    evidence=evidence,
+    rule=tuple(
+        criterion
+        for prefix in _KINDS
+        for criterion in (
+            *(below(prefix + measure, 0.9, why=_LESS) for measure in _FROM_NORMAL),
+            above(prefix + "density", 1.1, why=_MORE),
+        )
+    ),
+    published='Argued without a measurement: Wu+b "is more likely to have a symmetric, non-sparse distribution, that '
+    "is 'more Gaussian'\" (Ioffe & Szegedy 2015, sec. 3.2, with Hyvärinen & Oja 2000).",
+    remark="Per unit is what BatchNorm standardises; pooled is what a histogram of a layer shows: a mixture over units "
+    "of different means. With ReLU half of u is 0 by construction, which alone makes it skewed and sparse; tanh has "
+    "no such reason. Layers of 48 units: C03 asks for the fan-in.",
+)
