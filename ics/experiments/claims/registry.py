@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from ics.errors import UsageError, unknown_name
 from ics.experiments.claims.affine import C08
+from ics.experiments.claims.after_norm import C04
+from ics.experiments.claims.central_limit import C03
 from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.gaussian_substitute import C16
+from ics.experiments.claims.gaussianity import C02
 from ics.experiments.claims.gradient_growth import C29
 from ics.experiments.claims.lp_norms import C09
 from ics.experiments.claims.noisy_norm import C22
@@ -17,13 +20,36 @@ from ics.experiments.claims.restoring import C17
 from ics.experiments.claims.running_averages import C13
 from ics.experiments.claims.sameness import C07
 from ics.experiments.claims.saturation import C12
+from ics.experiments.claims.shape_drift import C01
 from ics.experiments.claims.smoothness import C21
 from ics.experiments.claims.speed import C10
 from ics.experiments.claims.statements import STATEMENTS
+from ics.experiments.claims.undone_fixing import C06
 from ics.experiments.claims.weight_growth import C11
 
 CLAIMS: Mapping[str, Claim] = {
-    claim.id: claim for claim in (C05, C07, C08, C09, C10, C11, C12, C13, C16, C17, C21, C22, C24, C29)
+    claim.id: claim
+    for claim in (
+        C01,
+        C02,
+        C03,
+        C04,
+        C05,
+        C06,
+        C07,
+        C08,
+        C09,
+        C10,
+        C11,
+        C12,
+        C13,
+        C16,
+        C17,
+        C21,
+        C22,
+        C24,
+        C29,
+    )
 }
 """Identifier to claim."""
 
