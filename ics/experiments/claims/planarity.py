@@ -1,0 +1,146 @@
+"""C20: is the loss more nearly planar around the parameters with BatchNorm, and in a ball of which size?"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from ics.experiments.claims.budgets import Budget, base, net_name
+from ics.experiments.claims.claim import Claim
+from ics.experiments.claims.divergence import worst_where_diverged
+from ics.experiments.claims.effects import Effect, per_seed, ratio
+from ics.experiments.claims.evidence import Evidence, MissingEvidenceError
+from ics.experiments.claims.rules import below
+from ics.experiments.claims.taylor import TAYLOR_COLUMNS, departure_at, departures
+from ics.experiments.config import RunConfig
+
+_DIRECTIONS = {"gradient": "along the gradient", "random": "random directions"}
+_WORST = "worst direction"
+_RADII = {
+    "distance": "the distance that both nets were probed to",
+    "relative_distance": "the distance relative to ||w|| that both nets were probed to",
+}
+_MEASURES = {
+    "departure_at_distance": ("|L(w+d) - L(w) - g.d|", "distance"),
+    "departure_over_slope_at_distance": ("|L(w+d) - L(w) - g.d| / (||g|| ||d||)", "distance"),
+    "departure_over_slope_at_relative_distance": ("|L(w+d) - L(w) - g.d| / (||g|| ||d||)", "relative_distance"),
+}
+_KEYS = ["net", "seed", "step"]
+
+
+def nets(budget: Budget) -> tuple[RunConfig, ...]:
+    """The standard and the BatchNorm net of each base of the budget."""
+    return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
+
+
+def evidence(found: Evidence) -> tuple[Effect, ...]:
+    """Ratios BatchNorm / standard of the departure from the tangent plane, by direction, size of ball and measure."""
+    line = found.table("gradient_line", columns=TAYLOR_COLUMNS, where={"direction": list(_DIRECTIONS)})
+    sizes = weight_norms(found.table("gradients", columns=("step", "parameter_norm"), where={"kind": "parameter"}))
+    probes = departures(line).merge(sizes, on=_KEYS)
+    probes = probes.assign(relative_distance=probes["distance"] / probes["weight_norm"])
+    worst = _worst(found, sizes, probes.groupby(_KEYS)["gradient_norm"].first().reset_index())
+    effects: list[Effect] = []
+    for name in found.budget.bases:
+        plain, normed = net_name("none", name), net_name("batch", name)
+        looks = {words: at_equal_radii(probes, direction, plain, normed) for direction, words in _DIRECTIONS.items()}
+        looks[_WORST] = worst[worst["net"].isin([plain, normed])]
+        effects += [
+            ratio(
+                worst_where_diverged(per_seed(rows, measure), found),
+                normed,
+                plain,
+                measure=measure,
+                meaning=f"{meaning} at {_RADII[radius]}, median over steps",
+                setting=f"{name}, {words}",
+            )
+            for words, rows in looks.items()
+            if not rows.empty
+            for measure, (meaning, radius) in _MEASURES.items()
+        ]
+    return tuple(effects)
+
+
+def _worst(found: Evidence, sizes: pd.DataFrame, slopes: pd.DataFrame) -> pd.DataFrame:
+    """Return `worst_direction`; no rows at budgets whose nets do not record the curvature."""
+    try:
+        curvature = found.table("curvature", columns=("step", "hessian_max_eigenvalue"))
+    except MissingEvidenceError:
+        return pd.DataFrame(columns=[*_KEYS, *_MEASURES])
+    return worst_direction(curvature.merge(sizes, on=_KEYS).merge(slopes, on=_KEYS))
+
+
+def weight_norms(gradients: pd.DataFrame) -> pd.DataFrame:
+    """Return `weight_norm` = ||w|| over all parameters, by net, seed and step."""
+    squares = gradients.assign(square=gradients["parameter_norm"] ** 2).groupby(_KEYS)["square"].sum()
+    return np.sqrt(squares).rename("weight_norm").reset_index()
+
+
+def at_equal_radii(probes: pd.DataFrame, direction: str, plain: str, normed: str) -> pd.DataFrame:
+    """Return the `_MEASURES` of both nets in balls of equal size, by net, seed, step and draw.
+
+    Ball sizes are, for each seed, step and draw, the smaller of the largest distances (or relative distances) to which
+    the two nets were probed. Where one of the nets has no line there is no row.
+    """
+    rows = probes[(probes["direction"] == direction) & probes["net"].isin([plain, normed])]
+    return pd.DataFrame(list(_pairs(rows)), columns=[*_KEYS, *_MEASURES])
+
+
+def _pairs(rows: pd.DataFrame) -> Iterator[tuple[Hashable, ...]]:
+    for (seed, step, _), both in rows.groupby(["seed", "step", "draw"]):
+        lines = dict(list(both.groupby("net")))
+        if len(lines) < 2:
+            continue
+        radius, relative = (min(float(line[name].max()) for line in lines.values()) for name in _RADII)
+        for net, line in lines.items():
+            slope, size = float(line["gradient_norm"].iloc[0]), float(line["weight_norm"].iloc[0])
+            far = relative * size
+            departure = departure_at(line, radius)
+            yield (
+                net,
+                seed,
+                step,
+                departure,
+                _over(departure, slope * radius),
+                _over(departure_at(line, far), slope * far),
+            )
+
+
+def worst_direction(curvature: pd.DataFrame) -> pd.DataFrame:
+    """Return the `_MEASURES` for the direction in which the loss bends up most, to second order, up to a constant.
+
+    With lambda the Hessian's largest eigenvalue the departure at distance r is lambda r^2 / 2, over the slope
+    lambda r / (2 ||g||). Two nets are compared at equal r, or at equal r / ||w||, so that r = 1, or r = ||w||, will do.
+    """
+    half = curvature["hessian_max_eigenvalue"].clip(lower=0) / 2
+    slope = half / curvature["gradient_norm"].where(curvature["gradient_norm"] > 0)
+    return curvature[_KEYS].assign(
+        departure_at_distance=half,
+        departure_over_slope_at_distance=slope,
+        departure_over_slope_at_relative_distance=slope * curvature["weight_norm"],
+    )
+
+
+def _over(departure: float, change: float) -> float:
+    return departure / change if change > 0 else float("nan")
+
+
+_WHY = "a tenth less is the smallest improvement that counts"
+
+C20 = Claim(
+    id="C20",
+    nets=nets,
+    evidence=evidence,
+    rule=tuple(below(measure, 0.9, why=_WHY) for measure in _MEASURES),
+    published="The loss changes at a smaller rate and gradients are of smaller magnitude with BatchNorm, seen along "
+    "the gradient at equal step sizes (Santurkar et al. 2018, sec. 3.1 and Fig. 4); no measurement in a ball is known "
+    "to us.",
+    remark="A ball is seen here in three ways: along the gradient (the way of plain SGD), in a random direction, "
+    "and in the direction that bends most, for which the largest eigenvalue of the Hessian stands, without higher "
+    "orders. The radius is what both nets were probed to, at most 4 learning rates times ||g||. The loss departs from "
+    "its tangent plane by an amount in units of the loss; over the slope it is compared with the most that the plane "
+    "itself changes in the ball. Weights before BatchNorm can be scaled freely, hence also balls relative to ||w||. "
+    "VGG-16 at the published setting is recorded along the gradient only.",
+)
