@@ -177,6 +177,7 @@ C17 = Claim(
     remark="Restoring: W <- W / s, b <- (b - mu) / s for each hidden unit, on the batch of the step. In minibatch "
     "training another batch's mean and variance alone change the weights; that floor is taken off the fraction and the "
     "loss, and is 0 with full batches. The last criterion compares with a net that is standardised before the first "
-    "step and never again. It is one way to restore; whitening by running averages, or with the layer after making up "
-    "for it, would undo other parts of a step.",
+    "step and never again. Inputs that come out of ReLUs have a mean, so that a good part of each step moves the means "
+    "of units and nothing else, which is what restoring takes back. It is one way to restore; whitening by running "
+    "averages, or with the layer after making up for it, would undo other parts of a step.",
 )

@@ -127,9 +127,11 @@ C12 = Claim(
     ),
     published="Inception with sigmoids on ImageNet: 69.8 % accuracy with BatchNorm; without it never better than "
     "chance, 1/1000 (Ioffe & Szegedy 2015, sec. 4.2.2).",
-    remark="Two sentences in one. Saturation avoided can only be as large as the saturation of the standard net. "
+    remark="Two sentences in one. Saturation avoided can only be as large as the saturation of the standard net: "
+    "where neither net saturates BatchNorm keeps nothing out, and that counts against the sentence. "
     "slope_itself tells where units are: 1 is the middle of the sigmoid, 0 an end, 0.83 values drawn from N(0, 1), "
     f"which BatchNorm has before gamma and beta move. The deep nets have {_DEPTH} hidden layers of 48 units and "
     "Glorot's initial weights; accuracies are those of the best of three trainings, whichever that is for a seed. "
-    "Inception is deeper, and ImageNet has a hundred times as many classes.",
+    "Not trainable means: not within the steps of the budget. Inception is deeper, and ImageNet has a hundred times as "
+    "many classes.",
 )
