@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping
 from ics.errors import UsageError, unknown_name
 from ics.experiments.claims.affine import C08
 from ics.experiments.claims.after_norm import C04
+from ics.experiments.claims.cancelled_bias import C27
 from ics.experiments.claims.central_limit import C03
 from ics.experiments.claims.claim import Claim
+from ics.experiments.claims.detached import C25, C26
 from ics.experiments.claims.gaussian_substitute import C16
 from ics.experiments.claims.gaussianity import C02
 from ics.experiments.claims.gradient_growth import C29
 from ics.experiments.claims.lp_norms import C09
 from ics.experiments.claims.noisy_norm import C22
+from ics.experiments.claims.one_layer_signs import C23
 from ics.experiments.claims.placement import C05
+from ics.experiments.claims.population import C28
+from ics.experiments.claims.rank import C31
 from ics.experiments.claims.regularisation import C24
 from ics.experiments.claims.restoring import C17
 from ics.experiments.claims.running_averages import C13
@@ -47,8 +52,14 @@ CLAIMS: Mapping[str, Claim] = {
         C17,
         C21,
         C22,
+        C23,
         C24,
+        C25,
+        C26,
+        C27,
+        C28,
         C29,
+        C31,
     )
 }
 """Identifier to claim."""
