@@ -39,8 +39,8 @@ def write_ledger(
 
     Args:
         overview: a row per claim: `id`, `title`, `sentence`, `source`, `verdict`, `budget`, `seeds`, `needs`, `reason`.
-        details: a row per claim that was run: `id`, `published`, `remark`, `setting`, `studies`, `notes`, `command`,
-            `made`.
+        details: a row per claim that was run: `id`, `published`, `remark`, `nets` and `studies` (lists of lines),
+            `notes`, `command`, `made`.
         effects: a row per effect and criterion: `id`, and the columns of `ics.plots.forest`.
         path: the file; its folder is made if missing.
 
@@ -109,15 +109,14 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
         parts.append(page.paragraph(str(row["reason"]), kind="warning"))
     else:
         picture = page.picture(forest(effects), f"effects of {row['id']} with their intervals")
-        parts += [_rule(effects), picture, _effects(effects)]
+        parts += [_rule(effects), picture, *_tables(effects)]
     if detail["published"]:
         parts.append(page.paragraph(f"Published: {detail['published']}"))
-    parts.append(page.paragraph(f"Here: {'; '.join(text for text in (detail['setting'], detail['studies']) if text)}."))
     if detail["remark"]:
-        parts.append(page.paragraph(str(detail["remark"])))
+        parts.append(page.paragraph(f"How to read it: {detail['remark']}"))
     if detail["notes"]:
         parts.append(page.items(str(detail["notes"]).split(" | "), kind="warning"))
-    parts.append(page.paragraph(f"{detail['command']}: {detail['made']}", kind="quiet"))
+    parts += [_made_of(detail), page.paragraph(f"{detail['command']}: {detail['made']}", kind="quiet")]
     section = page.section(f"{row['id']} {row['title']}", "", *parts)
     return section.replace("<section>", f'<section id="{row["id"]}">', 1)
 
@@ -131,6 +130,24 @@ def _rule(effects: pd.DataFrame) -> str:
         f"holds if {row['criterion']}{f': {why}' if (why := row.get('why')) else ''}" for row in rows.to_dict("records")
     ]
     return page.items(texts)
+
+
+def _tables(effects: pd.DataFrame) -> list[str]:
+    """The numbers that decide, and those beside them, which have no vote."""
+    votes = effects["vote"].notna() if "vote" in effects.columns else pd.Series(False, index=effects.index)
+    beside = [page.paragraph("Beside these, without a vote:", kind="quiet")] if votes.any() and not votes.all() else []
+    tables = [_effects(part) for part in (effects[votes], effects[~votes]) if not part.empty]
+    return [*tables[:1], *beside, *tables[1:]]
+
+
+def _made_of(detail: dict[Any, Any]) -> str:
+    """The nets and studies, folded: a claim may train a dozen."""
+    lists = {"net": list(detail["nets"]), "study": list(detail["studies"])}
+    plural = {"net": "nets", "study": "studies"}
+    told = [f"{len(lines)} {kind if len(lines) == 1 else plural[kind]}" for kind, lines in lists.items() if lines]
+    return page.folded(
+        f"What was run: {' and '.join(told)}, each with every seed", page.items([*lists["net"], *lists["study"]])
+    )
 
 
 def _effects(effects: pd.DataFrame) -> str:

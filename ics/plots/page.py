@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ics.analysis.sentences import number
 from ics.plots import style
 
-__all__ = ["escape", "items", "page", "paragraph", "picture", "section", "table"]
+__all__ = ["escape", "folded", "items", "page", "paragraph", "picture", "section", "table"]
 
 _CSS = """
 :root { color-scheme: light; }
@@ -37,6 +37,8 @@ th { color: #4a4a4a; font-weight: 600; vertical-align: bottom; }
 td.name { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { text-align: right; }
+details { margin: 6px 0 10px; font-size: 13px; }
+summary { cursor: pointer; color: #4a4a4a; }
 .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 6px; }
 @media print { body { max-width: none; padding: 0; font-size: 11px; } figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; } .scroll { overflow: visible; } }
@@ -69,6 +71,11 @@ def items(texts: Iterable[str], *, kind: str = "", ordered: bool = False) -> str
     tag = "ol" if ordered else "ul"
     lines = "".join(f"<li>{escape(text)}</li>" for text in texts)
     return f"<{tag}{_class(kind)}>{lines}</{tag}>"
+
+
+def folded(title: str, *parts: str) -> str:
+    """Return parts that are shown when their title is clicked."""
+    return f"<details><summary>{escape(title)}</summary>{''.join(parts)}</details>"
 
 
 def picture(figure: Figure, description: str) -> str:

@@ -70,7 +70,13 @@ def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
             "reason": ["because", None],
         }
     )
-    texts = {"published": "smaller", "remark": "read with care", "setting": "mlp", "studies": "", "notes": "one | two"}
+    texts = {
+        "published": "smaller",
+        "remark": "read with care",
+        "nets": ["a: mlp"],
+        "studies": [],
+        "notes": "one | two",
+    }
     details = pd.DataFrame([{"id": "C21", **texts, "command": "ics claims run C21", "made": "today"}])
     html = write_ledger(overview, details, EFFECTS, tmp_path / "new" / "claims.html").read_text()
     assert "2 claims: 1 mixed; 1 without a verdict." in html
@@ -82,6 +88,9 @@ def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
         "what range is",
         "Published: smaller",
         "needs about 12 seeds",
+        "What was run: 1 net, each with every seed",
+        "a: mlp",
+        "Beside these, without a vote:",
         "two",
     ):
         assert part in html

@@ -7,7 +7,7 @@ that support it, a row per measure, setting and seed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,20 @@ from ics.errors import StoreError
 from ics.experiments.claims.files import read_json, write_json, write_whole
 from ics.experiments.claims.rules import Verdict, Vote
 from ics.experiments.claims.statements import STATEMENTS
+from ics.experiments.config import RunConfig
 
 NOT_RUN, NOT_WRITTEN = "not run yet", "no experiment yet"
 LEDGER_VERSION = 1
+
+_DEFAULTS: Mapping[str, Any] = {one.name: one.default for one in fields(RunConfig) if one.default is not MISSING}
+_TOLD = frozenset(
+    (
+        *("net", "recipe", "model", "data", "norm", "hidden", "steps", "batch_size", "learning_rate"),
+        *("seed", "data_root", "device", "num_threads", "evaluate_every"),
+        *("instruments", "options", "preset", "budget", "layers", "line_range", "line_points"),
+    )
+)
+"""Settings that a line about a net has anyway, or leaves out because they decide what is measured and where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +177,8 @@ def details(entries: Mapping[str, Entry]) -> pd.DataFrame:
             "id": entry.id,
             "published": entry.published,
             "remark": entry.remark,
-            "setting": "; ".join(f"{net}: {settings_text(one)}" for net, one in entry.nets.items()),
-            "studies": "; ".join(f"{name}: {study_text(one)}" for name, one in entry.studies.items()),
+            "nets": [f"{net}: {settings_text(one)}" for net, one in entry.nets.items()],
+            "studies": [f"{name}: {study_text(one)}" for name, one in entry.studies.items()],
             "notes": " | ".join(entry.notes),
             "command": entry.command,
             "made": f"{entry.date[:10]}, {entry.seconds:.0f} s of new runs, "
@@ -184,22 +195,42 @@ def effects_frame(entries: Mapping[str, Entry]) -> pd.DataFrame:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return the settings of a net in a line for readers.
+    """Return the settings of a net in a line for readers: the usual ones, then all others that are not the default.
+
+    Left out is what is measured and where it runs. Settings that are missing have their defaults.
 
     Example:
         >>> from ics.experiments import recipe
         >>> settings_text(recipe("deep-linear").as_dict())
-        'deep_linear on gaussian, norm none, 10000 steps of batch all, lr 1e-06'
+        'deep_linear on gaussian, norm none, 10000 steps of batch all, lr 1e-06, init glorot, loss sum_squared_error'
     """
-    shape = f" {'x'.join(map(str, settings['hidden']))} {settings['activation']}" if settings["model"] == "mlp" else ""
-    size = "all" if settings["batch_size"] is None else settings["batch_size"]
+    every = {**_DEFAULTS, **settings}
+    shape = f" {'x'.join(map(str, every['hidden']))} {every['activation']}" if every["model"] == "mlp" else ""
+    size = "all" if every["batch_size"] is None else every["batch_size"]
+    told = {*_TOLD, "activation"} if shape else _TOLD
+    others = "".join(
+        f", {name.replace('_', ' ') if value is True else f'{name} {value}'}"
+        for name, value in every.items()
+        if name not in told and value not in (_DEFAULTS.get(name), {})
+    )
     return (
-        f"{settings['model'].rpartition(':')[2]}{shape} on {settings['data'].removeprefix('images:')}, "
-        f"norm {settings['norm']}, {settings['steps']} steps of batch {size}, lr {settings['learning_rate']:g}"
+        f"{every['model'].rpartition(':')[2]}{shape} on {every['data'].removeprefix('images:')}, "
+        f"norm {every['norm']}, {every['steps']} steps of batch {size}, lr {every['learning_rate']:g}{others}"
     )
 
 
 def study_text(study: Mapping[str, Any]) -> str:
-    """Return a study in a line for readers."""
-    settings = ", ".join(f"{name} {value}" for name, value in study["settings"].items())
-    return f"{study['function'].partition(':')[2]}, {settings}" if settings else study["function"].partition(":")[2]
+    """Return a study in a line for readers; trainings among its settings are told as those of nets are.
+
+    Example:
+        >>> study_text({"function": "my_studies:growth", "settings": {"depth": 4}})
+        'growth, depth 4'
+    """
+    settings = [f"{name} {_setting_text(value)}" for name, value in study["settings"].items()]
+    return ", ".join([study["function"].partition(":")[2], *settings])
+
+
+def _setting_text(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "model" in one for one in value):
+        return "; ".join(f"{one.get('net', '')}: {settings_text(one)}" for one in value)
+    return str(value)
