@@ -19,30 +19,47 @@ _DISTANCES = {
     "mean_shift": "|change of a channel's mean| in standard deviations",
     "log_variance_ratio": "|change of a channel's log variance|",
 }
-_TOLD = {"previous": "from one look to the next", "first": "since the first step"}
+_STEP, _LOOK, _START = "from one step to the next", "from one look to the next", "since the first step"
+_BY_STEP = ", step by step"
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A way to look at stability: measures get the suffix, `norm` is what noisy BatchNorm is held against."""
+    """A way to look at stability.
+
+    Attributes:
+        suffix: of the measures.
+        since: in words, between which steps.
+        norm: what noisy BatchNorm is held against.
+        next_layer: look at what the next layer sees, instead of what activation functions are applied to.
+    """
 
     suffix: str
-    reference: Reference
+    since: str
     norm: str = "none"
     next_layer: bool = False
 
 
 _VIEWS = (
-    _View("", "previous"),
-    _View("_since_start", "first"),
-    _View("_of_next_layer", "previous", next_layer=True),
-    _View("_against_batchnorm", "previous", norm="batch"),
+    _View("_of_step", _STEP),
+    _View("", _LOOK),
+    _View("_since_start", _START),
+    _View("_of_step_next_layer", _STEP, next_layer=True),
+    _View("_of_step_against_batchnorm", _STEP, norm="batch"),
 )
 
 
 def nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The standard, the BatchNorm and the noisy BatchNorm net of each base."""
-    return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch", NOISY))
+    """The standard, the BatchNorm and the noisy BatchNorm net of each base, once more looked at in pairs of steps."""
+    shared = tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch", NOISY))
+    return (*shared, *(_in_pairs(config) for config in shared))
+
+
+def _in_pairs(config: RunConfig) -> RunConfig:
+    """Look at two steps that follow each other, ten times during the training."""
+    apart = max(config.steps // 10, 2)
+    steps = [step + further for step in range(0, config.steps - 1, apart) for further in (0, 1)]
+    return config.replace(net=config.net + _BY_STEP, instruments={"activations": f"at({steps})"})
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
@@ -81,20 +98,14 @@ def _stability(found: Evidence) -> list[Effect]:
     effects = []
     for view in _VIEWS:
         place, rows = places[view.next_layer]
+        reference: Reference = "first" if view.since == _START else "previous"
+        apart, tail = (1, _BY_STEP) if view.since == _STEP else (None, "")
         for distance, told in _DISTANCES.items():
-            moved = movement(found, rows, distance, reference=view.reference)
-            over = "mean over channels, median over layers, then over steps"
-            effects += [
-                ratio(
-                    moved,
-                    net_name(NOISY, name),
-                    net_name(view.norm, name),
-                    measure=distance + view.suffix,
-                    meaning=f"{told} of {place}, {_TOLD[view.reference]}, {over}",
-                    setting=name,
-                )
-                for name in found.budget.bases
-            ]
+            moved = movement(found, rows, distance, reference=reference, apart=apart)
+            meaning = f"{told} of {place}, {view.since}, mean over channels, median over layers, then over steps"
+            for name in found.budget.bases:
+                pair = net_name(NOISY, name) + tail, net_name(view.norm, name) + tail
+                effects.append(ratio(moved, *pair, measure=distance + view.suffix, meaning=meaning, setting=name))
     return effects
 
 
@@ -109,14 +120,14 @@ C22 = Claim(
         above("train_accuracy", -0.01, why=_NONE),
         above("test_accuracy", -0.01, why=_NONE),
         below("train_loss", 1.25, why="a quarter more is the largest difference that still counts as training as well"),
-        *(above(name + since, 1.1, why=_LESS) for since in ("", "_since_start") for name in _DISTANCES),
+        *(above(name + since, 1.1, why=_LESS) for since in ("_of_step", "", "_since_start") for name in _DISTANCES),
     ),
     published="VGG on CIFAR-10, lr 0.1 and 0.5: training with noisy BatchNorm is almost as good as with BatchNorm, and "
     "better than without, while its distributions are less stable than the standard net's (Santurkar et al. 2018, "
     "sec. 2.1 and Fig. 2, by eye).",
-    remark="Noise is new at every step, learning moves distributions slowly: from look to look, a tenth of the "
-    "training here, noise counts fully, since the start the standard net may have moved as far. All distances hold "
-    "what sampling another batch does, in every net alike. Where the standard net learns as well (final_loss and steps "
-    "against standard near 1), there is nothing that stability could explain. The noise is off in eval mode, in which "
-    "accuracies and train_loss are taken; final_loss is with it.",
+    remark="Noise is new at every step, learning moves distributions slowly: from one step to the next noise counts "
+    "most; from look to look (a tenth of the training) and since the start the standard net may have moved further. "
+    "All distances hold what sampling another batch does, in every net alike. Where the standard net learns as well "
+    "(final_loss and steps against standard near 1), there is nothing that stability could explain. The noise is off "
+    "in eval mode, in which accuracies and train_loss are taken; final_loss is with it.",
 )

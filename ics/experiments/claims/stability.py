@@ -46,14 +46,21 @@ def before_activation(found: Evidence, *, columns: tuple[str, ...] = ()) -> pd.D
 
 
 def movement(
-    found: Evidence, rows: pd.DataFrame, measure: str, *, reference: Reference, reduce: str = "median"
+    found: Evidence, rows: pd.DataFrame, measure: str, *, reference: Reference, apart: int | None = None
 ) -> pd.Series:
     """Return a distance of `ics.analysis.drift_between` by net and seed: median over layers, then over steps.
 
-    A net that diverged has moved infinitely far.
+    Args:
+        found: says which nets diverged: they have moved infinitely far.
+        rows: as the functions above return them.
+        measure: a column of `drift_between`.
+        reference: the step that each is held against.
+        apart: count only steps that are so many steps from their reference; nets without any have no number.
     """
-    numbers = per_seed(drift_between(rows, reference=reference), measure, reduce=reduce)
-    return without_end(found, numbers)
+    drift = drift_between(rows, reference=reference)
+    if apart is not None:
+        drift = drift[drift["step"] - drift["reference_step"] == apart]
+    return without_end(found, per_seed(drift, measure))
 
 
 def without_end(found: Evidence, numbers: pd.Series) -> pd.Series:

@@ -21,7 +21,12 @@ def tables(accuracy: float, loss: float, pace: float, *, seeds: range = range(5)
         logged = {"train_accuracy": own_accuracy, "test_accuracy": own_accuracy, "train_loss": own_loss}
         steps += losses(net, 0.05, seeds=seeds, **logged)
         sites = SITES if "BatchNorm" in net else ("input", "preactivation", "activation")
-        activations += distributions(net, pace=own_pace, spread=own_pace, sites=sites, seeds=seeds)
+        moving = {"spread": own_pace, "sites": sites, "seeds": seeds}
+        activations += distributions(net, pace=own_pace, **moving)
+        in_pairs = distributions(f"{net}, step by step", pace=own_pace, **moving)
+        # Looks at the steps 0, 1 and 20: only the first two follow each other.
+        activations += [row | {"step": {0: 0, 20: 1, 40: 20}[row["step"]]} for row in in_pairs]
+        steps += losses(f"{net}, step by step", 0.05, seeds=seeds)
     return {"steps": pd.DataFrame(steps), "activations": pd.DataFrame(activations)}
 
 
@@ -49,8 +54,9 @@ def test_numbers_by_hand() -> None:
     assert named(effects, "train_loss").numbers == pytest.approx([2.0] * 5)
     assert named(effects, "log_variance_ratio").numbers == pytest.approx([3.0] * 5)
     assert named(effects, "log_variance_ratio_since_start").numbers == pytest.approx([3.0] * 5)
-    assert named(effects, "log_variance_ratio_of_next_layer").numbers == pytest.approx([3.0] * 5)
-    assert named(effects, "log_variance_ratio_against_batchnorm").numbers == pytest.approx([6.0] * 5)
+    assert named(effects, "log_variance_ratio_of_step").numbers == pytest.approx([3.0] * 5)
+    assert named(effects, "log_variance_ratio_of_step_next_layer").numbers == pytest.approx([3.0] * 5)
+    assert named(effects, "log_variance_ratio_of_step_against_batchnorm").numbers == pytest.approx([6.0] * 5)
     assert named(effects, "final_loss", "against standard, digits").numbers == pytest.approx([1.0] * 5)
 
 
@@ -71,4 +77,7 @@ def test_a_net_that_diverged_does_not_train_as_well() -> None:
 
 def test_the_nets_are_shared_ones() -> None:
     quick = BUDGETS["quick"]
-    assert CLAIMS["C22"].nets(quick) == tuple(base(quick, norm=norm) for norm in ("none", "batch", "noisy-batch"))
+    nets = CLAIMS["C22"].nets(quick)
+    assert nets[:3] == tuple(base(quick, norm=norm) for norm in ("none", "batch", "noisy-batch"))
+    steps = [step for step in range(quick.steps) if nets[3].schedules()["activations"].due(step)]
+    assert steps[:5] == [0, 1, 20, 21, 40]

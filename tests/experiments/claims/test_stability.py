@@ -73,3 +73,14 @@ def test_a_net_that_diverged_has_moved_infinitely_far() -> None:
     moved = movement(evidence, seen(evidence), "mean_shift", reference="previous")
     assert moved["a", 0] == math.inf
     assert moved["b", 0] == pytest.approx(0.1)
+
+
+def test_only_steps_so_far_apart() -> None:
+    rows = distributions("a", pace=0.3)
+    for row in rows:
+        row["step"] = {0: 0, 20: 1, 40: 20}[row["step"]]
+        row["channel_mean"] = row["channel_mean"] * (5 if row["step"] == 20 else 1)
+    evidence = found(rows)
+    moved = movement(evidence, seen(evidence), "mean_shift", reference="previous", apart=1)
+    assert moved["a", 0] == pytest.approx(0.3)
+    assert movement(evidence, seen(evidence), "mean_shift", reference="previous", apart=2).empty
