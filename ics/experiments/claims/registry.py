@@ -9,8 +9,12 @@ from ics.experiments.claims.affine import C08
 from ics.experiments.claims.after_norm import C04
 from ics.experiments.claims.cancelled_bias import C27
 from ics.experiments.claims.central_limit import C03
+from ics.experiments.claims.chain import C14
 from ics.experiments.claims.claim import Claim
+from ics.experiments.claims.covariate_shift import C18
+from ics.experiments.claims.deep_linear import C19
 from ics.experiments.claims.detached import C25, C26
+from ics.experiments.claims.edge import C30
 from ics.experiments.claims.gaussian_substitute import C16
 from ics.experiments.claims.gaussianity import C02
 from ics.experiments.claims.gradient_growth import C29
@@ -18,6 +22,7 @@ from ics.experiments.claims.lp_norms import C09
 from ics.experiments.claims.noisy_norm import C22
 from ics.experiments.claims.one_layer_signs import C23
 from ics.experiments.claims.placement import C05
+from ics.experiments.claims.planarity import C20
 from ics.experiments.claims.population import C28
 from ics.experiments.claims.rank import C31
 from ics.experiments.claims.regularisation import C24
@@ -26,6 +31,7 @@ from ics.experiments.claims.running_averages import C13
 from ics.experiments.claims.sameness import C07
 from ics.experiments.claims.saturation import C12
 from ics.experiments.claims.shape_drift import C01
+from ics.experiments.claims.simultaneous import C15
 from ics.experiments.claims.smoothness import C21
 from ics.experiments.claims.speed import C10
 from ics.experiments.claims.statements import STATEMENTS
@@ -48,8 +54,13 @@ CLAIMS: Mapping[str, Claim] = {
         C11,
         C12,
         C13,
+        C14,
+        C15,
         C16,
         C17,
+        C18,
+        C19,
+        C20,
         C21,
         C22,
         C23,
@@ -59,6 +70,7 @@ CLAIMS: Mapping[str, Claim] = {
         C27,
         C28,
         C29,
+        C30,
         C31,
     )
 }
