@@ -98,7 +98,7 @@ def studies(budget: Budget) -> tuple[Study, ...]:
     """The sums, and nets of several widths, whose inner layers have their width as fan-in."""
     settings = {"fan_ins": FAN_INS, "num_samples": _SAMPLES[budget.name], "num_units": _UNITS}
     drawn = Study(name="sums", function=f"{__name__}:sums", settings=settings)
-    nets = (shape_study(_width(width), base(budget, hidden=(width,) * 4), budget) for width in WIDTHS)
+    nets = (shape_study(_width(width), base(budget, hidden=(width,) * 4), budget, looks=2) for width in WIDTHS)
     return (drawn, *nets)
 
 

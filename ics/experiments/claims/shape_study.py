@@ -34,8 +34,7 @@ from ics.experiments.machine import cpu_threads, draws_undone
 U, WU = "u", "Wu+b"
 
 _LOOKS = {"quick": 6, "cpu": 8, "paper": 8}
-_PROBE = {"quick": 1024, "cpu": 1024, "paper": 1024}
-_VALUES = {"quick": 1024, "cpu": 2048, "paper": 1024}
+_PROBE, _VALUES, _UNITS = 1024, 1024, 64
 
 
 class Place(NamedTuple):
@@ -47,10 +46,13 @@ class Place(NamedTuple):
     site: str
 
 
-def shape_study(name: str, config: RunConfig, budget: Budget) -> Study:
-    """Return the study of a net's shapes: equal settings share their results, whatever claims call them."""
+def shape_study(name: str, config: RunConfig, budget: Budget, *, looks: int | None = None) -> Study:
+    """Return the study of a net's shapes: equal settings share their results, whatever claims call them.
+
+    `looks` are those of the budget unless told otherwise.
+    """
     bare = config.replace(instruments={}, options={}, evaluate_every=0)
-    sizes = {"looks": _LOOKS[budget.name], "num_probe": _PROBE[budget.name], "num_values": _VALUES[budget.name]}
+    sizes = {"looks": looks or _LOOKS[budget.name], "num_probe": _PROBE, "num_values": _VALUES, "num_units": _UNITS}
     moved = {} if data_name(config) == config.data else {"data_at": config.data}
     function = f"{__name__}:unit_shapes"
     return Study(name=name, function=function, settings=changed(bare) | sizes, local=moved)
@@ -75,7 +77,14 @@ def u_and_preactivation(found: Evidence, study: str) -> pd.DataFrame:
 
 
 def unit_shapes(
-    *, seed: int, looks: int, num_probe: int, num_values: int, data_at: str | None = None, **settings: Any
+    *,
+    seed: int,
+    looks: int,
+    num_probe: int,
+    num_values: int,
+    num_units: int,
+    data_at: str | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
     """Train a net and return the shapes of its units and how they change.
 
@@ -84,6 +93,7 @@ def unit_shapes(
         looks: how many, evenly spread, the first before any training and the last after all of it.
         num_probe: training examples that are looked at, the same for every seed; fewer if there are not so many.
         num_values: of each unit at most so many, the same at every look; a convolution has many more.
+        num_units: of each layer at most so many, the first ones, which initialisation does not tell from the others.
         data_at: where the data lie, if `settings` has but their name.
         settings: of `RunConfig`, without net and seed.
 
@@ -110,7 +120,7 @@ def unit_shapes(
     rows: list[dict[str, Any]] = []
     with cpu_threads(config.num_threads):
         for step in _trained(experiment, look_steps(config.steps, looks)):
-            looked = _look(experiment.model, probe, num_values=num_values)
+            looked = _look(experiment.model, probe, num_values=num_values, num_units=num_units)
             seen[step] = {place: Shapes.of(values) for place, values in looked.items()}
             for place, values in looked.items():
                 rows += _described(place, step, values, seen[step][place])
@@ -198,10 +208,10 @@ def _trained(experiment: Experiment, steps: list[int]) -> Iterator[int]:
     yield experiment.config.steps
 
 
-def _look(model: nn.Module, probe: Tensor, *, num_values: int) -> dict[Place, np.ndarray]:
+def _look(model: nn.Module, probe: Tensor, *, num_values: int, num_units: int) -> dict[Place, np.ndarray]:
     twin = copy.deepcopy(model).train()
     with torch.no_grad(), draws_undone(probe.device):
-        return {place: _of_units(tensor, num_values) for place, tensor in sites(twin, probe)}
+        return {place: _of_units(tensor[:, :num_units], num_values) for place, tensor in sites(twin, probe)}
 
 
 def _of_units(tensor: Tensor, num_values: int) -> np.ndarray:
