@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ics.plots import style
 from ics.plots.style import GREY, PALETTE
@@ -52,9 +53,10 @@ def forest(effects: pd.DataFrame) -> Figure:
 
 def _draw(axes: Axes, rows: pd.DataFrame) -> None:
     is_ratio = bool((rows["scale"] == "ratio").all())
+    low, high = _limits(rows, logarithmic=is_ratio)
     if is_ratio:
         axes.set_xscale("log")
-    low, high = _limits(rows, logarithmic=is_ratio)
+        _plain_ticks(axes, low, high)
     axes.set_xlim(low, high)
     for place, row in enumerate(rows.to_dict("records")):
         _region(axes, place, row, low, high)
@@ -73,6 +75,14 @@ def _draw(axes: Axes, rows: pd.DataFrame) -> None:
         "ratio" if is_ratio else f"{rows['measure'].iloc[0]}{f' ({unit})' if unit not in ('', '1') else ''}"
     )
     axes.axvline(1.0 if is_ratio else 0.0, color=GREY, linewidth=0.8, linestyle=":")
+
+
+def _plain_ticks(axes: Axes, low: float, high: float) -> None:
+    """0.2, 0.5, 1, 2 instead of powers of ten; powers alone over more than three decades."""
+    steps = (1.0, 2.0, 5.0) if high < 1e3 * low else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _region(axes: Axes, place: int, row: dict[Any, Any], low: float, high: float) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from ics.analysis.sentences import number
 from ics.errors import UsageError
 from ics.plots import page
+from ics.plots.effects_table import effects_table
 from ics.plots.forest import forest
 
 _TITLE = "What is said about BatchNorm, measured"
@@ -29,6 +29,9 @@ _HOW = (
     "2015), and never narrower than Student's t. Ratios are averaged by their logarithms. A run that diverged counts as"
     " the largest value; the estimate is then a median, its interval one of order statistics. Fewer than three seeds "
     "decide nothing. No correction is made for the number of claims: of many open questions some come out by chance.",
+    "In the pictures the shaded stretch is where the effect lies if the claim is true. A circle supports, a square "
+    "contradicts, a diamond leaves it open, a cross has no vote. In the table below, votes counts what each measure in "
+    "each setting says.",
 )
 
 
@@ -56,7 +59,7 @@ def write_ledger(
         f"<h1>{_TITLE}</h1>",
         page.paragraph(_summary(overview)),
         *(page.paragraph(text, kind="quiet") for text in _HOW),
-        _table(overview),
+        _table(overview, effects),
     ]
     known = {str(row["id"]): row for row in details.to_dict("records")}
     for row in overview.to_dict("records"):
@@ -75,16 +78,17 @@ def _summary(overview: pd.DataFrame) -> str:
     return f"{len(overview)} claims: {', '.join(told)}{f'; {rest} without a verdict' if rest else ''}."
 
 
-def _table(overview: pd.DataFrame) -> str:
+def _table(overview: pd.DataFrame, effects: pd.DataFrame) -> str:
     shown = pd.DataFrame(
         {
             "claim": overview["id"],
             "sentence": overview["sentence"],
             "source": overview["source"],
             "verdict": overview["verdict"].map(_mark),
+            "votes": overview["id"].map(_votes(effects)),
             "budget": overview["budget"],
             "seeds": overview["seeds"],
-            "needs about": overview["needs"],
+            "needs about": overview["needs"].where(overview["verdict"] == "inconclusive"),
         }
     )
     table = page.table(shown)
@@ -93,13 +97,29 @@ def _table(overview: pd.DataFrame) -> str:
     return table
 
 
+def _votes(effects: pd.DataFrame) -> dict[str, str]:
+    """How many effects of each claim support, contradict, leave open: `"7 ✓ 1 ✗ 2 ?"`."""
+    if effects.empty or "vote" not in effects.columns:
+        return {}
+    counts = effects[effects["vote"].notna()].groupby("id")["vote"].value_counts()
+    return {
+        str(name): "\N{NO-BREAK SPACE}".join(
+            f"{counts[name, kind]}\N{NO-BREAK SPACE}{_MARKS[kind][0]}"
+            for kind in _MARKS
+            if (name, kind) in counts.index
+        )
+        for name in counts.index.unique("id")
+    }
+
+
 def _mark(verdict: str) -> str:
     """A verdict with its sign, and spaces that do not break: it stays on one line."""
     return _MARKS.get(verdict, verdict).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -> str:
-    needs = "" if pd.isna(row["needs"]) else f"; needs about {row['needs']} seeds"
+    open_part = "what is open" if row["verdict"] == "mixed" else "it"
+    needs = "" if pd.isna(row["needs"]) else f"; about {row['needs']} seeds would settle {open_part}"
     verdict = f"{_MARKS.get(row['verdict'], row['verdict'])} (budget {row['budget']}, {row['seeds']} seeds{needs})"
     parts = [
         page.paragraph(f"“{row['sentence']}” — {row['source']}"),
@@ -108,7 +128,9 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
     if effects.empty or "center" not in effects.columns:
         parts.append(page.paragraph(str(row["reason"]), kind="warning"))
     else:
-        picture = page.picture(forest(effects), f"effects of {row['id']} with their intervals")
+        deciding = effects[_has_vote(effects)]
+        drawn = effects if deciding.empty else deciding
+        picture = page.picture(forest(drawn), f"effects of {row['id']} with their intervals")
         parts += [_rule(effects), picture, *_tables(effects)]
     if detail["published"]:
         parts.append(page.paragraph(f"Published: {detail['published']}"))
@@ -122,22 +144,29 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
 
 
 def _rule(effects: pd.DataFrame) -> str:
-    """The criteria, each once, with the reason for its border."""
+    """The criteria, each once, those with the same reason for their border together."""
     if "criterion" not in effects.columns:
         return ""
     rows = effects[effects["criterion"].notna()].drop_duplicates("criterion")
-    texts = [
-        f"holds if {row['criterion']}{f': {why}' if (why := row.get('why')) else ''}" for row in rows.to_dict("records")
-    ]
-    return page.items(texts)
+    reasons = rows["why"] if "why" in rows.columns else pd.Series("", index=rows.index)
+    groups = rows["criterion"].groupby(reasons.fillna(""), sort=False)
+    return page.items(f"holds if {_listed(list(criteria))}{f': {why}' if why else ''}" for why, criteria in groups)
+
+
+def _listed(texts: list[str]) -> str:
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def _tables(effects: pd.DataFrame) -> list[str]:
     """The numbers that decide, and those beside them, which have no vote."""
-    votes = effects["vote"].notna() if "vote" in effects.columns else pd.Series(False, index=effects.index)
+    votes = _has_vote(effects)
     beside = [page.paragraph("Beside these, without a vote:", kind="quiet")] if votes.any() and not votes.all() else []
-    tables = [_effects(part) for part in (effects[votes], effects[~votes]) if not part.empty]
+    tables = [effects_table(part) for part in (effects[votes], effects[~votes]) if not part.empty]
     return [*tables[:1], *beside, *tables[1:]]
+
+
+def _has_vote(effects: pd.DataFrame) -> pd.Series:
+    return effects["vote"].notna() if "vote" in effects.columns else pd.Series(False, index=effects.index)
 
 
 def _made_of(detail: dict[Any, Any]) -> str:
@@ -148,26 +177,3 @@ def _made_of(detail: dict[Any, Any]) -> str:
     return page.folded(
         f"What was run: {' and '.join(told)}, each with every seed", page.items([*lists["net"], *lists["study"]])
     )
-
-
-def _effects(effects: pd.DataFrame) -> str:
-    """The numbers under the picture, with what each measure is."""
-    shown = pd.DataFrame(
-        {
-            "measure": effects["measure"],
-            "setting": effects.get("setting"),
-            "what": effects.get("meaning"),
-            "estimate": effects["center"].map(_cell),
-            "from": effects["low"].map(_cell),
-            "to": effects["high"].map(_cell),
-            "n": effects["n"].astype("Int64"),
-            "says": effects.get("vote"),
-        }
-    )
-    shown = shown.astype({name: object for name in shown.columns if name != "n"})
-    shown = shown.where(shown.notna() & (shown != ""), None)
-    return page.table(shown.loc[:, shown.notna().any()])
-
-
-def _cell(value: float) -> str | None:
-    return None if pd.isna(value) else number(float(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -35,6 +35,7 @@ table { border-collapse: collapse; font-size: 13px; margin: 8px 0 14px; }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
 th { color: #4a4a4a; font-weight: 600; vertical-align: bottom; }
 td.name { white-space: nowrap; }
+td.heading { padding-top: 12px; color: #4a4a4a; max-width: 900px; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { text-align: right; }
 details { margin: 6px 0 10px; font-size: 13px; }
@@ -88,14 +89,28 @@ def picture(figure: Figure, description: str) -> str:
     return f'<figure><img alt="{escape(description)}" style="{width}" src="data:image/svg+xml;base64,{data}"></figure>'
 
 
-def table(frame: pd.DataFrame, *, swatches: dict[str, str] | None = None) -> str:
-    """Return a frame as a table: numbers to three digits, null as a dash, a colour patch in front of each net."""
+def table(
+    frame: pd.DataFrame,
+    *,
+    swatches: dict[str, str] | None = None,
+    headings: Mapping[int, tuple[str, str]] | None = None,
+) -> str:
+    """Return a frame as a table: numbers to three digits, null as a dash, a colour patch in front of each net.
+
+    Args:
+        frame: a row each.
+        swatches: net to the colour of its patch.
+        headings: number of a row, from 0, to a name and what it is, a line over the whole width in front of the row.
+    """
     numeric = [bool(pd.api.types.is_numeric_dtype(frame[name])) for name in frame.columns]
     head = "".join(
         f"<th{_class('number' if right else '')}>{escape(str(name))}</th>"
         for name, right in zip(frame.columns, numeric, strict=True)
     )
-    rows = (_row(frame.columns.tolist(), row, numeric, swatches or {}) for row in frame.itertuples(index=False))
+    rows = [_row(frame.columns.tolist(), row, numeric, swatches or {}) for row in frame.itertuples(index=False)]
+    for place, (name, text) in (headings or {}).items():
+        line = f"<strong>{escape(name)}</strong>{escape(f': {text}' if text else '')}"
+        rows[place] = f'<tr><td class="heading" colspan="{len(numeric)}">{line}</td></tr>{rows[place]}'
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 

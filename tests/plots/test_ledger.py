@@ -84,10 +84,11 @@ def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
     assert html.count('href="#C21"') == 1
     assert 'id="C22"' not in html
     for part in (
-        "holds if beta &lt; 0.9: a reason",
+        "holds if beta &lt; 0.9, range &lt; 0.9 and lost &lt; 0.9: a reason",
         "what range is",
         "Published: smaller",
-        "needs about 12 seeds",
+        "about 12 seeds would settle what is open",
+        "1\N{NO-BREAK SPACE}✓\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}✗\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}?",
         "What was run: 1 net, each with every seed",
         "a: mlp",
         "Beside these, without a vote:",
