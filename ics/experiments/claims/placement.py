@@ -67,5 +67,6 @@ C05 = Claim(
     "at 128 x 128 with CaffeNet, accuracy: BN(Wu) 47.8 %, BN(u) 49.3 %; without gamma and beta 47.4 and 49.9 %.",
     remark="Both nets have as many BatchNorms with as many parameters. With BN(u) mean and variance of what the next "
     "layer sees are fixed by construction, up to gamma and beta; what its argument is about is the shape, shown as the "
-    "change of skewness. The first layer sees the data, normalised once, in both.",
+    "change of skewness. The places are not only before and behind a function: with BN(u) the output layer sees "
+    "normalised values and the first activation function does not, with BN(Wu) it is the other way round.",
 )

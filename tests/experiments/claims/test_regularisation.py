@@ -59,6 +59,12 @@ def test_numbers_by_hand() -> None:
     assert named(effects, "instead_of_dropout").numbers[0] == pytest.approx(0.9 - 0.95)
 
 
+def test_the_nets_can_learn_by_heart() -> None:
+    assert {(config.init, config.steps, config.limit) for config in NETS.values()} == {("he", 1000, 20)}
+    effects, _ = weighed(tables(FAIR, GOOD, POOR, GOOD))
+    assert named(effects, "train_accuracy", "standard").numbers[0] == pytest.approx(1.0)
+
+
 def test_the_strength_is_chosen_over_all_seeds_and_may_harm() -> None:
     pairs = {
         ("standard", 0): 0.5,

@@ -37,6 +37,7 @@ def statistics(net: str, seed: int, *, off: float = 0.0, m: int = 64) -> dict[st
 def study(batch: float) -> pd.DataFrame:
     rows = [
         {"net": "running averages", "layer": "all layers", "batch_size": 64, "loss": 0.2},
+        {"net": "statistics of all training examples", "layer": "all layers", "batch_size": 64, "loss": 0.1},
         {"net": "batch statistics", "layer": "all layers", "batch_size": 4, "loss": batch},
         {"net": "batch statistics", "layer": "norm1", "batch_size": 64, "loss": batch},
     ]
@@ -77,6 +78,7 @@ def test_numbers_by_hand() -> None:
     assert named(effects, "mean_error", "batches of 256").numbers == pytest.approx([4.0] * 5)
     assert named(effects, "mean_error_of_layer", "batches of 64, norm1").numbers == pytest.approx([4.0] * 5)
     assert named(effects, "variance_error", "batches of 4").numbers == pytest.approx([0.5 / math.sqrt(2 / 63)] * 5)
+    assert named(effects, "loss_ratio_to_population").numbers == pytest.approx([2.0] * 5)
     assert named(effects, "loss_ratio_in_test", "in norm1 alone").numbers == pytest.approx([0.5] * 5)
     assert named(effects, "loss_ratio_in_test", "batches of 4 in test").numbers == pytest.approx([0.5] * 5)
 
@@ -124,6 +126,7 @@ def test_the_study_against_a_net_written_out() -> None:
     assert all(module.training for module in experiment.model.modules())
     assert list(rows.index) == [
         ("running averages", "all layers"),
+        ("statistics of all training examples", "all layers"),
         ("batch statistics", "all layers"),
         ("batch statistics", "norm1"),
         ("batch statistics", "norm2"),
@@ -140,15 +143,30 @@ def test_the_study_against_a_net_written_out() -> None:
         parts = np.array_split(order, round(len(order) / size))
         losses_of = [cross_entropy(forward(parameters, inputs[part], by_batch), targets[part]) for part in parts]
         assert rows.loc[place, "loss"] == pytest.approx(np.concatenate(losses_of).mean())
+    everything = experiment.data.batch(experiment.data.train, slice(None))[0].numpy()
+    logits = forward(with_statistics_of(parameters, everything), inputs, ())
+    by_population = rows.loc[("statistics of all training examples", "all layers"), "loss"]
+    assert by_population == pytest.approx(cross_entropy(logits, targets).mean())
 
 
-def forward(parameters: dict[str, np.ndarray], inputs: np.ndarray, by_batch: tuple[int, ...]) -> np.ndarray:
+def with_statistics_of(parameters: dict[str, np.ndarray], inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """The parameters with mean and unbiased variance of one pass by the statistics of these inputs."""
+    found = dict(parameters)
+    forward(found, inputs, (1, 2), note=found)
+    return found
+
+
+def forward(
+    parameters: dict[str, np.ndarray], inputs: np.ndarray, by_batch: tuple[int, ...], note: dict | None = None
+) -> np.ndarray:
     u = inputs.reshape(len(inputs), -1)
     for number in (1, 2):
         y = u @ parameters[f"linear{number}.weight"].T + parameters[f"linear{number}.bias"]
         mean, variance = (parameters[f"norm{number}.running_{name}"] for name in ("mean", "var"))
         if number in by_batch:
             mean, variance = y.mean(0), y.var(0)
+        if note is not None:
+            note |= {f"norm{number}.running_mean": mean, f"norm{number}.running_var": y.var(0, ddof=1)}
         normalized = (y - mean) / np.sqrt(variance + 1e-5)
         u = np.maximum(parameters[f"norm{number}.weight"] * normalized + parameters[f"norm{number}.bias"], 0)
     return u @ parameters["output.weight"].T + parameters["output.bias"]
