@@ -71,9 +71,9 @@ def _heading(rows: pd.DataFrame) -> tuple[tuple[str, str], list[str]]:
     shared = 0
     while all(len(each) > shared for each in words) and len({each[shared] for each in words}) == 1:
         shared += 1
-    own = [
-        ", ".join(part for part in (*each[shared:], nets) if part) for each, (_, nets) in zip(words, told, strict=True)
-    ]
+    own = [", ".join([*each[shared:], *([nets] if nets else [])]) for each, (_, nets) in zip(words, told, strict=True)]
+    settings = [_text(row.get("setting")) for row in records]
+    own = ["" if words == setting else words for words, setting in zip(own, settings, strict=True)]
     what, unit = ", ".join(words[0][:shared]), _text(records[0].get("unit"))
     what += f" ({unit})" if unit not in ("", "1") else ""
     return (str(records[0]["measure"]), what), own

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from ics.plots import style
 from ics.plots.style import GREY, PALETTE
@@ -79,9 +79,11 @@ def _draw(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _plain_ticks(axes: Axes, low: float, high: float) -> None:
     """0.2, 0.5, 1, 2 instead of powers of ten; powers alone over more than three decades."""
-    steps = (1.0, 2.0, 5.0) if high < 1e3 * low else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    narrow = high < 10 * low
+    locator = MaxNLocator(6) if narrow else LogLocator(subs=(1.0, 2.0, 5.0) if high < 1e3 * low else (1.0,))
+    axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator() if narrow else LogLocator(subs=range(2, 10)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -52,6 +52,17 @@ def test_every_interval_is_drawn_where_it_lies_in_the_colour_of_its_vote() -> No
     assert [label.get_text() for label in edge.get_yticklabels()] == ["edge (n = 3)"]
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.97, 1.04), (0.8, 1.7), (0.05, 20.0), (1e-5, 3.0)])
+def test_ratios_have_plain_numbers_on_their_axis(low: float, high: float) -> None:
+    figure = forest(pd.DataFrame([effect("beta", "ratio", math.sqrt(low * high), low, high)]))
+    figure.draw_without_rendering()
+    left, right = figure.axes[0].get_xlim()
+    places = [place for place in figure.axes[0].get_xticks() if left <= place <= right]
+    assert len(places) >= 3
+    shown = {label.get_text() for label in figure.axes[0].get_xticklabels()}
+    assert {f"{place:g}" for place in places} <= shown
+
+
 def test_effects_without_an_estimate_leave_an_empty_figure() -> None:
     assert not forest(EFFECTS.assign(center=math.nan)).axes[0].lines
 

@@ -106,7 +106,7 @@ def _of_layers(found: Evidence) -> list[Effect]:
     ends = "||W|| at the last look / at the first, median over hidden layers"
     effects = []
     for setting, plain, normed in _settings(found.budget):
-        told = f"|ln of {ends}|"
+        told = "|ln(||W|| at the last look / at the first)|, median over hidden layers"
         effects.append(ratio(size, normed, plain, measure="norm_change", meaning=told, setting=setting))
         effects += [
             value(growth, net, measure="norm_growth", meaning=ends, unit="1", setting=net) for net in (plain, normed)
@@ -132,7 +132,7 @@ def _of_units(found: Evidence) -> list[Effect]:
     heaviest = per_seed(ends, "heaviest", by=()) / per_seed(starts, "heaviest", by=())
     for suffix in _VARIANTS:
         plain, normed = (net_name(norm) + suffix for norm in _NORMS)
-        told = "largest |ln of ||w|| at the end / at the start| of a hidden unit"
+        told = "largest |ln(||w|| at the end / at the start)| of a hidden unit"
         effects.append(ratio(extreme, normed, plain, measure="unit_change", meaning=told, setting=f"digits{suffix}"))
         told = "largest |weight| / root mean square, at the end / at the start, median over hidden layers"
         effects.append(
