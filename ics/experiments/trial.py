@@ -35,7 +35,7 @@ class Setting:
     Attributes:
         label: its name in the table.
         model: a name in `ics.experiments.MODELS`, or `"package.module:function"`.
-        norm: `"none"` or `"batch"`.
+        norm: a name in `ics.experiments.norms.NORMS`.
         input_shape: shape of one input; None is what the model is made for.
         hidden: widths of an MLP's hidden layers; None is the model's own.
         batch_size: samples per step.

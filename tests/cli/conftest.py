@@ -49,5 +49,5 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for norm, name in (("none", "standard"), ("batch", "batchnorm")):
         options = ["--norm", norm, "--seeds", "2", "--steps", "4", "--batch-size", "32", "--every", "1"]
-        assert main(["train", "digits-mlp", *options, "--to", str(folder / name)]) == 0
+        assert main(["train", "digits-mlp", *options, "--workers", "1", "--to", str(folder / name)]) == 0
     return folder
