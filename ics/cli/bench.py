@@ -26,7 +26,9 @@ def bench(
         str | None,
         typer.Argument(help="A model's name (mlp, vgg11, ...), or package.module:function; default: three usual ones."),
     ] = None,
-    norm: Annotated[str, typer.Option(help="Normalisation of MODEL: none, batch, layer, ...; docs/normalisations.md names all.")] = "none",
+    norm: Annotated[
+        str, typer.Option(help="Normalisation of MODEL: none, batch, layer, ... (docs/normalisations.md).")
+    ] = "none",
     input_shape: Annotated[
         str | None, typer.Option(help="Shape of one input of MODEL, as 3,32,32 (default: what the model is made for).")
     ] = None,

@@ -40,7 +40,10 @@ def recipes() -> None:
 
 def layers(
     model: Annotated[str, typer.Argument(help="A model's name (mlp, vgg11, ...), or package.module:function.")],
-    norm: Annotated[str, typer.Option(help="Normalisation: none, batch, layer, noisy-batch, l2, ...; docs/normalisations.md names all.")] = "none",
+    norm: Annotated[
+        str,
+        typer.Option(help="Normalisation: none, batch, layer, l2, ... (docs/normalisations.md)."),
+    ] = "none",
     input_shape: Annotated[
         str | None, typer.Option(help="Shape of one input, as 3,32,32 (default: what the model is made for).")
     ] = None,

@@ -60,7 +60,10 @@ def demo(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe; `ics recipes` lists them.")],
-    norm: Annotated[str, typer.Option(help="Normalisation: none, batch, layer, noisy-batch, l2, ...; docs/normalisations.md names all.")] = "none",
+    norm: Annotated[
+        str,
+        typer.Option(help="Normalisation: none, batch, layer, l2, ... (docs/normalisations.md)."),
+    ] = "none",
     data: Annotated[
         str | None,
         typer.Option(help="digits, gaussian, mnist, cifar10, ..., or images:PATH (a folder or tar archive)."),

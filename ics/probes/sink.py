@@ -169,14 +169,14 @@ class MeasuringSink:
 
     def _theorem(self, normalization: Normalization, x: Tensor, output: Tensor) -> None:
         site = normalization.site(_THEOREM)
-        graded = self._note(site, output)
+        graded, wants_graph = self._note(site, output), torch.is_grad_enabled()
         with undisturbed(x):
             batch = statistics_of(normalization.module, x)
         if self.recomputation is None:
             key = (normalization.layer, normalization.call)
             row = self.measured.normalizations.setdefault(key, NormalizationRow(normalization))
             with undisturbed(x):
-                row.add_forward(batch, needs_gradient=graded or not torch.is_grad_enabled())
+                row.add_forward(batch, needs_gradient=graded or not wants_graph)
         if graded:
             kept = x.detach()  # torch's BatchNorm keeps its input for the backward pass too: no memory is added
             self.hooks.on_gradient(output, partial(self._take_output_gradient, site, kept, batch))

@@ -272,3 +272,12 @@ def test_statistics_in_autocast_are_not_rounded() -> None:
 def _standard(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     mean = x.mean(axes, keepdim=True)
     return (x - mean) / (((x - mean) ** 2).mean(axes, keepdim=True) + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize(("graph", "reason"), [(True, "need no gradient"), (False, "no backward pass")])
+def test_a_frozen_net_has_no_gradient_and_a_pass_without_a_graph_has_none_yet(graph: bool, reason: str) -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).requires_grad_(False)
+    with torch.set_grad_enabled(graph):
+        (row,) = normalizations(probed(net, lambda: net(torch.randn(5, 2)))).values()
+    assert row["output_gradient_squared"] is None
+    assert reason in row["null_reason"]
