@@ -14,14 +14,19 @@ _TAIL = 10
 def final_loss(found: Evidence, *, column: str = "loss") -> pd.Series:
     """Return the mean of a logged loss over the last tenth of the steps, by net and seed; inf if any is not finite.
 
-    Losses that are logged now and then (test_loss) take the last tenth of those that were.
+    Losses that are logged now and then (test_loss) take the last tenth of those that were. Where training ended with a
+    loss that is not finite they are inf: a NaN that was logged is not told from a step at which nothing was.
     """
     rows = found.table("steps", columns=("step", column))
     if column not in rows.columns:
         raise MissingEvidenceError(f"no run logged {column}")
     # A loss that is NaN is a loss; one that was not logged at this step is not. The loss of training is logged always.
     logged = rows if column == "loss" else rows[rows[column].notna()]
-    return logged.sort_values("step").groupby(["net", "seed"])[column].agg(_mean_of_tail).astype(float)
+    losses: pd.Series = logged.sort_values("step").groupby(["net", "seed"])[column].agg(_mean_of_tail).astype(float)
+    if column == "loss":
+        return losses
+    lost = diverged(found)
+    return losses.reindex(losses.index.union(lost.index[lost])).mask(lost, np.inf)
 
 
 def steps_to(found: Evidence, loss: float, *, smoothing: int = 10) -> pd.Series:
