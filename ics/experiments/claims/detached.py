@@ -75,7 +75,7 @@ def _in_training(found: Evidence) -> tuple[Effect, ...]:
     """Everything is trained, in float64."""
     rows = found.study(TRAINING)
     growth, put_back = growth_exponents(rows), per_seed(rows, "loss_change", by=(), reduce="max")
-    final = per_seed(rows, "loss", by=(), reduce="last")
+    final, first = (per_seed(rows, name, by=(), reduce="last") for name in ("loss", "first_loss"))
     effects: list[Effect] = []
     for fixed, setting in zip(("", FIXED), _AFFINE, strict=True):
         net, batch = net_name(MEAN) + fixed, net_name(BATCH) + fixed
@@ -93,6 +93,14 @@ def _in_training(found: Evidence) -> tuple[Effect, ...]:
                 net,
                 measure="growth_exponent",
                 meaning="log2 of ||b - b_0|| after all steps over that after half of them",
+                unit="1",
+                setting=setting,
+            ),
+            value(
+                final / first,
+                net,
+                measure="loss_left",
+                meaning=f"{_FINAL_OF_STUDY}, over the first loss",
                 unit="1",
                 setting=setting,
             ),
@@ -183,8 +191,10 @@ C25 = Claim(
     "loss remains fixed (Ioffe & Szegedy 2015, sec. 2). No numbers are given.",
     remark="The argument is exact where nothing but b moves. In a whole training dL/db is gamma/sigma times dL/dbeta: "
     "once a learned beta has arrived, b has no reason to go on, so the growth is asked for with gamma and beta learned "
-    "and fixed at 1 and 0, the layer that the argument is about. The loss stays put as far as b goes; other "
-    "weights do move it, and the loss reached is shown beside BatchNorm's. The studies are of the digits net alone.",
+    "and fixed at 1 and 0, the layer that the argument is about. That the loss stays put is judged as far as b goes: "
+    "what b has become moves no loss. Other weights do move it: loss_left says how far, and final_loss what BatchNorm "
+    "reaches in the same steps. Weights are driven along the mean of their inputs for the same reason as b, which is "
+    "lost on the loss as well. The studies are of the digits net alone.",
 )
 
 C26 = Claim(
@@ -199,7 +209,8 @@ C26 = Claim(
     ),
     published="The model blows up when the normalisation's parameters are computed outside of the gradient step, and "
     "scaling as well as centring can make it worse (Ioffe & Szegedy 2015, sec. 2). No numbers are given.",
-    remark="final_loss says worse, peak_loss and weight_norm say blown up. Here statistics are those of the batch and "
-    "only the gradient takes them for constants; running averages instead of the batch's are another experiment (C28). "
-    "A loss of BatchNorm's own that doubles at the larger rate makes the same of the detached net no evidence.",
+    remark="final_loss says worse, peak_loss and weight_norm blown up: beside the net whose mean alone is detached, "
+    "with BatchNorm shown too. The forward pass normalises by the batch as ever, and only the gradient takes its "
+    "statistics for constants, so that large weights do not make a large loss. Running averages instead of the batch's "
+    "statistics, which do not keep values in bounds, are another experiment (C28).",
 )

@@ -31,6 +31,7 @@ _SIZES = {
 }
 _SAMPLES = (0.5, 4)
 _LOOKS = 32
+_DRAWS = 8
 _EPS = 1e-5
 _SHARE = 0.1
 _NAMES = {"linear": "linear", "relu": "ReLU"}
@@ -44,12 +45,12 @@ MEASURES = {
 
 def studies(budget: Budget) -> tuple[Study, ...]:
     """One study: depth and widths stand for infinity."""
-    settings = {**_SIZES[budget.name], "samples_per_unit": list(_SAMPLES), "looks": _LOOKS}
+    settings = {**_SIZES[budget.name], "samples_per_unit": list(_SAMPLES), "looks": _LOOKS, "draws": _DRAWS}
     return (Study(name=_STUDY, function=f"{__name__}:ranks", settings=settings),)
 
 
 def ranks(
-    *, seed: int, depth: int, widths: Sequence[int], samples_per_unit: Sequence[float], looks: int
+    *, seed: int, depth: int, widths: Sequence[int], samples_per_unit: Sequence[float], looks: int, draws: int
 ) -> pd.DataFrame:
     """Return ranks of pre-activations and activations of nets at initialisation, layer by layer.
 
@@ -64,22 +65,26 @@ def ranks(
         widths: units of all layers, a net for each.
         samples_per_unit: batch sizes as multiples of the width. A batch of m samples has at most rank m.
         looks: number of layers that are looked at, evenly spread.
+        draws: nets that are drawn anew, with inputs of their own, in each of these settings.
 
     Returns:
-        A row per net, `activation`, `samples_per_unit`, `width` and layer looked at: `net` ("BatchNorm", "standard"),
-        `layer` (from 1), the ranks of `rank_measures` for pre-activations (of BatchNorm x-hat) and, with `activation_`
-        in front, for h.
+        A row per net, `activation`, `samples_per_unit`, `width`, `draw` and layer looked at: `net` ("BatchNorm",
+        "standard"), `layer` (from 1), the ranks of `rank_measures` for pre-activations (of BatchNorm x-hat) and, with
+        `activation_` in front, for h.
     """
     rows = []
-    for activation, samples, width, normed in product(_NAMES, samples_per_unit, widths, (True, False)):
-        random = torch.Generator().manual_seed(seed)
+    every = max(depth // looks, 1)
+    for activation, samples, width, draw, normed in product(
+        _NAMES, samples_per_unit, widths, range(draws), (True, False)
+    ):
+        random = torch.Generator().manual_seed(seed * draws + draw)
         inputs = torch.randn(int(samples * width), width, generator=random, dtype=torch.float64)
         layers = through(inputs, depth=depth, relu=activation == "relu", normed=normed, random=random)
+        own = {"net": _BATCH if normed else _PLAIN, "activation": activation, "samples_per_unit": samples}
         for layer, (before, after) in enumerate(layers, start=1):
-            if layer % max(depth // looks, 1) == 0:
+            if layer % every == 0:
                 found = rank_measures(before) | {f"activation_{k}": v for k, v in rank_measures(after).items()}
-                own = {"net": _BATCH if normed else _PLAIN, "activation": activation, "samples_per_unit": samples}
-                rows.append(own | {"width": width, "layer": layer} | found)
+                rows.append(own | {"width": width, "draw": draw, "layer": layer} | found)
     return pd.DataFrame(rows)
 
 
@@ -120,7 +125,10 @@ def rank_measures(values: Tensor) -> dict[str, float]:
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
-    """Of the widest nets the ranks of the last layers and how far they fell; then how they grow with the width."""
+    """Of the widest nets the ranks of the last layers and how far they fell; then how they grow with the width.
+
+    Numbers of a seed are means over its draws and over layers: from one layer to the next, rank goes up and down.
+    """
     rows = found.study(_STUDY)
     depth = rows["layer"].max()
     effects: list[Effect] = []

@@ -18,7 +18,7 @@ from ics.experiments.layers import layers_in_order
 
 SEEDS = range(4)
 NETS = {"": 1.0, ", one layer changes signs": None, ", one layer moves": 0.2}
-STANDARD = ("standard", "standard, chain")
+STANDARD = ("standard", "standard, Adam")
 
 
 def tables(factor: float) -> dict[str, pd.DataFrame]:
@@ -45,7 +45,7 @@ def one_step(held: float, shorter: float) -> dict[str, pd.DataFrame]:
         | {"interaction": interaction * (1 + 0.01 * seed)}
         for (way, interaction), seed, step in product(size.items(), SEEDS, range(3))
     ]
-    return {"digits": pd.DataFrame(rows), "chain": pd.DataFrame(rows)}
+    return {"digits": pd.DataFrame(rows), "digits, Adam": pd.DataFrame(rows)}
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_tamed_or_not(factor: float, held: float, shorter: float, outcome: str) 
     assert found["share_of_sign_changes"] == pytest.approx(0.4)
 
 
-def test_the_paper_budget_has_lines_of_the_chain_alone() -> None:
+def test_the_paper_budget_has_lines_of_the_digits_net_alone() -> None:
     def in_paper(name: str) -> str:
-        return name if "chain" in name else name.replace("standard", "standard, images")
+        return name if "Adam" in name else name.replace("standard", "standard, images")
 
     renamed = {name: rows.assign(net=rows["net"].map(in_paper)) for name, rows in tables(0.5).items()}
     lines = renamed["gradient_line"]
-    renamed["gradient_line"] = lines[lines["net"].str.contains("chain")]
+    renamed["gradient_line"] = lines[lines["net"].str.contains("Adam")]
     found = Evidence.of_frames(renamed, studies=one_step(0.5, 1.0), budget="paper")
     assert weigh(CLAIMS["C23"], found)[1].outcome == "supported"
 
@@ -108,7 +108,7 @@ def test_interaction_of_a_product() -> None:
     # (2 + a)(3 + b) - 6 - 3a - 2b = ab, and g.d = 3a + 2b.
     found = interaction(model, output, BATCH, moves=moves, layers=layers, promised=3 * 0.1 - 2 * 0.2)
     assert found == pytest.approx(0.1 * 0.2 / 0.1)
-    assert [float(model.one.weight), float(model.two.weight)] == [2.0, 3.0]
+    assert [model.one.weight.item(), model.two.weight.item()] == [2.0, 3.0]
     alone = {"one.weight": moves["one.weight"]}
     assert interaction(model, output, BATCH, moves=alone, layers=layers, promised=0.3) == pytest.approx(0.0, abs=1e-12)
     assert math.isnan(interaction(model, output, BATCH, moves=alone, layers=layers, promised=0.0))
