@@ -68,7 +68,7 @@ def test_numbers_by_hand() -> None:
 
     kurtosis = stats.kurtosis(PEAKED) / stats.kurtosis(NEARLY_NORMAL)
     assert named(effects, "kurtosis", "l1, digits").numbers[0] == pytest.approx(kurtosis)
-    expected = distance(0.2) / distance(1.0)
+    expected = distance(0.2) - distance(1.0)
     assert named(effects, "distance_to_unit_normal", "l1, digits").numbers[0] == pytest.approx(expected)
     assert named(effects, "final_loss", "l1, digits").numbers == pytest.approx([1.0] * 5)
 
