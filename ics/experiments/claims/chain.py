@@ -16,6 +16,7 @@ from torch import Tensor
 from ics.experiments.claims.budgets import Budget, base, net_name
 from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.effects import Effect, per_seed, ratio
+from ics.experiments.claims.equal_loss import final_losses
 from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.rules import above, below
 from ics.experiments.claims.studies import Study
@@ -24,7 +25,7 @@ from ics.experiments.config import RunConfig
 
 _STUDY = "higher_order"
 _DEPTHS = (2, 4, 8, 16, 32)
-_NUM_DRAWS = {"quick": 200, "cpu": 1000, "paper": 1000}
+_NUM_DRAWS, _BATCH_SIZE = 1000, 256
 _SPREAD = 0.25
 _KINDS = {"linear": "units without activation function", "tanh": "tanh units"}
 _NETS = (net_name("none"), net_name("batch"))
@@ -63,9 +64,9 @@ def higher_order(*, seed: int, depths: list[int], num_draws: int, batch_size: in
     Source: Goodfellow et al. 2016, sec. 8.7.1. Cost: a few passes of all chains of a depth together.
     """
     rows = []
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch_size, generator=random, dtype=torch.float64)
     for depth in depths:
-        random = torch.Generator().manual_seed(1000 * seed + depth)
-        x = torch.randn(batch_size, generator=random, dtype=torch.float64)
         weights = _weights(depth, num_draws, random)
         for kind in _KINDS:
             for net in _NETS:
@@ -128,7 +129,7 @@ def _affine(depth: int, num_draws: int) -> Parameters:
 
 def studies(budget: Budget) -> tuple[Study, ...]:
     """One study of all depths."""
-    settings = {"depths": _DEPTHS, "num_draws": _NUM_DRAWS[budget.name], "batch_size": 64}
+    settings = {"depths": _DEPTHS, "num_draws": _NUM_DRAWS, "batch_size": _BATCH_SIZE}
     return (Study(name=_STUDY, function=f"{__name__}:higher_order", settings=settings),)
 
 
@@ -166,6 +167,7 @@ def _trained(found: Evidence) -> tuple[Effect, ...]:
     return (
         ratio(errors, plain, _SHALLOW_NET, measure="growth_in_training", meaning=told),
         ratio(errors, normed, plain, measure="tamed_in_training", meaning=told),
+        *final_losses(found, (_SHALLOW_NET, plain, normed)),
     )
 
 
@@ -193,5 +195,7 @@ C14 = Claim(
     f"with {_SHALLOW}), tamed compares BatchNorm with none in the deeper chain. Weights around 1 are Goodfellow's "
     "middle case: smaller ones make the product, and with it every term, vanish with depth. A unit that is normalised "
     "alone does not depend on the size of its weight: BatchNorm tames a chain also because the weights below have no "
-    "gradient any more, and in a linear chain no effect at all. What BatchNorm does to wide layers is not seen here.",
+    "gradient any more, and in a linear chain no effect at all. What BatchNorm does to wide layers is not seen here. "
+    "In training, a chain that learns nothing (final_loss) moves by its output layer alone, whose steps are easy to "
+    "predict: that is no tamed chain, but one without gradients.",
 )

@@ -74,7 +74,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     is_at_edge = rows["sharpness_over_edge"] >= _EDGE
     at_edge = rows.assign(beta=rows["beta"].where(is_at_edge), beta_over_edge=rows["beta_over_edge"].where(is_at_edge))
     effects = [
-        value(numbers, net, measure=measure, meaning=meaning, unit="2/lr", setting=net)
+        value(numbers, net, measure=measure, meaning=meaning, unit="2/lr", setting=_setting(found.config(net)))
         for measure, numbers, meaning in (
             ("beta_late", per_seed(late, "beta_over_edge"), f"{_BETA}, {_LATE}"),
             ("beta_at_edge", _known(per_seed(at_edge, "beta_over_edge")), f"{_BETA}, {_AT_EDGE}"),
@@ -90,6 +90,10 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
         for net in map(net_name, _NORMS)
     ]
     return tuple(effects)
+
+
+def _setting(config: RunConfig) -> str:
+    return config.net if config.batch_size is None else f"{config.net}, batches of {config.batch_size}"
 
 
 def _known(numbers: pd.Series) -> pd.Series:

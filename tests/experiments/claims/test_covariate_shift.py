@@ -34,12 +34,13 @@ def row(*, cosine: float, relative: float, norm: float = 2.0) -> dict[str, float
     }
 
 
-def recorded(nets: Mapping[str, Mapping[str, float]], *, noise: float = 0.01) -> dict[str, pd.DataFrame]:
+def recorded(nets: dict[str, Mapping[str, float]], *, noise: float = 0.01) -> dict[str, pd.DataFrame]:
     """A row per net, seed, step and layer; the first layer has no shift. Seeds differ by `noise`."""
     rows, steps = [], []
-    for (net, shift), seed in product(nets.items(), SEEDS):
+    early = {f"{net}, measured from the start": shift for net, shift in nets.items()}
+    for (net, shift), seed in product((nets | early).items(), SEEDS):
         own = dict(shift) | {"relative": shift["relative"] * math.exp(noise * (seed - 1.5))}
-        steps.append({"net": net, "seed": seed, "step": 10, "loss": 0.5})
+        steps += [{"net": net, "seed": seed, "step": step, "loss": 2.0 / (1 + step)} for step in STEPS]
         rows += [
             {"net": net, "seed": seed, "step": step, "layer": f"l{layer}", "layer_index": layer, "parameters": "weight"}
             | (row(**own) if layer else row(cosine=1.0, relative=0.0) | {"shift_relative": 0.0})
@@ -63,6 +64,8 @@ def test_less_or_more_shift(standard, batch_norm, outcome: str) -> None:
     angles = [math.degrees(math.acos(each["cosine"])) for each in (batch_norm, standard)]
     assert found["shift_angle"].estimate.center == pytest.approx(angles[0] / angles[1])
     assert found["shift_over_floor"].numbers == pytest.approx(found["shift_l2"].numbers)
+    for measure in ("shift_relative", "shift_angle", "shift_over_floor"):
+        assert found[f"{measure}_at_equal_loss"].numbers == pytest.approx(found[measure].numbers)
 
 
 def test_another_length_in_the_same_direction_is_mixed() -> None:
@@ -82,10 +85,28 @@ def test_noise_leaves_it_open() -> None:
 
 def test_a_net_that_diverged_shifted_without_bound() -> None:
     tables = recorded({"standard": LARGE, "BatchNorm": SMALL})
-    tables["steps"].loc[tables["steps"]["net"] == "BatchNorm", "loss"] = math.nan
+    steps = tables["steps"]
+    steps.loc[steps["net"].str.startswith("BatchNorm") & (steps["step"] == 10), "loss"] = math.nan
     effects, verdict = weigh(C18, Evidence.of_frames(tables))
-    assert {effect.numbers for effect in effects} == {(math.inf,) * 4}
+    at_equal_steps = [effect for effect in effects if effect.scale == "ratio" and "loss" not in effect.measure]
+    assert {effect.numbers for effect in at_equal_steps} == {(math.inf,) * 4}
     assert verdict.outcome != "supported"
+
+
+def test_a_net_at_rest_shifts_little_and_at_equal_loss_it_does_not() -> None:
+    # The standard net rests at loss 2 until step 40, where it shifts a tenth as much as when it learns.
+    tables = recorded({"standard": SMALL, "BatchNorm": SMALL})
+    shift, steps = tables["gradient_shift"], tables["steps"]
+    is_plain = lambda rows: rows["net"].str.startswith("standard")  # noqa: E731
+    resting = [shift[is_plain(shift) & (shift["step"] == 0)].assign(step=step) for step in (1, 2, 3)]
+    rested = pd.concat([shift, *resting], ignore_index=True)
+    at_rest = is_plain(rested) & (rested["step"] < 10)
+    rested.loc[at_rest, "shift_relative"] = 0.1 * rested["shift_relative"]
+    losses = pd.concat([steps, *(steps[is_plain(steps) & (steps["step"] == 0)].assign(step=s) for s in (1, 2, 3))])
+    effects, _ = weigh(C18, Evidence.of_frames({"gradient_shift": rested, "steps": losses}))
+    found = {effect.measure: effect.estimate.center for effect in effects}
+    assert found["shift_relative"] == pytest.approx(10.0, rel=1e-3)
+    assert 1.0 < found["shift_relative_at_equal_loss"] < 10**0.55
 
 
 def test_one_seed_decides_nothing() -> None:
@@ -96,7 +117,7 @@ def test_one_seed_decides_nothing() -> None:
 
 def test_angles_keep_their_digits_where_the_cosine_has_none() -> None:
     angle = 1e-6
-    tables = recorded({"a": SMALL})["gradient_shift"].query("layer_index == 1 or layer_index == 0").assign(run="a")
+    tables = recorded({"a": SMALL})["gradient_shift"].query("layer_index < 2").assign(run="a")
     turned = tables.assign(
         gradient_norm=1.0, shifted_gradient_norm=1.0, shift_l2=2 * math.sin(angle / 2), shift_cosine=math.cos(angle)
     )

@@ -53,8 +53,8 @@ def test_held_at_the_edge_or_not(beta: float, sharpness: float, power: float, ou
     found = {(effect.measure, effect.setting): effect.estimate.center for effect in effects}
     assert found["exponent", "standard, tanh"] == pytest.approx(power)
     assert found["beta_late", "BatchNorm, tanh, lr 2e-05"] == pytest.approx(beta * 1.0015)
-    assert found["beta_at_edge", "standard"] == pytest.approx(beta * 1.0015)
-    assert found["batch_sharpness_late", "standard"] == pytest.approx(0.5 * 1.0015)
+    assert found["beta_at_edge", "standard, batches of 64"] == pytest.approx(beta * 1.0015)
+    assert found["batch_sharpness_late", "standard, batches of 64"] == pytest.approx(0.5 * 1.0015)
 
 
 def test_only_steps_at_the_edge_count_there() -> None:
@@ -79,7 +79,7 @@ def test_a_line_that_overflowed_has_no_small_beta() -> None:
     tables = {"gradient_line": line, "curvature": found.table("curvature")}
     effects, _ = weigh(C30, Evidence.of_frames(tables, configs=CONFIGS))
     late = {effect.setting: effect.numbers for effect in effects if effect.measure == "beta_late"}
-    assert late["standard"] == (math.inf,) * 4
+    assert late["standard, batches of 64"] == (math.inf,) * 4
 
 
 def test_the_exponent_is_undefined_where_a_net_was_never_at_the_edge() -> None:

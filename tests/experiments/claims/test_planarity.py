@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ics.experiments.claims import BUDGETS, Evidence, base, weigh
+from ics.experiments.claims.covariate_shift import C18
 from ics.experiments.claims.planarity import C20, at_equal_radii, weight_norms, worst_direction
 from ics.experiments.claims.taylor import departures
 
@@ -24,11 +25,12 @@ def recorded(
     Along a random direction the plane slopes a tenth as much, and the loss bends half as much.
     """
     line, gradients, curvature, steps = [], [], [], []
-    nets = {"standard": (4.0, 2.0, 10.0), "BatchNorm": (4.0 * bend, 2.0 * slope, 10.0 * size)}
+    shared = {"standard": (4.0, 2.0, 10.0), "BatchNorm": (4.0 * bend, 2.0 * slope, 10.0 * size)}
+    nets = shared | {f"{net}, measured from the start": numbers for net, numbers in shared.items()}
     for (net, (bends, slopes, weight)), seed in product(nets.items(), SEEDS):
         bends *= 1 + 0.01 * seed
         key = {"net": net, "seed": seed}
-        steps.append(key | {"step": 10, "loss": 0.5})
+        steps += [key | {"step": 0, "loss": 2.0}, key | {"step": 10, "loss": 0.5}]
         for step, (direction, tilt, part) in product((0, 10), (("gradient", 1.0, 1.0), ("random", 0.1, 0.5))):
             for eta in ETAS:
                 distance = eta * slopes
@@ -55,13 +57,14 @@ def centers(tables: dict[str, pd.DataFrame]) -> dict[tuple[str, str], float]:
 def test_flatter_or_more_bent(bend: float, outcome: str) -> None:
     effects, verdict = weigh(C20, Evidence.of_frames(recorded(bend=bend)))
     assert verdict.outcome == outcome
-    assert len(effects) == 3 * 3
-    assert {effect.setting for effect in effects} == {
+    ratios = [effect for effect in effects if effect.scale == "ratio"]
+    assert len(ratios) == 3 * 3 + 2 * 3
+    assert {effect.setting for effect in ratios} == {
         "digits, along the gradient",
         "digits, random directions",
         "digits, worst direction",
     }
-    for effect in effects:
+    for effect in ratios:
         assert effect.numbers == pytest.approx([bend] * len(SEEDS))
 
 
@@ -72,6 +75,8 @@ def test_a_smaller_slope_does_not_make_a_loss_planar() -> None:
     for words in ("along the gradient", "random directions", "worst direction"):
         assert found["departure_at_distance", f"digits, {words}"] == pytest.approx(1.0)
         assert found["departure_over_slope_at_distance", f"digits, {words}"] == pytest.approx(5.0)
+        assert found["departure_at_equal_loss", f"digits, {words}"] == pytest.approx(1.0)
+        assert found["departure_over_slope_at_equal_loss", f"digits, {words}"] == pytest.approx(5.0)
 
 
 def test_larger_weights_make_equal_relative_distances_longer() -> None:
@@ -109,14 +114,16 @@ def test_a_loss_that_bends_down_everywhere_has_no_worst_direction_upwards() -> N
 def test_nets_without_curvature_are_seen_along_their_lines() -> None:
     effects, verdict = weigh(C20, Evidence.of_frames(recorded(bend=0.5, with_curvature=False)))
     assert verdict.outcome == "supported"
-    assert len(effects) == 2 * 3
+    assert len([effect for effect in effects if effect.scale == "ratio"]) == 2 * 3 + 2 * 2
 
 
 def test_a_net_that_diverged_is_not_planar() -> None:
     tables = recorded(bend=0.5)
-    tables["steps"].loc[tables["steps"]["net"] == "BatchNorm", "loss"] = math.inf
+    steps = tables["steps"]
+    steps.loc[steps["net"].str.startswith("BatchNorm") & (steps["step"] == 10), "loss"] = math.inf
     effects, verdict = weigh(C20, Evidence.of_frames(tables))
-    assert {number for effect in effects for number in effect.numbers} == {math.inf}
+    at_equal_steps = [effect for effect in effects if effect.scale == "ratio" and "loss" not in effect.measure]
+    assert {number for effect in at_equal_steps for number in effect.numbers} == {math.inf}
     assert verdict.outcome != "supported"
 
 
@@ -126,4 +133,7 @@ def test_one_seed_decides_nothing() -> None:
 
 
 def test_the_nets_of_planarity_are_shared_ones() -> None:
-    assert C20.nets(BUDGETS["quick"]) == (base(BUDGETS["quick"]), base(BUDGETS["quick"], norm="batch"))
+    quick = BUDGETS["quick"]
+    *shared, plain, normed = C20.nets(quick)
+    assert tuple(shared) == (base(quick), base(quick, norm="batch"))
+    assert (plain, normed) == C18.nets(quick)[2:]
