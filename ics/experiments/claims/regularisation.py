@@ -49,7 +49,7 @@ def _learnt_by_heart(config: RunConfig) -> dict[str, Any]:
     """
     steps = max(1000, 2 * config.steps)
     few = {"limit": LIMIT} if config.data == "digits" else {}
-    return {"init": "he", "instruments": {}, "steps": steps, "evaluate_every": steps // 20, **few}
+    return {"init": "he", "instruments": {}, "steps": steps, "evaluate_every": steps // 10, **few}
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:

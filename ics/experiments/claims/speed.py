@@ -38,7 +38,7 @@ def _at_rate(budget: Budget, base_name: str, rate: float, kind: str) -> RunConfi
     if kind != _HE and rate == config.learning_rate:
         return config
     started = {"init": "he"} if kind == _HE else {}
-    return config.replace(learning_rate=rate, instruments={}, **started)
+    return config.replace(learning_rate=rate, instruments={}, evaluate_every=0, **started)
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
