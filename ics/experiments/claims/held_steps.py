@@ -40,7 +40,7 @@ def steps_held_back(*, seed: int, config: Mapping[str, Any], every: int) -> pd.D
         the length of the second), `step`, `length` ||d||, `interaction` (see `interaction`), `sign_changes` (weights
         that change sign in this way).
 
-    Cost: the training, and at each look three forward passes per layer and three more.
+    Cost: the training, and at each look three forward passes per layer and six more.
     """
     experiment = prepare(RunConfig.from_dict({"net": "trained", **config, "seed": seed}))
     model, optimizer, rows = experiment.model, experiment.optimizer, []

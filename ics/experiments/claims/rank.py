@@ -25,13 +25,12 @@ from ics.experiments.claims.studies import Study
 _STUDY = "ranks"
 _BATCH, _PLAIN = "BatchNorm", "standard"
 _SIZES = {
-    "quick": {"depth": 128, "widths": [16, 32, 64]},
-    "cpu": {"depth": 512, "widths": [16, 32, 64, 128]},
-    "paper": {"depth": 1024, "widths": [16, 32, 64, 128, 256]},
+    "quick": {"depth": 128, "widths": [16, 32, 64], "draws": 16},
+    "cpu": {"depth": 512, "widths": [16, 32, 64, 128], "draws": 8},
+    "paper": {"depth": 1024, "widths": [16, 32, 64, 128, 256], "draws": 8},
 }
 _SAMPLES = (0.5, 4)
 _LOOKS = 32
-_DRAWS = 8
 _EPS = 1e-5
 _SHARE = 0.1
 _NAMES = {"linear": "linear", "relu": "ReLU"}
@@ -45,7 +44,7 @@ MEASURES = {
 
 def studies(budget: Budget) -> tuple[Study, ...]:
     """One study: depth and widths stand for infinity."""
-    settings = {**_SIZES[budget.name], "samples_per_unit": list(_SAMPLES), "looks": _LOOKS, "draws": _DRAWS}
+    settings = {**_SIZES[budget.name], "samples_per_unit": list(_SAMPLES), "looks": _LOOKS}
     return (Study(name=_STUDY, function=f"{__name__}:ranks", settings=settings),)
 
 
@@ -213,7 +212,8 @@ C31 = Claim(
     "root of the width or above, however deep, and experiments show the same of ReLU nets (Daneshmand et al. 2020).",
     remark="Pre-activations of a batch of standard normal inputs; of BatchNorm x-hat, which is centred. The theorem is "
     "of linear nets with BatchNorm that divides without centring and with residual connections of small weight; here "
-    "it is torch's BatchNorm in a plain net. After a ReLU all values are positive, so that a matrix which is not "
-    "centred has one large direction whatever the rest does: its participation ratio is at most about 10. Says nothing "
-    "of trained nets.",
+    "it is torch's BatchNorm in a plain net. With ReLU the rank depends on how many samples there are per unit, so "
+    "few and many are both asked. After a ReLU all values are positive, so that a matrix which is not centred has one "
+    "large direction whatever the rest does: of Gaussian x-hat its participation ratio is at most about 10. Says "
+    "nothing of trained nets.",
 )
