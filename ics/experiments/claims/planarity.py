@@ -28,7 +28,10 @@ _MEASURES = {
     "departure_over_slope_at_distance": ("|L(w+d) - L(w) - g.d| / (||g|| ||d||)", "distance"),
     "departure_over_slope_at_relative_distance": ("|L(w+d) - L(w) - g.d| / (||g|| ||d||)", "relative_distance"),
 }
-_BENDS = ("departure_at_distance", "departure_over_slope_at_distance")
+_BENDS = {
+    "departure_at_distance": "|L(w+d) - L(w) - g.d| / ||d||^2",
+    "departure_over_slope_at_distance": "|L(w+d) - L(w) - g.d| / (||g|| ||d||^2)",
+}
 _KEYS = ["net", "seed", "step"]
 
 
@@ -78,17 +81,17 @@ def _at_equal_loss(found: Evidence, probes: pd.DataFrame, worst: pd.DataFrame) -
     for words, rows in looks.items():
         if not rows["net"].isin([plain, normed]).any():
             continue
-        curves = at_equal_loss(found, rows, _BENDS, nets=(plain, normed))
+        curves = at_equal_loss(found, rows, list(_BENDS), nets=(plain, normed))
         effects += [
             ratio(
                 worst_where_diverged(per_seed(curves, column), found),
                 normed,
                 plain,
                 measure=column.replace("at_distance", "at_equal_loss"),
-                meaning=f"{_MEASURES[column][0]} per distance moved, median over losses that both nets have",
+                meaning=f"{meaning} at the furthest probe, median over losses that both nets have",
                 setting=f"{name}, {words}",
             )
-            for column in _BENDS
+            for column, meaning in _BENDS.items()
         ]
     return effects
 

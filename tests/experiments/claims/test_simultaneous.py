@@ -137,7 +137,7 @@ def errors(*, together: float, alone: float, in_turn: float, interaction: float)
     found = {}
     for net in NETS:
         found[net] = pd.DataFrame(
-            {"net": net, "seed": seed, "step": step, "promised": -1.0}
+            {"net": net, "seed": seed, "step": step, "promised": -1.0, "loss": 0.5}
             | {"error_together": together * (1 + 0.01 * seed), "error_alone": alone, "error_in_turn": in_turn}
             | {"interaction": interaction * (1 + 0.01 * seed)}
             for seed, step in product(SEEDS, (0, 10))
