@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from ics.experiments.claims.budgets import Budget, base, net_name
 from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.effects import Effect, per_seed, ratio, value
 from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.measures import diverged
 from ics.experiments.claims.rules import below
 from ics.experiments.claims.shape_drift import SHAPE_CHANGES, changes
 from ics.experiments.claims.shape_study import inner, shape_study
+from ics.experiments.claims.stability import without_end
 from ics.experiments.claims.studies import Study
 from ics.experiments.config import RunConfig
 
@@ -43,7 +42,6 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Ratios BatchNorm / standard of what goes into the activation function, and x-hat's mean and variance."""
     rows = found.table("drift", columns=DRIFT, where={"site": [*_WHAT.values(), "normalized"]})
     rows = rows[rows["layer_index"] < rows.groupby("run")["layer_index"].transform("max")]
-    lost = diverged(found)
     effects: list[Effect] = []
     for name in found.budget.bases:
         pair = net_name("batch", name), net_name("none", name)
@@ -54,18 +52,13 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
         own = pd.concat([_moved(rows, net_name(norm, name), site) for norm, site in _WHAT.items()])
         since_first, by_update = own["reference"] != BEFORE_UPDATE, own["reference"] == BEFORE_UPDATE
         for measure, meaning in _SINCE_FIRST.items():
-            numbers = with_diverged(per_seed(own, measure, where=since_first), lost)
+            numbers = without_end(found, per_seed(own, measure, where=since_first))
             effects.append(ratio(numbers, *pair, measure=measure, meaning=f"{meaning}, {_HOW}", setting=name))
-        numbers = with_diverged(per_seed(own, "wasserstein_1", where=by_update), lost)
+        numbers = without_end(found, per_seed(own, "wasserstein_1", where=by_update))
         told = "Wasserstein-1 distance of the same batch before and after one update, in standard deviations"
         effects.append(ratio(numbers, *pair, measure="per_update", meaning=told, setting=name))
         effects += _by_construction(rows, pair[0], name)
     return tuple(effects)
-
-
-def with_diverged(numbers: pd.Series, lost: pd.Series) -> pd.Series:
-    """Return the numbers with inf for nets that diverged: steps at which nothing could be measured are no stability."""
-    return numbers.mask(lost.reindex(numbers.index, fill_value=False), np.inf)
 
 
 def _shapes(found: Evidence, norm: str, name: str) -> pd.DataFrame:
@@ -99,6 +92,7 @@ C04 = Claim(
     published='Argued without a measurement: normalising Wu+b "is likely to produce activations with a stable '
     'distribution" (Ioffe & Szegedy 2015, sec. 3.2; its Fig. 1 shows three percentiles of one unit on MNIST).',
     remark="y = gamma x-hat + beta of the BatchNorm net against Wu+b of the standard net, every normalised layer, at "
-    "equal learning rate and equal numbers of steps: a net that learns faster has moved further for that alone. Mean "
+    "equal learning rate and equal numbers of steps: a net that learns faster has moved further for that alone. "
+    "Distances are in standard deviations of the first look: a net whose pre-activations grow moves far by them. Mean "
     "and variance of x-hat are fixed by construction; those of y move as gamma and beta do (C06).",
 )

@@ -169,5 +169,6 @@ C03 = Claim(
     remark="The distribution of one unit over the data. The entries of a net's u depend on each other because they are "
     "functions of the same image, at initialisation too: if they share as little as a common scale, no fan-in makes "
     "their sum Gaussian over the data, although it is Gaussian over draws of W. Digits have 64 pixels that depend on "
-    "each other and 10 classes; other data may be closer. Laws without a variance are left out: no limit is claimed.",
+    "each other and 10 classes; other data may be closer. Laws without a variance are left out: no limit is claimed. "
+    "A fall that ends above ks_of_normal is no approach to the end: ks_itself shows where it stops.",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from ics.experiments.claims.budgets import Budget
 from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.effects import Effect, ratio, value
@@ -28,7 +30,7 @@ def studies(budget: Budget) -> tuple[Study, ...]:
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
-    """Ratios Wu+b / u, unit by unit and pooled; and the share of exact zeros, which Wu+b lacks by construction."""
+    """Ratios Wu+b / u, unit by unit and pooled, and the numbers themselves."""
     effects: list[Effect] = []
     for name in plain_nets(found.budget):
         rows = u_and_preactivation(found, name)
@@ -37,14 +39,21 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
                 numbers = changes(rows, prefix + measure)
                 told = f"{meaning}, {how}"
                 effects.append(ratio(numbers, WU, U, measure=prefix + measure, meaning=told, setting=name))
-        normal, own = changes(rows, "ks_of_normal"), changes(rows, "ks")
-        zeros = changes(rows, "pooled_zero_fraction")
-        effects += [
-            *(value(own, net, measure="ks_itself", meaning="ks per unit", unit="1", setting=name) for net in (U, WU)),
-            value(normal, WU, measure="ks_of_normal", meaning="ks of as many normal draws", unit="1", setting=name),
-            value(zeros, U, measure="zeros", meaning="share of exact zeros", unit="1", setting=name),
-        ]
+        effects += _themselves(rows, name)
     return tuple(effects)
+
+
+def _themselves(rows: pd.DataFrame, name: str) -> list[Effect]:
+    """What has no vote: the distance itself, what it is of normal draws, and exact zeros."""
+    distances, normal = changes(rows, "ks"), changes(rows, "ks_of_normal")
+    zeros = changes(rows, "pooled_zero_fraction")
+    of_draws = "ks of as many normal draws"
+    sites = [
+        value(numbers, net, measure=measure, meaning=meaning, unit="1", setting=f"{net}, {name}")
+        for net in (U, WU)
+        for measure, meaning, numbers in (("ks_itself", "ks per unit", distances), ("zeros", "share of zeros", zeros))
+    ]
+    return [*sites, value(normal, WU, measure="ks_of_normal", meaning=of_draws, unit="1", setting=name)]
 
 
 _LESS = "a tenth less is the smallest difference that counts"

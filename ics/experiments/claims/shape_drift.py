@@ -50,11 +50,11 @@ def _sizes(rows: pd.DataFrame, setting: str) -> list[Effect]:
     told = "Wasserstein-1 distance of a unit's standardised distributions"
     never = "share of units that never vary over the probe"
     sites = [
-        value(numbers, net, measure=name, meaning=f"{told}, {on}", unit="std", setting=setting)
+        value(numbers, net, measure=name, meaning=f"{told}, {on}", unit="std", setting=f"{net}, {setting}")
         for net in (U, WU)
         for name, numbers, on in (("size", sizes, "at two looks"), ("floor", floors, "on two halves of the probe"))
     ]
-    return [*sites, value(constant, U, measure="constant", meaning=never, unit="1", setting=setting)]
+    return [*sites, value(constant, U, measure="constant", meaning=never, unit="1", setting=f"{U}, {setting}")]
 
 
 _WHY = "a tenth less is the smallest difference that counts"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.experiments.claims.after_norm import BEFORE_UPDATE, DRIFT, with_diverged
+from ics.experiments.claims.after_norm import BEFORE_UPDATE, DRIFT
 from ics.experiments.claims.budgets import Budget, base, net_name
 from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.effects import Effect, per_seed, ratio, value
 from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.measures import diverged
 from ics.experiments.claims.rules import above
+from ics.experiments.claims.stability import without_end
 from ics.experiments.config import RunConfig
 
 _LEARNED, _FIXED = "batch", "batch-fixed-affine"
@@ -30,13 +30,12 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     rows = found.table("drift", columns=DRIFT, where={"site": ["normalized", "scaled", "input"]})
     rows = rows[rows["reference"] != BEFORE_UPDATE]
     parameters = found.table("normalization", columns=("step", "layer", "call", "channel_weight", "channel_bias"))
-    lost = diverged(found)
     effects: list[Effect] = []
     for name in found.budget.bases:
         learned, fixed = net_name(_LEARNED, name), net_name(_FIXED, name)
         own = rows[(rows["net"] == learned) & rows["site"].isin(["normalized", "scaled"])]
         sites = per_seed(own.assign(net=own["site"].map({"normalized": _X_HAT, "scaled": _Y})), "wasserstein_1")
-        seen = with_diverged(per_seed(seen_by_the_next(rows), "wasserstein_1"), lost)
+        seen = without_end(found, per_seed(seen_by_the_next(rows), "wasserstein_1"))
         next_layer = f"what the next layer sees: {_HOW}"
         effects += [
             ratio(sites, _Y, _X_HAT, measure="y_over_x_hat", meaning=_HOW, setting=name),

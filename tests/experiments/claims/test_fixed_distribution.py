@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ics.experiments.claims import Evidence, weigh
+from ics.experiments.claims import BUDGETS, Budget, Evidence, weigh
 from ics.experiments.claims.after_norm import C04
 from ics.experiments.claims.shape_drift import SHAPE_CHANGES
 from ics.experiments.claims.undone_fixing import C06, moved
@@ -151,6 +151,12 @@ def test_parameters_are_followed_from_first_to_last_step() -> None:
         [[1.0, math.nan, 1.0, 1.0]] * len(rows)
     )
     assert moved(rows, "channel_weight")[NORMED, 0] == math.inf
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=lambda budget: budget.name)
+def test_what_is_read_is_recorded(budget: Budget) -> None:
+    for config in (*C04.nets(budget), *C06.nets(budget)):
+        assert {"drift", "normalization"} <= config.instruments.keys()
 
 
 def test_one_seed_decides_neither() -> None:
