@@ -168,9 +168,9 @@ def _relative(number: float, promised: float) -> float:
 
 
 def studies(budget: Budget) -> tuple[Study, ...]:
-    """A training per base and norm; digits in float64, so that small differences of losses are no rounding."""
+    """A training per norm; digits in float64, so that small differences of losses are no rounding."""
     found = []
-    for name in budget.bases:
+    for name in _bases(budget):
         for norm in _NORMS:
             config = base(budget, name, norm=norm, instruments={}, options={}, evaluate_every=0)
             config = config.replace(dtype="float64") if name == "digits" else config
@@ -180,10 +180,15 @@ def studies(budget: Budget) -> tuple[Study, ...]:
     return tuple(found)
 
 
+def _bases(budget: Budget) -> tuple[str, ...]:
+    """Digits where there are digits: a study keeps its settings, and where a machine keeps its images is none."""
+    return ("digits",) if "digits" in budget.bases else budget.bases
+
+
 def evidence(found: Evidence) -> tuple[Effect, ...]:
     """For each net, the errors of the ways against each other, and what layers do only together."""
     effects: list[Effect] = []
-    for net in (net_name(norm, name) for name in found.budget.bases for norm in _NORMS):
+    for net in (net_name(norm, name) for name in _bases(found.budget) for norm in _NORMS):
         rows = found.study(net)
         ways = pd.concat([per_seed(_worst(rows, column).assign(net=way), column) for way, column in _WAYS.items()])
         interaction = per_seed(_worst(rows, "interaction"), "interaction")
@@ -219,8 +224,8 @@ C15 = Claim(
     published="Argued, not measured: the update of each parameter is computed under the assumption that the others do "
     "not change, and in practice all are updated simultaneously (Goodfellow et al. 2016, sec. 8.7.1).",
     remark="Steps are those of plain SGD at the learning rate that the nets are trained with, and errors grow with it: "
-    "the ratios say whether moving together makes the error, the interaction whether it matters at this rate. A net that "
-    "has hardly begun to learn (last_loss) takes short steps, which are easy to predict. Each layer alone counts the "
-    "sizes of its errors, which cannot cancel. Training one layer at a time would reach other weights than those "
-    "looked at here.",
+    "the ratios say whether moving together makes the error, the interaction whether it matters at this rate. A net "
+    "that has hardly begun to learn (last_loss) takes short steps, which are easy to predict. Each layer alone counts "
+    "the sizes of its errors, which cannot cancel. Training one layer at a time would reach other weights than those "
+    "looked at here. The smaller budgets look at the digits nets only.",
 )
