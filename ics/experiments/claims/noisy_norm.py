@@ -126,9 +126,10 @@ C22 = Claim(
     "better than without, while its distributions are less stable than the standard net's (Santurkar et al. 2018, "
     "sec. 2.1 and Fig. 2, by eye).",
     remark="Noise is new at every step, learning moves distributions slowly: from one step to the next noise counts "
-    "most; from look to look (a tenth of the training) and since the start the standard net may have moved further. "
-    "The standard net's distances hold what drawing another batch does, which BatchNorm takes away: with 64 values per "
-    "channel, as in digits, that alone moves a variance about as far as the noise does; images have thousands. Where "
-    "the standard net learns as well (final_loss and steps against standard near 1), there is nothing that stability "
-    "could explain. Accuracies and train_loss are taken in eval mode, without the noise; final_loss is with it.",
+    "most; from look to look (a tenth of the training; at paper closer at first) and since the start the standard net "
+    "may have moved further. The standard net's distances hold what drawing another batch does, which BatchNorm takes "
+    "away: with 64 values per channel, as in digits, that alone moves a variance about as far as the noise does; "
+    "images have thousands. Where the standard net learns as well (final_loss and steps against standard near 1), "
+    "there is nothing that stability could explain. Accuracies and train_loss are taken in eval mode, without the "
+    "noise; final_loss is with it.",
 )
