@@ -117,6 +117,16 @@ def test_nets_without_curvature_are_seen_along_their_lines() -> None:
     assert len([effect for effect in effects if effect.scale == "ratio"]) == 2 * 3 + 2 * 2
 
 
+def test_the_published_setting_is_seen_along_the_gradient_only() -> None:
+    tables = recorded(bend=0.5, with_curvature=False)
+    images = {name: rows[~rows["net"].str.contains("start")] for name, rows in tables.items()}
+    images = {name: rows.assign(net=rows["net"] + ", images") for name, rows in images.items()}
+    images["gradient_line"] = images["gradient_line"].query("direction == 'gradient'")
+    effects, verdict = weigh(C20, Evidence.of_frames(images, budget="paper"))
+    assert verdict.outcome == "supported"
+    assert {effect.setting for effect in effects if effect.scale == "ratio"} == {"images, along the gradient"}
+
+
 def test_a_net_that_diverged_is_not_planar() -> None:
     tables = recorded(bend=0.5)
     steps = tables["steps"]
