@@ -55,7 +55,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
             numbers = without_end(found, per_seed(own, measure, where=since_first))
             effects.append(ratio(numbers, *pair, measure=measure, meaning=f"{meaning}, {_HOW}", setting=name))
         numbers = without_end(found, per_seed(own, "wasserstein_1", where=by_update))
-        told = "Wasserstein-1 distance of the same batch before and after one update, in standard deviations"
+        told = "Wasserstein-1 distance of the same batch before and after one update, in standard deviations before it"
         effects.append(ratio(numbers, *pair, measure="per_update", meaning=told, setting=name))
         effects += _by_construction(rows, pair[0], name)
     return tuple(effects)
