@@ -43,38 +43,40 @@ def effects_table(effects: pd.DataFrame) -> str:
     return page.table(shown.loc[:, shown.notna().any()], headings=headings)
 
 
-def parts_of(meaning: str, scale: str) -> tuple[str, str]:
-    """Return what a measure is, and which two nets it compares.
+def parts_of(meaning: str, scale: str) -> tuple[list[str], int, str]:
+    """Return the phrases of a meaning, how many of them say what the measure is, and what follows the sign.
 
-    The names of nets may hold commas, the one on the left as many as the one on the right.
+    The others name the net on the left, which has as many commas as that on the right. One net alone has no sign.
 
     Example:
         >>> parts_of("||dG||, median over steps, BatchNorm, images / standard, images", "ratio")
-        ('||dG||, median over steps', 'BatchNorm, images / standard, images')
+        (['||dG||', 'median over steps', 'BatchNorm', 'images'], 2, ' / standard, images')
         >>> parts_of("steps, median over seeds", "value")
-        ('steps, median over seeds', '')
+        (['steps', 'median over seeds'], 2, '')
     """
     sign = _SIGNS.get(scale)
     if sign is None or sign not in meaning:
-        return meaning, ""
+        phrases = meaning.split(", ")
+        return phrases, len(phrases), ""
     left, right = meaning.rsplit(sign, 1)
-    words = left.split(", ")
-    first = max(len(words) - 1 - right.count(", "), 0)
-    return ", ".join(words[:first]), f"{', '.join(words[first:])}{sign}{right}"
+    phrases = left.split(", ")
+    return phrases, max(len(phrases) - 1 - right.count(", "), 0), sign + right
 
 
 def _heading(rows: pd.DataFrame) -> tuple[tuple[str, str], list[str]]:
     """The measure and what its rows have in common, and what each has for itself."""
     records: list[dict[Any, Any]] = rows.to_dict("records")
     told = [parts_of(_text(row.get("meaning")), _text(row.get("scale"))) for row in records]
-    words = [what.split(", ") for what, _ in told]
-    shared = 0
-    while all(len(each) > shared for each in words) and len({each[shared] for each in words}) == 1:
+    # Where only one of two nets has a comma in its name too few phrases are counted, so the largest count holds.
+    most, shared = max(count for _, count, _ in told), 0
+    while all(shared < min(most, len(phrases)) for phrases, _, _ in told) and (
+        len({phrases[shared] for phrases, _, _ in told}) == 1
+    ):
         shared += 1
-    own = [", ".join([*each[shared:], *([nets] if nets else [])]) for each, (_, nets) in zip(words, told, strict=True)]
+    own = [", ".join(phrases[shared:]) + tail for phrases, _, tail in told]
     settings = [_text(row.get("setting")) for row in records]
     own = ["" if words == setting else words for words, setting in zip(own, settings, strict=True)]
-    what, unit = ", ".join(words[0][:shared]), _text(records[0].get("unit"))
+    what, unit = ", ".join(told[0][0][:shared]), _text(records[0].get("unit"))
     what += f" ({unit})" if unit not in ("", "1") else ""
     return (str(records[0]["measure"]), what), own
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
     if detail["remark"]:
         parts.append(page.paragraph(f"How to read it: {detail['remark']}"))
     if detail["notes"]:
-        parts.append(page.items(str(detail["notes"]).split(" | "), kind="warning"))
+        parts.append(page.items(_condensed(str(detail["notes"]).split(" | ")), kind="warning"))
     parts += [_made_of(detail), page.paragraph(f"{detail['command']}: {detail['made']}", kind="quiet")]
     section = page.section(f"{row['id']} {row['title']}", "", *parts)
     return section.replace("<section>", f'<section id="{row["id"]}">', 1)
@@ -151,6 +152,17 @@ def _rule(effects: pd.DataFrame) -> str:
     reasons = rows["why"] if "why" in rows.columns else pd.Series("", index=rows.index)
     groups = rows["criterion"].groupby(reasons.fillna(""), sort=False)
     return page.items(f"holds if {_listed(list(criteria))}{f': {why}' if why else ''}" for why, criteria in groups)
+
+
+def _condensed(notes: list[str]) -> list[str]:
+    """Notes that differ in numbers alone, once: ten runs that diverged do so at ten steps."""
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        kinds.setdefault(re.sub(r"\d+", "0", note), []).append(note)
+    return [
+        alike[0] if len(alike) == 1 else f"{alike[0]} ({len(alike) - 1} more with other numbers)"
+        for alike in kinds.values()
+    ]
 
 
 def _listed(texts: list[str]) -> str:

@@ -30,16 +30,27 @@ ROWS = pd.DataFrame(
 @pytest.mark.parametrize(
     ("meaning", "scale", "parts"),
     [
-        ("a, b, BN / none", "ratio", ("a, b", "BN / none")),
-        ("a, b, BN, x / none, x", "ratio", ("a, b", "BN, x / none, x")),
-        ("loss / step, BN - none", "difference", ("loss / step", "BN - none")),
-        ("BN / none", "ratio", ("", "BN / none")),
-        ("a / b, BN", "value", ("a / b, BN", "")),
-        ("", "", ("", "")),
+        ("a, b, BN / none", "ratio", (["a", "b", "BN"], 2, " / none")),
+        ("a, b, BN, x / none, x", "ratio", (["a", "b", "BN", "x"], 2, " / none, x")),
+        ("loss / step, BN - none", "difference", (["loss / step", "BN"], 1, " - none")),
+        ("BN / none", "ratio", (["BN"], 0, " / none")),
+        ("a / b, BN", "value", (["a / b", "BN"], 2, "")),
+        ("", "", ([""], 1, "")),
     ],
 )
-def test_what_is_compared_is_told_apart_from_what_is_measured(meaning: str, scale: str, parts: tuple[str, str]) -> None:
+def test_what_is_compared_is_told_apart_from_what_is_measured(meaning: str, scale: str, parts: object) -> None:
     assert parts_of(meaning, scale) == parts
+
+
+def test_one_net_with_a_comma_hides_nothing_of_the_measure() -> None:
+    html = effects_table(
+        pd.DataFrame(
+            [row("rate", "a", "largest rate, BN / none", 2.0), row("rate", "b", "largest rate, BN / none, He", 3.0)]
+        )
+    )
+    assert "<strong>rate</strong>: largest rate</td>" in html
+    assert "<td>BN / none</td>" in html
+    assert "<td>BN / none, He</td>" in html
 
 
 def test_rows_stand_under_the_measure_they_are_of() -> None:

@@ -86,7 +86,7 @@ def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
         "remark": "read with care",
         "nets": ["a: mlp"],
         "studies": [],
-        "notes": "one | two",
+        "notes": "lost at step 8 | lost at step 12 | two",
     }
     details = pd.DataFrame([{"id": "C21", **texts, "command": "ics claims run C21", "made": "today"}])
     html = write_ledger(overview, details, EFFECTS, tmp_path / "new" / "claims.html").read_text()
@@ -103,7 +103,7 @@ def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
         "What was run: 1 net, each with every seed",
         "a: mlp",
         "Beside these, without a vote:",
-        "two",
+        "<li>lost at step 8 (1 more with other numbers)</li><li>two</li>",
     ):
         assert part in html
     assert "http" not in html.split("</style>")[1].replace("http://www.w3.org", "")
