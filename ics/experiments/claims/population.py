@@ -171,9 +171,9 @@ def distances(curves: pd.DataFrame, batch: str, population: str) -> pd.Series:
     seeds = list(own)
     following = dict(zip(seeds, [*seeds[1:], *seeds[:1]], strict=True))
     found = {(_APART, seed): _apart(own[seed], other[seed]) for seed in seeds if seed in other}
-    if len(seeds) > 1:
-        found |= {(_FLOOR, seed): _apart(own[seed], own[following[seed]]) for seed in seeds}
-    return pd.Series(found, dtype=float).rename_axis(["net", "seed"])
+    # One seed alone has no other to be apart from.
+    floors = {(_FLOOR, seed): _apart(own[seed], own[following[seed]]) if len(seeds) > 1 else np.nan for seed in seeds}
+    return pd.Series(found | floors, dtype=float).rename_axis(["net", "seed"])
 
 
 def _by_seed(curves: pd.DataFrame, net: str) -> dict[int, np.ndarray]:
