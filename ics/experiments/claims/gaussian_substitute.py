@@ -20,7 +20,6 @@ from ics.experiments.penalty import VARIANCE_FLOOR
 _STRENGTHS = (0.01, 0.1, 1.0)
 _RATES = (1, 5)
 _LEVEL = 1.0
-_PENALTY = "penalty"
 _CHANNELS = ("channel_mean", "channel_m2", "channel_m3", "channel_m4")
 
 
@@ -63,11 +62,11 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 def _compared(measured: dict[str, pd.Series], plain: str, normed: str, chosen: str, *, setting: str) -> list[Effect]:
     note = f"strength by the loss: {chosen}"
-    told = f"ln(loss, standard / penalty) / ln(loss, standard / BatchNorm), final training losses; {note}"
+    told = "ln(loss of standard / penalty) / ln(loss of standard / BatchNorm) at the end of training"
     share = recovered(measured["loss"], plain, normed, chosen)
     words = {"setting": setting, "note": note}
     return [
-        value(share, _PENALTY, measure="improvement_recovered", meaning=told, unit="1", **words),
+        value(share, chosen, measure="improvement_recovered", meaning=told, unit="1", **words),
         ratio(
             measured["steps"],
             chosen,
@@ -113,7 +112,7 @@ def recovered(losses: pd.Series, plain: str, normed: str, penalised: str) -> pd.
     """
     table = losses.unstack("net").reindex(columns=[plain, normed, penalised])
     shares = [_share(*row) for row in table.to_numpy(float)]
-    index = pd.MultiIndex.from_product([[_PENALTY], table.index], names=["net", "seed"])
+    index = pd.MultiIndex.from_product([[penalised], table.index], names=["net", "seed"])
     return pd.Series(shares, index=index, dtype=float)
 
 
@@ -168,8 +167,8 @@ C16 = Claim(
     evidence=evidence,
     rule=(
         above("improvement_recovered", 0.8, why="a substitute brings four fifths of what it stands in for"),
-        below("steps", 1.25, why="and a quarter more steps at most"),
-        below("accuracy_missed", 0.02, why="and loses two points of test accuracy at most"),
+        below("steps", 1.25, why="a substitute takes a quarter more steps at most"),
+        below("accuracy_missed", 0.02, why="a substitute loses two points of test accuracy at most"),
     ),
     published='Penalties that encourage units to have normalised statistics "usually resulted in imperfect '
     'normalization" (Goodfellow, Bengio & Courville 2016, sec. 8.7.1): the book makes no claim for them.',
