@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from ics.analysis.frames import IDENTITY
 from ics.errors import IcsError, UsageError
 from ics.experiments.claims.evidence import Reader, Where
 from ics.experiments.claims.files import digest, slug
@@ -104,7 +105,11 @@ def _rows(runs: Sequence[Run], net: str, table: str, columns: Sequence[str] | No
     with_table = [run for run in runs if table in run.tables]
     if not with_table:
         return pd.DataFrame()
-    rows = Runs(with_table).table(table, columns=columns, where=where)
+    # What a loop logs differs from net to net: of the narrow table that holds it, columns are chosen after reading.
+    is_logged = table == "steps" and columns is not None
+    rows = Runs(with_table).table(table, columns=None if is_logged else columns, where=where)
+    if is_logged:
+        rows = rows[[name for name in rows.columns if name in (*IDENTITY, *(columns or ()))]]
     return rows.assign(net=net)
 
 

@@ -32,7 +32,7 @@ from ics.experiments.claims import (
     weigh,
 )
 from ics.experiments.claims.ledger import entry_path
-from ics.experiments.claims.runs import identity, is_run_done, make_run, run_folder
+from ics.experiments.claims.runs import identity, is_run_done, make_run, reader_of, run_folder
 
 TWO_SEEDS = replace(BUDGETS["quick"], num_seeds=2, steps=2)
 
@@ -224,6 +224,19 @@ def test_missing_tables_leave_a_claim_open_and_say_so() -> None:
     assert "no run holds rows of the table steps" in verdict.reason
     with pytest.raises(MissingEvidenceError, match="with site input"):
         Evidence.of_frames().table("activations", where={"site": "input"})
+
+
+def test_what_one_net_did_not_log_can_be_read_of_the_others(tmp_path: Path) -> None:
+    configs = {"evaluated": tiny("none", evaluate_every=1), "not": tiny("none")}
+    for net, config in configs.items():
+        make_run(config, tmp_path / net)
+    found = Evidence(reader_of({net: [ics.open_run(tmp_path / net)] for net in configs}))
+    accuracies = found.table("steps", columns=("step", "test_accuracy"))
+    assert set(accuracies.columns) == {"run", "net", "seed", "step", "test_accuracy"}
+    assert accuracies.groupby("net")["test_accuracy"].count().to_dict() == {"evaluated": configs["not"].steps, "not": 0}
+    assert list(final_loss(found, column="test_accuracy").index) == [("evaluated", 0)]
+    with pytest.raises(MissingEvidenceError, match="no run logged test_accuracies"):
+        final_loss(found, column="test_accuracies")
 
 
 def test_the_overview_keeps_rows_that_were_not_run(root: Path) -> None:
