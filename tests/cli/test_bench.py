@@ -67,7 +67,7 @@ def test_every_interval_can_be_timed(quick: None, run_ics: Command) -> None:
         (["mlp", "--threads", "0"], "--threads is at least 1, got 0"),
         (["mlp", "--threads", "2", "--cpu-time"], "--cpu-time is of one thread, got --threads 2"),
         (["mlp", "--device", "abacus"], "abacus"),
-        (["mlp", "--norm", "layer"], "norm"),
+        (["mlp", "--norm", "layr"], "norm"),
         (["mlp", "--input-shape", "3;32"], "type e.g. --input-shape 3,32,32"),
         (["mlp", "--csv", "nowhere/bench.csv"], "there is no folder nowhere"),
         (["mlp", "-o", "bench.abacus"], "abacus"),

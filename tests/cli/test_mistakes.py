@@ -24,7 +24,7 @@ SHORT = ("--steps", 2, "--batch-size", 16)
         (["train", "digits-mlp", "--stpes", "5"], "No such option"),
         (["train", "digits-mlp", "--steps", "0"], "steps is a whole number of at least 1, got 0"),
         (["train", "digits-mlp", "--seeds", "0"], "--seeds is at least 1, got 0"),
-        (["train", "digits-mlp", "--norm", "layer"], "norm is one of"),
+        (["train", "digits-mlp", "--norm", "layr"], "did you mean"),
         (["train", "digits-mlp", "--data", "images:nowhere"], "nowhere"),
         (["train", "digits-mlp", "--data", "imagenet"], "imagenet"),
         (["train", "digits-mlp", "--device", "abacus"], "abacus"),
