@@ -136,7 +136,10 @@ def judge(work: Work, *, failures: Sequence[str] = (), seconds: float = 0.0, com
     effects, verdict = weigh(work.claim, work.evidence())
     voting = {criterion.measure for criterion in work.claim.rule}
     notes = [
-        str(note) for config in work.configs for run in work.runs_of(config) for note in run.info.get("notes") or []
+        f"{config.net}, seed {run.info.get('seed')}: {note}"
+        for config in work.configs
+        for run in work.runs_of(config)
+        for note in run.info.get("notes") or []
     ]
     return Entry(
         id=work.claim.id,

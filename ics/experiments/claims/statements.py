@@ -127,7 +127,7 @@ _ROWS = (
         "C16",
         "A Gaussian penalty would do",
         "A penalty towards Gaussian activations is a workable substitute for BN.",
-        _GOODFELLOW,
+        f"{_ASKED}; {_GOODFELLOW} reports of earlier penalties that normalisation stayed imperfect",
     ),
     (
         "C17",
