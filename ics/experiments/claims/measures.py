@@ -14,8 +14,9 @@ _TAIL = 10
 def final_loss(found: Evidence, *, column: str = "loss") -> pd.Series:
     """Return the mean of a logged loss over the last tenth of the steps, by net and seed; inf if any is not finite.
 
-    Losses that are logged now and then (test_loss) take the last tenth of those that were. Where training ended with a
-    loss that is not finite they are inf: a NaN that was logged is not told from a step at which nothing was.
+    What is logged now and then (test_loss, test_accuracy) takes the last tenth of what was. Where training ended with a
+    loss that is not finite such losses are inf: a NaN that was logged is not told from a step at which nothing was. An
+    accuracy is a number even then.
     """
     rows = found.table("steps", columns=("step", column))
     if column not in rows.columns:
@@ -23,7 +24,7 @@ def final_loss(found: Evidence, *, column: str = "loss") -> pd.Series:
     # A loss that is NaN is a loss; one that was not logged at this step is not. The loss of training is logged always.
     logged = rows if column == "loss" else rows[rows[column].notna()]
     losses: pd.Series = logged.sort_values("step").groupby(["net", "seed"])[column].agg(_mean_of_tail).astype(float)
-    if column == "loss":
+    if column == "loss" or not column.endswith(("loss", "loss_batch_statistics")):
         return losses
     lost = diverged(found)
     return losses.reindex(losses.index.union(lost.index[lost])).mask(lost, np.inf)

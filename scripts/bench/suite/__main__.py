@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ics.errors import IcsError, unknown_name
+from ics.experiments.machine import cpu_threads
+from ics.experiments.timing import flushed_denormals
 from scripts.bench.suite.disk import disk_rows
 from scripts.bench.suite.nets import FULL_SUITE, NETS, Net
 from scripts.bench.suite.rows import FOLDER, Row, rounded, where_and_when, write_rows
@@ -37,15 +37,14 @@ PARTS = (*STAGES, "disk")
 def main() -> None:
     """Measure, print and write."""
     options = _arguments()
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
     os.environ["WANDB_MODE"] = "offline"
     try:
         _check(options)
         parts = [(name, part) for name in options.nets for part in options.stages if _is_due(name, part, options)]
-        for number, (name, part) in enumerate(parts, 1):
-            _say(f"{number} of {len(parts)}: {NETS[name].label}, stage {part}")
-            _measure(name, part, options)
+        with cpu_threads(options.threads), flushed_denormals():
+            for number, (name, part) in enumerate(parts, 1):
+                _say(f"{number} of {len(parts)}: {NETS[name].label}, stage {part}")
+                _measure(name, part, options)
     except IcsError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
