@@ -53,7 +53,7 @@ def bench(
     """Time a training step plain, with an idle recorder, and measured: light, standard, full, gradient shift.
 
     Presets are timed with their statistics of the pass; what evaluates the loss elsewhere costs whole steps, as the
-    line of the gradient shift shows. Without MODEL about three minutes on two cores that have nothing else to do.
+    line of the gradient shift shows. Without MODEL it takes some minutes on cores that have nothing else to do.
     """
     import pandas as pd
 

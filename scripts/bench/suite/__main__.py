@@ -1,6 +1,6 @@
 """Time every way on every net, into docs/bench/suite_*.csv.
 
-    .bench-venv/bin/python -m scripts.bench.suite                          # all; about 20 minutes on two quiet cores
+    .bench-venv/bin/python -m scripts.bench.suite                          # all; about half an hour on two quiet cores
     .bench-venv/bin/python -m scripts.bench.suite --resume 60              # what was not written in the last 60 minutes
     .bench-venv/bin/python -m scripts.bench.suite --nets mlp --ways light,hooks --rounds 3 --stages all
     .bench-venv/bin/python -m scripts.bench.suite --nets vgg16_bn --stages ics
@@ -41,9 +41,9 @@ def main() -> None:
     try:
         _check(options)
         parts = [(name, part) for name in options.nets for part in options.stages if _is_due(name, part, options)]
-        with cpu_threads(options.threads), flushed_denormals():
-            for number, (name, part) in enumerate(parts, 1):
-                _say(f"{number} of {len(parts)}: {NETS[name].label}, stage {part}")
+        for number, (name, part) in enumerate(parts, 1):
+            _say(f"{number} of {len(parts)}: {NETS[name].label}, stage {part}")
+            with cpu_threads(options.threads or NETS[name].threads), flushed_denormals():
                 _measure(name, part, options)
     except IcsError as error:
         print(error, file=sys.stderr)
@@ -155,7 +155,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--resume", type=float, default=0, metavar="MINUTES", help="leave out what was written since then"
     )
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0, help="default: 1 for small nets, 2 for others")
     parser.add_argument("--to", type=Path, help="folder of the CSVs")
     options = parser.parse_args()
     if options.to is None and not (options.ways or options.rounds or options.block or options.seconds):

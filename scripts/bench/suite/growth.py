@@ -1,6 +1,6 @@
 """How the cost grows: with depth, width and batch of an MLP, and with the length of the run.
 
-    .bench-venv/bin/python -m scripts.bench.suite.growth                         # docs/bench/growth_*.csv, 4 minutes
+    .bench-venv/bin/python -m scripts.bench.suite.growth                         # docs/bench/growth_*.csv, 6 minutes
     .bench-venv/bin/python -m scripts.bench.suite.growth --axes depth --rounds 3 --to /tmp/growth
     .bench-venv/bin/python -m scripts.bench.suite.growth --axes length --longest 1000 --to /tmp/growth
 
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--axes", default=",".join((*AXES, "length")), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--longest", type=int, default=LENGTHS[-1], help="measured steps of the longest run")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--to", type=Path, default=FOLDER, help="folder of the CSVs; default: docs/bench")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -31,6 +31,8 @@ class Net:
         block: plain or `ics` steps that are timed in one go; 200 is the number after which a recorder flushes, so
             that a block of a small net holds its share of writing.
         slow_block: the same for what takes tens of plain steps.
+        threads: threads of torch; a step of a few milliseconds gains nothing from a second, and where the thread that
+            writes needs one of two cores, its operations wait for each other.
     """
 
     label: str
@@ -39,6 +41,7 @@ class Net:
     batch_size: int = 128
     block: int = 1
     slow_block: int = 1
+    threads: int = 2
 
 
 def _mlp16(**options: object) -> nn.Module:
@@ -50,10 +53,10 @@ def _tiny(**options: object) -> nn.Module:
 
 
 NETS: Mapping[str, Net] = {
-    "mlp": Net("MLP, 16 linear layers of width 100, BatchNorm", _mlp16, (100,), block=200, slow_block=2),
+    "mlp": Net("MLP, 16 linear layers of width 100, BatchNorm", _mlp16, (100,), block=200, slow_block=2, threads=1),
     "resnet18": Net("ResNet-18, 32 x 32", resnet18, (3, 32, 32)),
     "vgg16_bn": Net("VGG-16-BN, 32 x 32", vgg16, (3, 32, 32)),
-    "tiny": Net("MLP, 3 linear layers of width 16, BatchNorm", _tiny, (16,), 32, block=20, slow_block=2),
+    "tiny": Net("MLP, 3 linear layers of width 16, BatchNorm", _tiny, (16,), 32, block=20, slow_block=2, threads=1),
 }
 FULL_SUITE = ("mlp", "resnet18", "vgg16_bn")
 

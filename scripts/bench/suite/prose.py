@@ -14,8 +14,8 @@ hooks on it.
 {machine}
 
     scripts/bench/suite/environment.sh                      # .bench-venv: ics and the other tools, pinned
-    .bench-venv/bin/python -m scripts.bench.suite           # about 20 minutes on two quiet cores; --resume 60 goes on
-    .bench-venv/bin/python -m scripts.bench.suite.growth    # about 4 minutes
+    .bench-venv/bin/python -m scripts.bench.suite           # half an hour on two quiet cores; --resume 60 goes on
+    .bench-venv/bin/python -m scripts.bench.suite.growth    # about 6 minutes
     .bench-venv/bin/python -m scripts.bench.suite.page      # this page and its figures, from the CSVs
 """
 
