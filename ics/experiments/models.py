@@ -118,7 +118,7 @@ def vgg(
     """
     from torchvision.models.vgg import cfgs
 
-    width = _image_shape("vgg", input_shape, least=32)[0]
+    width = check_image_shape("vgg", input_shape, least=32)[0]
     features: list[nn.Module] = []
     for entry in cfgs[configuration]:
         if entry == "M":
@@ -184,7 +184,7 @@ def resnet18(
     from torchvision.models.resnet import BasicBlock
     from torchvision.models.resnet import resnet18 as torchvision_resnet18
 
-    channels = _image_shape("resnet18", input_shape, least=8)[0]
+    channels = check_image_shape("resnet18", input_shape, least=8)[0]
     positions = norm_named(norm).positions
     if "after" in positions:
         raise UsageError(
@@ -227,7 +227,8 @@ def _activation(name: str, dropout: float) -> nn.Module:
     return nn.Sequential(modules) if dropout else modules["activation"]
 
 
-def _image_shape(name: str, input_shape: tuple[int, ...], *, least: int) -> tuple[int, ...]:
+def check_image_shape(name: str, input_shape: tuple[int, ...], *, least: int) -> tuple[int, ...]:
+    """Return the shape of images (channels, height, width) of at least `least` pixels a side, else raise UsageError."""
     if len(input_shape) != 3 or min(input_shape[1:]) < least:
         raise UsageError(
             f"{name} takes images (channels, height, width) of at least {least} x {least} pixels, got {input_shape}; "

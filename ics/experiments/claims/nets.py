@@ -6,9 +6,9 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ics.errors import UsageError
 from ics.experiments.activations import make_activation
 from ics.experiments.initialisations import initialise
+from ics.experiments.models import check_image_shape
 from ics.experiments.norms import NORMS, make_norm
 
 _WIDTHS = (16, 16, 0, 32, 32, 0, 64, 64, 0)
@@ -30,11 +30,9 @@ def small_vgg(
     VGG's layout (Simonyan & Zisserman 2015) at an eighth of its width, for images of 16 x 16 and more; settings as in
     `ics.experiments.models.vgg`.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-        raise UsageError(f"small_vgg takes images (channels, height, width) of at least 16 x 16, got {input_shape}")
+    width, number = check_image_shape("small_vgg", input_shape, least=16)[0], 0
     positions = NORMS[norm].positions
     features: OrderedDict[str, nn.Module] = OrderedDict()
-    width, number = input_shape[0], 0
     for channels in _WIDTHS:
         if channels == 0:
             features[f"pool{number}"] = nn.MaxPool2d(2)
