@@ -74,7 +74,7 @@ def run(
             workers=workers,
             cluster=cluster,
             progress=progress,
-            command=_command(claims, budget=budget, seeds=seeds),
+            command=_command(claims, budget=budget, seeds=seeds, images=size.images),
         )
     for entry in entries:
         _print_verdict(entry)
@@ -158,7 +158,9 @@ def _print_entry(entry: Entry) -> None:
     typer.echo("versions: " + ", ".join(f"{name} {version}" for name, version in entry.versions.items()))
 
 
-def _command(claims: list[str], *, budget: str, seeds: int | None) -> str:
+def _command(claims: list[str], *, budget: str, seeds: int | None, images: Path | None) -> str:
     """How to get these numbers again; without folders of this machine."""
     extra = [] if seeds is None else ["--seeds", str(seeds)]
+    if images is not None and budget != "quick":
+        extra += ["--images", images.name]
     return shlex.join(["ics", "claims", "run", *claims, "--budget", budget, *extra])

@@ -24,6 +24,7 @@ from ics.experiments.claims.studies import Study, is_study_done, read_study, run
 from ics.experiments.config import RunConfig
 from ics.experiments.data import Progress
 from ics.experiments.sweep import Job, run_jobs
+from ics.experiments.sweep import Outcome as Ending
 from ics.store import Run, open_run
 
 
@@ -98,8 +99,9 @@ def run_claims(
 ) -> list[Entry]:
     """Train and measure what is missing, judge every claim, and write the ledger below `to`.
 
-    Results that are there are reused, so a call that was interrupted goes on where it stopped. A run that fails is
-    noted and leaves its claim fewer seeds.
+    A claim is judged and entered as soon as the last of its runs has ended, while the others go on. Results that are
+    there are reused, so a call that was interrupted goes on where it stopped. A run that fails is noted and leaves its
+    claim fewer seeds.
 
     Args:
         claims: from `CLAIMS`.
@@ -109,25 +111,65 @@ def run_claims(
         command: how this was called, for the ledger.
         judged: called with each entry as it is written.
 
+    Returns:
+        The entries in the order of `claims`.
+
     Raises:
         UsageError: a claim's nets cannot be trained under this budget, e.g. for lack of images.
+        Exception: what the evidence function of a claim raised, after all others were judged.
     """
     root = to.expanduser().absolute()  # workers may stand elsewhere
-    works = [Work.of(claim, budget, root) for claim in claims]
-    jobs = {job.to: job for work in works for job in work.jobs()}
-    outcomes = run_jobs(jobs.values(), workers=workers, cluster=cluster, progress=progress)
-    failed = {outcome.to: f"{outcome.to.name}: {outcome.sentence}" for outcome in outcomes if not outcome.ok}
-    seconds = {outcome.to: outcome.seconds for outcome in outcomes}
-    entries = []
-    for work in works:
-        folders = [job.to for job in work.jobs()]
-        failures = [failed[folder] for folder in folders if folder in failed]
-        entry = judge(work, failures=failures, seconds=sum(seconds[folder] for folder in folders), command=command)
-        write_entry(root, entry)
-        entries.append(entry)
-        if judged is not None:
-            judged(entry)
-    return entries
+    desk = _Desk([Work.of(claim, budget, root) for claim in claims], command=command, judged=judged)
+    jobs = {job.to: job for work in desk.works for job in work.jobs()}
+    run_jobs(jobs.values(), workers=workers, cluster=cluster, progress=progress, ended=desk.take)
+    return desk.entries()
+
+
+class _Desk:
+    """Where ended runs arrive: a claim that waits for no more of them is judged and entered."""
+
+    def __init__(self, works: Sequence[Work], *, command: str, judged: Callable[[Entry], None] | None) -> None:
+        self.works = works
+        self._folders = [[job.to for job in work.jobs()] for work in works]
+        self._awaited = [set(folders) for folders in self._folders]
+        self._ended: dict[Path, Ending] = {}
+        self._entries: dict[int, Entry] = {}
+        self._errors: list[Exception] = []
+        self._command, self._judged = command, judged
+
+    def take(self, outcome: Ending) -> None:
+        """Note the end of a job, and judge the claims for which it was the last."""
+        self._ended[outcome.to] = outcome
+        for place, awaited in enumerate(self._awaited):
+            if outcome.to in awaited:
+                awaited.remove(outcome.to)
+                if not awaited:
+                    self._judge(place)
+
+    def entries(self) -> list[Entry]:
+        """Return what was entered; raise what went wrong in an evidence function."""
+        for place, awaited in enumerate(self._awaited):
+            if not awaited and not self._folders[place]:  # a claim that needs no run has no end to wait for
+                self._judge(place)
+        if self._errors:
+            raise self._errors[0]
+        return [self._entries[place] for place in sorted(self._entries)]
+
+    def _judge(self, place: int) -> None:
+        work = self.works[place]
+        outcomes = [self._ended[folder] for folder in self._folders[place]]
+        failures = [f"{outcome.to.name}: {outcome.sentence}" for outcome in outcomes if not outcome.ok]
+        seconds = sum(outcome.seconds for outcome in outcomes)
+        try:
+            entry = judge(work, failures=failures, seconds=seconds, command=self._command)
+        except Exception as error:  # hours of other claims' runs must not stop for it
+            error.add_note(f"while judging {work.claim.id}")
+            self._errors.append(error)
+            return
+        write_entry(work.root, entry)
+        self._entries[place] = entry
+        if self._judged is not None:
+            self._judged(entry)
 
 
 def judge(work: Work, *, failures: Sequence[str] = (), seconds: float = 0.0, command: str = "") -> Entry:

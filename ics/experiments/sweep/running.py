@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 
 from ics.errors import UsageError
@@ -23,6 +23,7 @@ def run_jobs(
     reuse: bool = True,
     progress: Progress | None = None,
     own_progress: Progress | None = None,
+    ended: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Run jobs beside each other and return how each ended, in their order.
 
@@ -44,6 +45,7 @@ def run_jobs(
         progress: called as `progress("runs", done, total)`.
         own_progress: called as `own_progress(job.name, done, total)` as a job trains, `"NAME: decoding images"` for
             what else it does, a few times a second; not on a cluster.
+        ended: called with each outcome as its job ends, those that are there first; the other jobs go on meanwhile.
 
     Raises:
         UsageError: two jobs share a folder, a job cannot be sent to another process, no worker starts, Ray is absent or
@@ -67,10 +69,13 @@ def run_jobs(
     todo = [number for number in range(len(jobs)) if number not in there]
     outcomes = dict(there)
     _report(progress, len(outcomes), len(jobs))
-    with closing(_run([jobs[number] for number in todo], workers, cluster, retries, own_progress)) as ended:
-        for place, outcome in ended:
+    for outcome in there.values():
+        _tell(ended, outcome)
+    with closing(_run([jobs[number] for number in todo], workers, cluster, retries, own_progress)) as endings:
+        for place, outcome in endings:
             outcomes[todo[place]] = outcome
             _report(progress, len(outcomes), len(jobs))
+            _tell(ended, outcome)
     return [outcomes[number] for number in range(len(jobs))]
 
 
@@ -111,6 +116,11 @@ def _run_here(jobs: list[Job], own_progress: Progress | None) -> Generator[tuple
 def _report(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(WHAT, done, total)
+
+
+def _tell(ended: Callable[[Outcome], None] | None, outcome: Outcome) -> None:
+    if ended is not None:
+        ended(outcome)
 
 
 def _check(jobs: list[Job], workers: int | None, retries: int) -> None:

@@ -18,6 +18,7 @@ from ics.experiments.claims import (
     Budget,
     Claim,
     Effect,
+    Entry,
     Evidence,
     MissingEvidenceError,
     Study,
@@ -176,6 +177,33 @@ def test_a_run_that_fails_is_noted_and_the_claim_still_judged(tmp_path: Path) ->
     assert entry.outcome == "inconclusive"
     assert "no net with this measure is named 'BatchNorm'" in entry.reason
     assert any("batch_size is 1000000" in note for note in entry.notes)
+
+
+def test_a_claim_is_entered_before_the_runs_of_later_ones(tmp_path: Path) -> None:
+    entered: list[tuple[str, int]] = []
+
+    def note(entry: Entry) -> None:
+        assert entry_path(tmp_path, entry.budget, entry.id).is_file()
+        entered.append((entry.id, len(times_of(tmp_path))))
+
+    later = replace(CLAIM, id="C11", nets=lambda budget: (*two_nets(budget), tiny("layer", net="LayerNorm")))
+    entries = run_claims([later, CLAIM], budget=TWO_SEEDS, to=tmp_path, workers=1, judged=note)
+    assert entered == [("C10", 4), ("C11", 6)]
+    assert [entry.id for entry in entries] == ["C11", "C10"]
+    entered.clear()
+    run_claims([CLAIM], budget=TWO_SEEDS, to=tmp_path, workers=1, judged=note)
+    assert entered == [("C10", 6)]
+
+
+def test_an_evidence_function_that_fails_stops_no_other_claim(tmp_path: Path) -> None:
+    def broken(found: Evidence) -> tuple[Effect, ...]:
+        raise ZeroDivisionError("a mistake in the evidence")
+
+    later = replace(CLAIM, id="C11", nets=lambda budget: (*two_nets(budget), tiny("layer", net="LayerNorm")))
+    with pytest.raises(ZeroDivisionError, match="a mistake") as caught:
+        run_claims([replace(CLAIM, evidence=broken), later], budget=TWO_SEEDS, to=tmp_path, workers=1)
+    assert caught.value.__notes__ == ["while judging C10"]
+    assert [entry.id for entry in read_ledger(tmp_path)] == ["C11"]
 
 
 def test_studies_are_run_stored_and_reused(tmp_path: Path) -> None:
