@@ -8,7 +8,9 @@ import pandas as pd
 from ics.analysis import landscape_bands
 from ics.experiments.claims.budgets import Budget, base, net_name
 from ics.experiments.claims.claim import Claim
+from ics.experiments.claims.divergence import worst_where_diverged
 from ics.experiments.claims.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pair, final_losses
 from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.rules import below
 from ics.experiments.config import RunConfig
@@ -26,12 +28,13 @@ _AT_DISTANCE = {
 
 
 def nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The standard and the BatchNorm net of each base of the budget."""
-    return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
+    """The standard and the BatchNorm net of each base of the budget, and digits nets looked at from the start."""
+    shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
+    return (*shared, *early_nets(budget))
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
-    """Ratios BatchNorm / standard, and for each net beta as a multiple of 2/lr."""
+    """Ratios BatchNorm / standard at equal steps and at equal loss, and for each net beta as a multiple of 2/lr."""
     line = found.table("gradient_line", columns=_COLUMNS, where={"direction": "gradient"})
     effects: list[Effect] = []
     for name in found.budget.bases:
@@ -51,7 +54,29 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
             value(edge, net, measure="beta_over_edge", meaning="beta as a multiple of 2/lr", unit="2/lr", setting=net)
             for net in (plain, normed)
         ]
-    return tuple(effects)
+    shared = [net_name(norm, name) for name in found.budget.bases for norm in ("none", "batch")]
+    return (*effects, *_at_equal_loss(found, line), *final_losses(found, shared))
+
+
+def _at_equal_loss(found: Evidence, line: pd.DataFrame) -> list[Effect]:
+    """The same at equal step sizes, each net at the steps where its loss is that of the other."""
+    name, plain, normed = early_pair(found.budget)
+    rows = line[line["net"].isin([plain, normed])]
+    if rows["net"].nunique() < 2:
+        return []
+    curves = at_equal_loss(found, at_equal_eta(rows), list(_AT_ETA), nets=(plain, normed))
+    return [
+        ratio(
+            worst_where_diverged(per_seed(curves, measure), found),
+            normed,
+            plain,
+            measure=f"{measure}_at_equal_loss",
+            meaning=f"{meaning}, median over losses that both nets have",
+            unit=unit,
+            setting=name,
+        )
+        for measure, (meaning, unit) in _AT_ETA.items()
+    ]
 
 
 def at_equal_eta(rows: pd.DataFrame) -> pd.DataFrame:
@@ -109,9 +134,14 @@ C21 = Claim(
     id="C21",
     nets=nets,
     evidence=evidence,
-    rule=tuple(below(measure, 0.9, why=_WHY) for measure in (*_AT_ETA, *_AT_DISTANCE)),
+    rule=tuple(
+        below(measure, 0.9, why=_WHY)
+        for measure in (*_AT_ETA, *_AT_DISTANCE, *(f"{measure}_at_equal_loss" for measure in _AT_ETA))
+    ),
     published="VGG on CIFAR-10, SGD lr 0.1: loss range, gradient predictiveness and effective beta are smaller with "
     "BatchNorm throughout training (Santurkar et al. 2018, Fig. 4).",
     remark="At equal step sizes a net with small gradients moves less far, which alone makes its range smaller; at "
-    "equal distance it does not. Where training is at the edge of stability beta is 2/lr for every net.",
+    "equal distance it does not. At equal steps a net that learns is compared with one that may still rest on a "
+    "plateau, which is smooth (final_loss); hence the third comparison, at equal loss, added after that was seen. "
+    "Where training is at the edge of stability beta is 2/lr for every net.",
 )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, weigh
+from ics.experiments.claims.equal_loss import early_nets
 from ics.experiments.claims.gradient_growth import PREDICTED, growth
 from ics.experiments.claims.sameness import correlation, spread
 from ics.experiments.claims.smoothness import at_equal_distance
@@ -112,12 +113,24 @@ def test_gamma_and_beta_change_no_shape_but_a_square_does(change: float, outcome
     assert min(pooled.numbers) > 1e-3  # all channels together do change their shape
 
 
-def line(factor: float, *, norm_factor: float = 1.0, overflow: bool = False) -> dict[str, pd.DataFrame]:
-    """Quadratics: loss - eta g^2 + beta (eta g)^2 / 2; BatchNorm's beta is `factor` times that of the standard net."""
-    rows = []
-    for net, seed, step in product(NETS, SEEDS, (0, 10)):
-        is_normed = net == "BatchNorm"
-        beta = (factor if is_normed else 1.0) * 4.0 * (1 + 0.01 * seed)
+EARLY = tuple(f"{net}, measured from the start" for net in NETS)
+
+
+def line(
+    factor: float, *, norm_factor: float = 1.0, overflow: bool = False, at_equal_loss: float | None = None
+) -> dict[str, pd.DataFrame]:
+    """Quadratics: loss - eta g^2 + beta (eta g)^2 / 2; BatchNorm's beta is `factor` times that of the standard net.
+
+    In the nets that are looked at early beta is proportional to the loss, and at equal loss BatchNorm's is
+    `at_equal_loss` (`factor` if None) times the other's; its loss falls four times as far in as many steps.
+    """
+    rows, losses = [], []
+    for net, seed, step in product((*NETS, *EARLY), SEEDS, (0, 10)):
+        is_normed, is_early = net.startswith("BatchNorm"), net in EARLY
+        fallen = 1.0 if step == 0 else 0.1 if is_normed else 0.4
+        own = factor if at_equal_loss is None or not is_early else at_equal_loss
+        beta = (own if is_normed else 1.0) * 4.0 * (1 + 0.01 * seed) * (fallen if is_early else 1.0)
+        losses.append({"net": net, "seed": seed, "step": step, "loss": 2.0 * fallen})
         norm = norm_factor if is_normed else 1.0
         for eta in (0.0, 0.5, 1.0, 2.0):
             distance = eta * norm
@@ -127,7 +140,7 @@ def line(factor: float, *, norm_factor: float = 1.0, overflow: bool = False) -> 
                 {"net": net, "seed": seed, "step": step, "layer": "(all)", "direction": "gradient", "eta": eta}
                 | {"distance": distance, "loss": loss, "gradient_change_l2": beta * distance, "learning_rate": 1.0}
             )
-    return {"gradient_line": pd.DataFrame(rows)}
+    return {"gradient_line": pd.DataFrame(rows), "steps": pd.DataFrame(losses)}
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(0.5, "supported"), (2.0, "contradicted")])
@@ -136,7 +149,25 @@ def test_smoother_or_rougher(factor: float, outcome: str) -> None:
     assert verdict.outcome == outcome
     found = {effect.measure: effect.estimate.center for effect in effects if effect.scale == "ratio"}
     assert found == {name: pytest.approx(factor) for name in found}
-    assert len(found) == 5
+    assert len(found) == 8
+    shown = {effect.setting: effect.estimate.center for effect in effects if effect.measure == "final_loss"}
+    assert shown == {"standard": pytest.approx(0.8), "BatchNorm": pytest.approx(0.2)}
+
+
+@pytest.mark.parametrize(("at_equal_loss", "factor"), [(0.5, 2.0), (2.0, 0.5)])
+def test_nets_that_learn_at_different_rates_are_compared_at_equal_loss_too(at_equal_loss: float, factor: float) -> None:
+    effects, verdict = weigh(CLAIMS["C21"], Evidence.of_frames(line(factor, at_equal_loss=at_equal_loss)))
+    found = {effect.measure: effect.estimate.center for effect in effects if effect.scale == "ratio"}
+    for name, center in found.items():
+        assert center == pytest.approx(at_equal_loss if name.endswith("_at_equal_loss") else factor), name
+    assert verdict.outcome == "mixed"
+
+
+def test_a_budget_without_early_nets_is_not_judged_at_equal_loss() -> None:
+    tables = {name: rows[rows["net"].isin(NETS)] for name, rows in line(0.5).items()}
+    effects, verdict = weigh(CLAIMS["C21"], Evidence.of_frames(tables))
+    assert not [effect for effect in effects if effect.measure.endswith("_at_equal_loss")]
+    assert verdict.outcome == "inconclusive"
 
 
 def test_small_gradients_look_smooth_at_equal_steps_and_not_at_equal_distance() -> None:
@@ -191,4 +222,6 @@ def test_gradients_do_grow_so() -> None:
 
 def test_the_nets_of_smoothness_are_shared_ones() -> None:
     configs = CLAIMS["C21"].nets(BUDGETS["quick"])
-    assert configs == (base(BUDGETS["quick"]), base(BUDGETS["quick"], norm="batch"))
+    shared = (base(BUDGETS["quick"]), base(BUDGETS["quick"], norm="batch"))
+    assert configs == (*shared, *early_nets(BUDGETS["quick"]))
+    assert CLAIMS["C18"].nets(BUDGETS["quick"]) == configs
