@@ -147,9 +147,26 @@ def test_the_command_starts_without_anything_heavy_but_typer() -> None:
 
 
 def test_the_frame_wing_loads_no_torch() -> None:
-    rooms = "ics.errors, ics.schema, ics.buckets, ics.records, ics.store, ics.analysis, ics.plots"
+    rooms = "ics.errors, ics.schema, ics.buckets, ics.records, ics.store, ics.analysis, ics.ledger, ics.plots"
     result = run_python(f"import sys, {rooms}; print('torch' in sys.modules)")
     assert result.stdout.split() == ["False"], result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["claims"], ["claims", "report"]])
+def test_reading_the_ledger_loads_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    from ics.ledger import Entry, write_entry
+
+    plain = dict.fromkeys(("outcome", "reason", "published", "remark", "command"), "supported")
+    empty = {"seeds": [0], "effects": [], "nets": {}, "studies": {}, "notes": [], "versions": {}}
+    made = {"id": "C07", "budget": "quick", "seeds_needed": None, "date": "2026-01-01T00:00:00", "seconds": 1.0}
+    write_entry(tmp_path, Entry(**plain, **empty, **made))
+    page = ["-o", str(tmp_path / "page.html")] if "report" in arguments else []
+    program = (
+        f"import sys; from ics.cli import main; "
+        f"status = main({[*arguments, *page, '--to', str(tmp_path)]!r}); print(status, 'torch' in sys.modules)"
+    )
+    result = run_python(program)
+    assert result.stdout.split()[-2:] == ["0", "False"], result.stderr
 
 
 def test_the_torch_wing_loads_no_frames() -> None:

@@ -12,7 +12,7 @@ import typer
 from ics.cli.console import need, print_frame, progress_bar
 
 if TYPE_CHECKING:
-    from ics.experiments.claims import Entry
+    from ics.ledger import Entry
 
 EXAMPLES: Mapping[str, str] = {
     "claims": "ics claims --to docs/claims",
@@ -35,9 +35,9 @@ def claims(context: typer.Context, to: To = _DEFAULT, budget: Budget = None) -> 
     """List the claims about BatchNorm with their last verdicts; run, show and report them."""
     if context.invoked_subcommand is not None:
         return
-    from ics.experiments.claims import CLAIMS, latest, overview
+    from ics.ledger import latest, overview
 
-    frame = overview(latest(_entries(to, budget), budget=budget), runnable=CLAIMS)
+    frame = overview(latest(_entries(to, budget), budget=budget))
     shown = frame[["id", "verdict", "budget", "seeds", "needs", "title"]].astype(object)
     print_frame(shown.where(shown.notna(), ""))
     done = int(frame["budget"].notna().sum())
@@ -89,22 +89,21 @@ def show(
 ) -> None:
     """Show a claim: its sentence and source, the rule, the effects with their intervals, and how they were got."""
     from ics.errors import unknown_name
-    from ics.experiments.claims import CLAIMS, STATEMENTS, latest
+    from ics.ledger import STATEMENTS, latest
 
     name = claim.upper()
     if name not in STATEMENTS:
         raise unknown_name("claim", name, STATEMENTS)
     statement, entries = STATEMENTS[name], latest(_entries(to, budget), budget=budget)
     typer.echo(f"{typer.style(name, bold=True)} {statement.sentence}\n  source: {statement.source}")
-    if name in CLAIMS:
-        for criterion in CLAIMS[name].rule:
-            typer.echo(f"  holds if {criterion.text}{f' ({criterion.why})' if criterion.why else ''}")
     if name in entries:
+        _print_rule({row["criterion"]: row["why"] for row in entries[name].effects if "criterion" in row})
         _print_entry(entries[name])
-    elif name in CLAIMS:
-        typer.echo(f"  not run yet; type ics claims run {name}")
     else:
-        typer.echo("  there is no experiment for it yet")
+        from ics.experiments.claims import CLAIMS
+
+        _print_rule({criterion.text: criterion.why for criterion in CLAIMS[name].rule})
+        typer.echo(f"  not run yet; type ics claims run {name}")
 
 
 @app.command(epilog=f"Example: {EXAMPLES['report']}")
@@ -114,22 +113,22 @@ def report(
     budget: Budget = None,
 ) -> None:
     """Write one self-contained page: every claim, what was measured, and the verdict."""
-    from ics.experiments.claims import CLAIMS, details, effects_frame, latest, overview
+    from ics.ledger import details, effects_frame, latest, overview
     from ics.plots.ledger import write_ledger
 
     entries = latest(_entries(to, budget), budget=budget)
     need(entries, f"expected verdicts in {to / 'ledger'}, got none; type ics claims run all")
-    rows = overview(entries, runnable=CLAIMS)
+    rows = overview(entries)
     page = write_ledger(rows, details(entries), effects_frame(entries), output)
     typer.echo(f"Report: {page}")
 
 
 def _entries(to: Path, budget: str | None) -> list[Entry]:
     from ics.errors import unknown_name
-    from ics.experiments.claims import BUDGETS, read_ledger
+    from ics.ledger import BUDGET_NAMES, read_ledger
 
-    if budget is not None and budget not in BUDGETS:
-        raise unknown_name("budget", budget, BUDGETS)
+    if budget is not None and budget not in BUDGET_NAMES:
+        raise unknown_name("budget", budget, BUDGET_NAMES)
     return read_ledger(to)
 
 
@@ -138,6 +137,11 @@ def _print_verdict(entry: Entry) -> None:
     # The reason of a clear verdict begins with it: "supported by ...".
     told = entry.reason if entry.reason.startswith(entry.outcome) else f"{entry.outcome}{needs}: {entry.reason}"
     typer.echo(f"{typer.style(entry.id, bold=True)} {told}")
+
+
+def _print_rule(criteria: Mapping[str, str]) -> None:
+    for text, why in criteria.items():
+        typer.echo(f"  holds if {text}{f' ({why})' if why else ''}")
 
 
 def _print_entry(entry: Entry) -> None:

@@ -5,28 +5,24 @@ from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.effects import Effect, difference, per_seed, ratio, value
 from ics.experiments.claims.estimates import Estimate, estimate, seeds_needed
 from ics.experiments.claims.evidence import Evidence, MissingEvidenceError
-from ics.experiments.claims.ledger import Entry, details, effects_frame, latest, overview, read_ledger, write_entry
+from ics.experiments.claims.judging import weigh
 from ics.experiments.claims.measures import diverged, final_loss, steps_to
-from ics.experiments.claims.measuring import run_claims, weigh
+from ics.experiments.claims.measuring import run_claims
 from ics.experiments.claims.registry import CLAIMS, claims_named
 from ics.experiments.claims.rules import Criterion, Outcome, Verdict, above, below, decide, equals, within
-from ics.experiments.claims.statements import STATEMENTS, Statement
 from ics.experiments.claims.studies import Study
 
 __all__ = [
     "BUDGETS",
     "CLAIMS",
-    "STATEMENTS",
     "Budget",
     "Claim",
     "Criterion",
     "Effect",
-    "Entry",
     "Estimate",
     "Evidence",
     "MissingEvidenceError",
     "Outcome",
-    "Statement",
     "Study",
     "Verdict",
     "above",
@@ -35,24 +31,18 @@ __all__ = [
     "budget_named",
     "claims_named",
     "decide",
-    "details",
     "difference",
     "diverged",
-    "effects_frame",
     "equals",
     "estimate",
     "final_loss",
-    "latest",
     "net_name",
-    "overview",
     "per_seed",
     "ratio",
-    "read_ledger",
     "run_claims",
     "seeds_needed",
     "steps_to",
     "value",
     "weigh",
     "within",
-    "write_entry",
 ]

@@ -10,9 +10,9 @@ from ics.experiments.claims.budgets import Budget
 from ics.experiments.claims.effects import Effect
 from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.rules import Criterion
-from ics.experiments.claims.statements import STATEMENTS, Statement
 from ics.experiments.claims.studies import Study
 from ics.experiments.config import RunConfig
+from ics.ledger.statements import STATEMENTS, Statement
 
 
 def _nothing(budget: Budget) -> tuple[()]:

@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from ics.errors import NotARunError, UsageError
-from ics.experiments.claims.files import digest, read_json, slug, versions, write_json, write_whole
+from ics.experiments.claims.naming import digest, slug
+from ics.ledger.files import read_json, versions, write_json, write_whole
 
 STUDY_FILE, TABLE_FILE = "study.json", "table.parquet"
 

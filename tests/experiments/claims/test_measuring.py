@@ -18,22 +18,18 @@ from ics.experiments.claims import (
     Budget,
     Claim,
     Effect,
-    Entry,
     Evidence,
     MissingEvidenceError,
     Study,
     below,
     final_loss,
-    latest,
-    overview,
     ratio,
-    read_ledger,
     run_claims,
     value,
     weigh,
 )
-from ics.experiments.claims.ledger import entry_path
 from ics.experiments.claims.runs import identity, is_run_done, make_run, reader_of, run_folder
+from ics.ledger import Entry, entry_path, latest, overview, read_ledger
 
 TWO_SEEDS = replace(BUDGETS["quick"], num_seeds=2, steps=2)
 
@@ -269,11 +265,10 @@ def test_what_one_net_did_not_log_can_be_read_of_the_others(tmp_path: Path) -> N
 
 def test_the_overview_keeps_rows_that_were_not_run(root: Path) -> None:
     entries = latest(read_ledger(root))
-    frame = overview(entries, runnable={"C10": None, "C07": None}).set_index("id")
+    frame = overview(entries).set_index("id")
     assert len(frame) == 31
     assert frame.loc["C10", "verdict"] == entries["C10"].outcome
     assert frame.loc["C07", "verdict"] == "not run yet"
-    assert frame.loc["C01", "verdict"] == "no experiment yet"
 
 
 def test_a_damaged_entry_is_named(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from ics.errors import SelectionError, UsageError
-from ics.experiments.claims import BUDGETS, CLAIMS, STATEMENTS, Evidence, base, budget_named, claims_named, weigh
+from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, budget_named, claims_named, weigh
 from ics.experiments.claims.runs import check_names
 from ics.experiments.claims.studies import find_function
+from ics.ledger import BUDGET_NAMES, STATEMENTS
 
 IMAGES = {name: replace(budget, images=Path("cifar10.tar.xz")) for name, budget in BUDGETS.items()}
 
 
 def test_there_are_31_statements_each_with_a_source() -> None:
+    assert list(CLAIMS) == list(STATEMENTS)
+    assert tuple(BUDGETS) == BUDGET_NAMES
     assert list(STATEMENTS) == [f"C{number:02}" for number in range(1, 32)]
     assert all(one.sentence.endswith(".") and one.source and one.title for one in STATEMENTS.values())
 

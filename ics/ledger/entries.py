@@ -1,0 +1,112 @@
+"""The ledger: what was found for each claim under each budget, with all that is needed to find it again.
+
+`ledger/<budget>/C07.json` holds the verdict, the rule, the effects and where they come from; `C07.parquet` the numbers
+that support it, a row per measure, setting and seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ics.errors import StoreError
+from ics.ledger.files import read_json, write_json, write_whole
+
+BUDGET_NAMES = ("quick", "cpu", "paper")
+LEDGER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What was found for one claim under one budget, in plain values as JSON holds them.
+
+    Attributes:
+        id, budget, outcome, reason: the verdict and its sentence.
+        seeds_needed: where it is inconclusive; null if unknown or more than 1000.
+        seeds: the seeds that were asked for.
+        effects: a mapping per effect and criterion: estimate, interval, region, vote, and the value of every seed.
+        nets: net to its settings; studies: study to its function and settings.
+        nets_told, studies_told: the same in a line for readers each.
+        published, remark: of the claim, when it was run.
+        notes: runs that failed, and what recorders noted.
+        command, date, versions: how, when and with what it was made.
+        seconds: time of all runs and studies that it rests on, those that it shares with other claims included.
+    """
+
+    id: str
+    budget: str
+    outcome: str
+    reason: str
+    seeds_needed: int | None
+    seeds: list[int]
+    effects: list[dict[str, Any]]
+    nets: dict[str, dict[str, Any]]
+    studies: dict[str, dict[str, Any]]
+    published: str
+    remark: str
+    notes: list[str]
+    command: str
+    date: str
+    seconds: float
+    versions: dict[str, str]
+    nets_told: dict[str, str] = field(default_factory=dict)
+    studies_told: dict[str, str] = field(default_factory=dict)
+    ledger_version: int = field(default=LEDGER_VERSION)
+
+
+def write_entry(root: Path, entry: Entry) -> Path:
+    """Write an entry and its table into the ledger below `root`; return the JSON file."""
+    path = entry_path(root, entry.budget, entry.id)
+    table = supporting_table(entry)
+    write_whole(path.with_suffix(".parquet"), lambda file: table.to_parquet(file, index=False))
+    write_json(path, asdict(entry))
+    return path
+
+
+def supporting_table(entry: Entry) -> pd.DataFrame:
+    """Return the numbers behind an entry: a row per measure, setting and seed."""
+    columns = ["claim", "budget", "measure", "setting", "meaning", "unit", "scale", "seed", "value"]
+    rows = [
+        (entry.id, entry.budget, *(effect[name] for name in columns[2:7]), seed, number)
+        for effect in entry.effects
+        for seed, number in effect.get("values", [])
+    ]
+    frame = pd.DataFrame(rows, columns=columns).drop_duplicates(columns[:-1], ignore_index=True)
+    return frame.astype({"seed": "int64", "value": "float64"})
+
+
+def entry_path(root: Path, budget: str, claim: str) -> Path:
+    """Return where an entry lies."""
+    return root / "ledger" / budget / f"{claim}.json"
+
+
+def read_ledger(root: Path) -> list[Entry]:
+    """Return every entry below `root`, in the order of the claims, the newest of each claim last.
+
+    Raises:
+        StoreError: an entry cannot be read.
+    """
+    paths = sorted((root / "ledger").glob("*/C*.json"))
+    entries = [read_entry(path) for path in paths]
+    return sorted(entries, key=lambda entry: (entry.id, entry.date))
+
+
+def read_entry(path: Path) -> Entry:
+    """Read one entry."""
+    try:
+        values = read_json(path)
+        known = {setting.name for setting in fields(Entry)}
+        return Entry(**{name: value for name, value in values.items() if name in known})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"expected an entry of the ledger, got {path}, which cannot be read ({error}); run it again"
+        ) from None
+
+
+def latest(entries: list[Entry], *, budget: str | None = None) -> dict[str, Entry]:
+    """Return the newest entry of each claim, of one budget or of any."""
+    chosen = [entry for entry in entries if budget is None or entry.budget == budget]
+    return {entry.id: entry for entry in sorted(chosen, key=lambda entry: entry.date)}

@@ -1,0 +1,58 @@
+"""Ledgers as frames: a row per claim, per entry, per effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from ics.ledger.entries import Entry
+from ics.ledger.statements import STATEMENTS
+
+NOT_RUN = "not run yet"
+
+
+def overview(entries: Mapping[str, Entry]) -> pd.DataFrame:
+    """Return a row per claim, all 31, whether it was run or not."""
+    rows = []
+    for statement in STATEMENTS.values():
+        entry = entries.get(statement.id)
+        rows.append(
+            {
+                "id": statement.id,
+                "title": statement.title,
+                "sentence": statement.sentence,
+                "source": statement.source,
+                "verdict": NOT_RUN if entry is None else entry.outcome,
+                "budget": None if entry is None else entry.budget,
+                "seeds": None if entry is None else len(entry.seeds),
+                "needs": None if entry is None else entry.seeds_needed,
+                "date": None if entry is None else entry.date[:10],
+                "reason": None if entry is None else entry.reason,
+            }
+        )
+    return pd.DataFrame(rows).astype({"seeds": "Int64", "needs": "Int64"})
+
+
+def details(entries: Mapping[str, Entry]) -> pd.DataFrame:
+    """Return a row per entry with what a page tells beside the overview: settings, notes, how it was made."""
+    rows = [
+        {
+            "id": entry.id,
+            "published": entry.published,
+            "remark": entry.remark,
+            "nets": [f"{net}: {told}" for net, told in entry.nets_told.items()],
+            "studies": [f"{name}: {told}" for name, told in entry.studies_told.items()],
+            "notes": " | ".join(entry.notes),
+            "command": entry.command,
+            "made": f"{entry.date[:10]}, {entry.seconds:.0f} s of training and measuring, "
+            + ", ".join(f"{name} {version}" for name, version in entry.versions.items()),
+        }
+        for entry in entries.values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def effects_frame(entries: Mapping[str, Entry]) -> pd.DataFrame:
+    """Return a row per effect and criterion of every entry, with `id` in front."""
+    return pd.DataFrame([{"id": entry.id} | effect for entry in entries.values() for effect in entry.effects])
