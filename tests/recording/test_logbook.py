@@ -261,13 +261,19 @@ def test_ctrl_c_while_closing_waits_still_writes_what_was_handed_over(tmp_path):
         """
         import signal, threading, time
         real = writer.write_part
-        def slow(*arguments):
-            time.sleep(0.2)
+        signalled = threading.Event()
+        def held(*arguments):
+            signalled.wait(30)      # so that closing cannot have ended before the signal, however slow the machine
             real(*arguments)
-        writer.write_part = slow
+        writer.write_part = held
+        def interrupt():
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            signalled.set()
         logbook = make(sys.argv[1])
         record(logbook, range(8))
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Thread(target=interrupt).start()
         logbook.close("completed")
         """,
         tmp_path,
