@@ -61,53 +61,29 @@ class Wait:
     made_by: int | None
 
 
+Tasks = dict[int, tuple[int, stats.Task]]
+"""Row to its number in a group, and the layout that its tensor must have."""
+
+
 @dataclass
 class Deferral:
     """The rows that wait, and the group that measures them. Worked out at the end of the first planned pass.
 
     Attributes:
-        tasks: row to its number in the group, and the layout that its tensor must have; empty before.
+        tasks: what is measured; empty before.
         places: row to its number, those included that have the statistics of another row.
         group: the group; None if there is none (yet).
         settled: whether it has been worked out.
     """
 
-    tasks: dict[int, tuple[int, stats.Task]] = field(default_factory=dict)
+    tasks: Tasks = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
     group: stats.Group | None = None
     settled: bool = False
 
-    def settle(
-        self,
-        seen: Sequence[Waiting],
-        sites: Sequence[Site],
-        aliases: Mapping[int, int],
-        *,
-        histogram: bool,
-        per_channel: bool,
-    ) -> None:
-        """Work out which of the rows of a pass can wait: small, on a CPU, and not written to until its end."""
+    def settle(self, tasks: Tasks, aliases: Mapping[int, int], *, histogram: bool, per_channel: bool) -> None:
+        """Work out how these rows, and the `aliases` of any of them, are measured together."""
         self.settled = True
-        tasks: dict[int, tuple[int, stats.Task]] = {}
-        values = 0
-        for each in seen:
-            x = each.tensor
-            base = None if each.made_by is None else tasks.get(each.made_by)
-            if not each.untouched or values + x.numel() > MOST_WAITING or (each.module is not None and base is None):
-                continue
-            tasks[each.row] = (
-                len(tasks),
-                stats.Task(
-                    tuple(x.shape),
-                    x.stride(),
-                    x.dtype,
-                    sites[each.row].axis,
-                    sites[each.row].asymptotes,
-                    None if base is None else base[0],
-                    getattr(each.module, "eps", 0.0),
-                ),
-            )
-            values += x.numel()
         self.group = stats.group_of([task for _, task in tasks.values()], histogram=histogram, per_channel=per_channel)
         if self.group is not None:
             self.tasks = tasks
@@ -193,13 +169,8 @@ class Queue:
         waiting, self._waiting = self._waiting, {}
         deferral = self._deferral
         if not deferral.settled:
-            deferral.settle(
-                list(waiting.values()),
-                self._sites,
-                self._aliases,
-                histogram=self._histogram,
-                per_channel=self._per_channel,
-            )
+            tasks = _tasks(waiting.values(), self._sites)
+            deferral.settle(tasks, self._aliases, histogram=self._histogram, per_channel=self._per_channel)
             return True
         for each in waiting.values():
             if each.version != version_of(each.tensor):
@@ -229,6 +200,29 @@ class Queue:
         for row, made_by in self._aliases.items():
             if made_by in measured:
                 self._rows.add(row, measured[made_by])
+
+
+def _tasks(seen: Iterable[Waiting], sites: Sequence[Site]) -> Tasks:
+    """Return which of the rows of a pass can wait: small, on a CPU, and not written to until its end."""
+    tasks: Tasks = {}
+    values = 0
+    for each in seen:
+        x = each.tensor
+        base = None if each.made_by is None else tasks.get(each.made_by)
+        if not each.untouched or values + x.numel() > MOST_WAITING or (each.module is not None and base is None):
+            continue
+        task = stats.Task(
+            tuple(x.shape),
+            x.stride(),
+            x.dtype,
+            sites[each.row].axis,
+            sites[each.row].asymptotes,
+            None if base is None else base[0],
+            getattr(each.module, "eps", 0.0),
+        )
+        tasks[each.row] = len(tasks), task
+        values += x.numel()
+    return tasks
 
 
 def is_small(tensor: Tensor) -> bool:

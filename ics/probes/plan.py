@@ -22,7 +22,6 @@ from ics.probes.grouping import Grouping
 from ics.probes.sites import Site
 from ics.probes.tensors import TensorMap, first_tensor, version_of
 from ics.probes.visits import Look, Orders, Quick, Visit, orders_of, quick_visit
-from ics.probes.waiting_gradients import GradientDeferral
 from ics.records import Layer
 
 SiteKey = tuple[str, int, str]
@@ -53,7 +52,7 @@ class Plan:
     layers: Mapping[Grouping, tuple[Layer, ...]]
     keys: dict[str, tuple[Mapping[str, int], dict[str, list[Any]], list[int]]] = field(default_factory=dict)
     deferral: Deferral = field(default_factory=Deferral)
-    gradient_deferral: GradientDeferral = field(default_factory=GradientDeferral)
+    gradient_deferral: Deferral = field(default_factory=Deferral)
     orders: list[Orders] = field(default_factory=list)
     quick: list[Quick | None] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)

@@ -7,13 +7,13 @@ its version. What a module's own backward pass frees stays in memory for as long
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ics import stats
-from ics.probes.deferral import MOST_WAITING, is_small
+from ics.probes.deferral import MOST_WAITING, Deferral, Tasks, is_small
 from ics.probes.sites import Site
 from ics.probes.table_rows import TableRows
 from ics.probes.tensors import version_of
@@ -40,51 +40,6 @@ class _Gradient:
         return self.version == version_of(self.tensor)
 
 
-@dataclass
-class GradientDeferral:
-    """The gradients that wait, and the group that measures them. Worked out at the end of the first planned step.
-
-    Attributes:
-        tasks: row to its number in the group, and the layout that its gradient must have; empty before.
-        places: row to its number, those included that have the statistics of another row.
-        group: the group; None if there is none (yet).
-        settled: whether it has been worked out.
-    """
-
-    tasks: dict[int, tuple[int, stats.Task]] = field(default_factory=dict)
-    places: dict[int, int] = field(default_factory=dict)
-    group: stats.Group | None = None
-    settled: bool = False
-
-    def settle(
-        self,
-        seen: Mapping[int, _Gradient],
-        sites: Sequence[Site],
-        aliases: Mapping[int, int],
-        *,
-        histogram: bool,
-        per_channel: bool,
-    ) -> None:
-        """Work out which gradients can wait: small, on a CPU, and not written to until the end of the step."""
-        if not seen:
-            return
-        self.settled = True
-        tasks: dict[int, tuple[int, stats.Task]] = {}
-        values = 0
-        for row, each in seen.items():
-            x = each.tensor
-            if not each.untouched or values + x.numel() > MOST_WAITING:
-                continue
-            task = stats.Task(tuple(x.shape), x.stride(), x.dtype, sites[row].axis, scaled=each.scale is not None)
-            tasks[row] = len(tasks), task
-            values += x.numel()
-        self.group = stats.group_of([task for _, task in tasks.values()], histogram=histogram, per_channel=per_channel)
-        if self.group is not None:
-            self.tasks = tasks
-            self.places = {row: number for row, (number, _) in tasks.items()}
-            self.places |= {row: tasks[made_by][0] for row, made_by in aliases.items() if made_by in tasks}
-
-
 class GradientQueue:
     """What waits in one backward pass after another of one step.
 
@@ -100,7 +55,7 @@ class GradientQueue:
 
     def __init__(
         self,
-        deferral: GradientDeferral,
+        deferral: Deferral,
         sites: Sequence[Site],
         aliases: Mapping[int, int],
         rows: TableRows,
@@ -145,9 +100,9 @@ class GradientQueue:
         waiting, self._waiting = self._waiting, {}
         deferral = self._deferral
         if not deferral.settled:
-            deferral.settle(
-                waiting, self._sites, self._aliases, histogram=self._histogram, per_channel=self._per_channel
-            )
+            if waiting:
+                tasks = _tasks(waiting, self._sites)
+                deferral.settle(tasks, self._aliases, histogram=self._histogram, per_channel=self._per_channel)
             return True
         if not all(each.untouched for each in waiting.values()):
             return False
@@ -168,3 +123,17 @@ class GradientQueue:
             and scale.is_contiguous()
             and scale.numel() == gradient.shape[self._sites[row].axis]
         )
+
+
+def _tasks(seen: Mapping[int, _Gradient], sites: Sequence[Site]) -> Tasks:
+    """Return which gradients can wait: small, on a CPU, and not written to until the end of the step."""
+    tasks: Tasks = {}
+    values = 0
+    for row, each in seen.items():
+        x = each.tensor
+        if not each.untouched or values + x.numel() > MOST_WAITING:
+            continue
+        task = stats.Task(tuple(x.shape), x.stride(), x.dtype, sites[row].axis, scaled=each.scale is not None)
+        tasks[row] = len(tasks), task
+        values += x.numel()
+    return tasks
