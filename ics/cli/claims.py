@@ -112,14 +112,15 @@ def report(
     to: To = _DEFAULT,
     budget: Budget = None,
 ) -> None:
-    """Write one self-contained page: every claim, what was measured, and the verdict."""
+    """Write one self-contained page: every claim, what was measured, and the verdict; Markdown if it ends in .md."""
     from ics.ledger import details, effects_frame, latest, overview
     from ics.plots.ledger import write_ledger
+    from ics.plots.ledger_markdown import write_ledger_markdown
 
     entries = latest(_entries(to, budget), budget=budget)
     need(entries, f"expected verdicts in {to / 'ledger'}, got none; type ics claims run all")
-    rows = overview(entries)
-    page = write_ledger(rows, details(entries), effects_frame(entries), output)
+    write = write_ledger_markdown if output.suffix == ".md" else write_ledger
+    page = write(overview(entries), details(entries), effects_frame(entries), output)
     typer.echo(f"Report: {page}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,12 @@ from ics.errors import UsageError
 from ics.plots import page
 from ics.plots.effects_table import effects_table
 from ics.plots.forest import forest
+from ics.plots.ledger_words import HOW, MARKS, TITLE, condensed, rule_lines, summary, votes
 
-_TITLE = "What is said about BatchNorm, measured"
-_MARKS = {
-    "supported": "✓ supported",
-    "contradicted": "✗ contradicted",
-    "mixed": "± mixed",
-    "inconclusive": "? inconclusive",
-}
-_HOW = (
-    "Each claim has a rule that was fixed before anything was measured: the measures that count, and for each the "
-    "region in which its effect lies if the claim is true. The border of a region is the smallest effect that counts. "
-    "An interval wholly inside supports, wholly outside contradicts; across the border it leaves the claim open, with "
-    "about how many seeds would settle it. Where some measures support and others contradict, the verdict is mixed.",
-    "Intervals are of the mean over seeds, paired by seed, 95 %: the bootstrap, widened for few seeds (Hesterberg "
-    "2015), and never narrower than Student's t. Ratios are averaged by their logarithms. A run that diverged counts as"
-    " the largest value; the estimate is then a median, its interval one of order statistics. Fewer than three seeds "
-    "decide nothing. No correction is made for the number of claims: of many open questions some come out by chance.",
+_PICTURES = (
     "In the pictures the shaded stretch is where the effect lies if the claim is true. A circle supports, a square "
     "contradicts, a diamond leaves it open, a cross has no vote. In the table below, votes counts what each measure in "
-    "each setting says.",
+    "each setting says."
 )
 
 
@@ -57,9 +42,9 @@ def write_ledger(
             f"expected a file to write the page to, got the folder {target}; type {target / 'claims.html'}"
         )
     body = [
-        f"<h1>{_TITLE}</h1>",
-        page.paragraph(_summary(overview)),
-        *(page.paragraph(text, kind="quiet") for text in _HOW),
+        f"<h1>{TITLE}</h1>",
+        page.paragraph(summary(overview)),
+        *(page.paragraph(text, kind="quiet") for text in (*HOW, _PICTURES)),
         _table(overview, effects),
     ]
     known = {str(row["id"]): row for row in details.to_dict("records")}
@@ -68,15 +53,8 @@ def write_ledger(
             own = effects[effects["id"] == row["id"]] if not effects.empty else effects
             body.append(_claim(row, known[row["id"]], own))
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page.page(_TITLE, body), encoding="utf-8")
+    target.write_text(page.page(TITLE, body), encoding="utf-8")
     return target
-
-
-def _summary(overview: pd.DataFrame) -> str:
-    counts = overview["verdict"].value_counts()
-    told = [f"{counts[kind]} {kind}" for kind in _MARKS if kind in counts]
-    rest = len(overview) - sum(int(counts.get(kind, 0)) for kind in _MARKS)
-    return f"{len(overview)} claims: {', '.join(told)}{f'; {rest} without a verdict' if rest else ''}."
 
 
 def _table(overview: pd.DataFrame, effects: pd.DataFrame) -> str:
@@ -86,7 +64,7 @@ def _table(overview: pd.DataFrame, effects: pd.DataFrame) -> str:
             "sentence": overview["sentence"],
             "source": overview["source"],
             "verdict": overview["verdict"].map(_mark),
-            "votes": overview["id"].map(_votes(effects)),
+            "votes": overview["id"].map(votes(effects)),
             "budget": overview["budget"],
             "seeds": overview["seeds"],
             "needs about": overview["needs"].where(overview["verdict"] == "inconclusive"),
@@ -98,30 +76,15 @@ def _table(overview: pd.DataFrame, effects: pd.DataFrame) -> str:
     return table
 
 
-def _votes(effects: pd.DataFrame) -> dict[str, str]:
-    """How many effects of each claim support, contradict, leave open: `"7 ✓ 1 ✗ 2 ?"`."""
-    if effects.empty or "vote" not in effects.columns:
-        return {}
-    counts = effects[effects["vote"].notna()].groupby("id")["vote"].value_counts()
-    return {
-        str(name): "\N{NO-BREAK SPACE}".join(
-            f"{counts[name, kind]}\N{NO-BREAK SPACE}{_MARKS[kind][0]}"
-            for kind in _MARKS
-            if (name, kind) in counts.index
-        )
-        for name in counts.index.unique("id")
-    }
-
-
 def _mark(verdict: str) -> str:
     """A verdict with its sign, and spaces that do not break: it stays on one line."""
-    return _MARKS.get(verdict, verdict).replace(" ", "\N{NO-BREAK SPACE}")
+    return MARKS.get(verdict, verdict).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -> str:
     open_part = "what is open" if row["verdict"] == "mixed" else "it"
     needs = "" if pd.isna(row["needs"]) else f"; about {row['needs']} seeds would settle {open_part}"
-    verdict = f"{_MARKS.get(row['verdict'], row['verdict'])} (budget {row['budget']}, {row['seeds']} seeds{needs})"
+    verdict = f"{MARKS.get(row['verdict'], row['verdict'])} (budget {row['budget']}, {row['seeds']} seeds{needs})"
     parts = [
         page.paragraph(f"“{row['sentence']}” — {row['source']}"),
         f"<p><strong>{page.escape(verdict)}</strong></p>",
@@ -132,41 +95,16 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
         deciding = effects[_has_vote(effects)]
         drawn = effects if deciding.empty else deciding
         picture = page.picture(forest(drawn), f"effects of {row['id']} with their intervals")
-        parts += [_rule(effects), picture, *_tables(effects)]
+        parts += [page.items(rule_lines(effects)), picture, *_tables(effects)]
     if detail["published"]:
         parts.append(page.paragraph(f"Published: {detail['published']}"))
     if detail["remark"]:
         parts.append(page.paragraph(f"How to read it: {detail['remark']}"))
     if detail["notes"]:
-        parts.append(page.items(_condensed(str(detail["notes"]).split(" | ")), kind="warning"))
+        parts.append(page.items(condensed(str(detail["notes"]).split(" | ")), kind="warning"))
     parts += [_made_of(detail), page.paragraph(f"{detail['command']}: {detail['made']}", kind="quiet")]
     section = page.section(f"{row['id']} {row['title']}", "", *parts)
     return section.replace("<section>", f'<section id="{row["id"]}">', 1)
-
-
-def _rule(effects: pd.DataFrame) -> str:
-    """The criteria, each once, those with the same reason for their border together."""
-    if "criterion" not in effects.columns:
-        return ""
-    rows = effects[effects["criterion"].notna()].drop_duplicates("criterion")
-    reasons = rows["why"] if "why" in rows.columns else pd.Series("", index=rows.index)
-    groups = rows["criterion"].groupby(reasons.fillna(""), sort=False)
-    return page.items(f"holds if {_listed(list(criteria))}{f': {why}' if why else ''}" for why, criteria in groups)
-
-
-def _condensed(notes: list[str]) -> list[str]:
-    """Notes that differ in numbers alone, once: ten runs that diverged do so at ten steps."""
-    kinds: dict[str, list[str]] = {}
-    for note in notes:
-        kinds.setdefault(re.sub(r"\d+", "0", note), []).append(note)
-    return [
-        alike[0] if len(alike) == 1 else f"{alike[0]} ({len(alike) - 1} more with other numbers)"
-        for alike in kinds.values()
-    ]
-
-
-def _listed(texts: list[str]) -> str:
-    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def _tables(effects: pd.DataFrame) -> list[str]:

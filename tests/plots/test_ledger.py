@@ -11,6 +11,7 @@ import pytest
 from ics.errors import UsageError
 from ics.plots.forest import VOTES, forest
 from ics.plots.ledger import write_ledger
+from ics.plots.ledger_markdown import write_ledger_markdown
 
 
 def effect(
@@ -67,29 +68,31 @@ def test_effects_without_an_estimate_leave_an_empty_figure() -> None:
     assert not forest(EFFECTS.assign(center=math.nan)).axes[0].lines
 
 
-def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
-    overview = pd.DataFrame(
-        {
-            "id": ["C21", "C22"],
-            "title": ["BN smooths", "Noise"],
-            "sentence": ["BN smooths <the> loss.", "Noise does not hurt."],
-            "source": ["somebody", "somebody else"],
-            "verdict": ["mixed", "not run yet"],
-            "budget": ["quick", None],
-            "seeds": pd.array([3, None], dtype="Int64"),
-            "needs": pd.array([12, None], dtype="Int64"),
-            "reason": ["because", None],
-        }
-    )
-    texts = {
-        "published": "smaller",
-        "remark": "read with care",
-        "nets": ["a: mlp"],
-        "studies": [],
-        "notes": "lost at step 8 | lost at step 12 | two",
+OVERVIEW = pd.DataFrame(
+    {
+        "id": ["C21", "C22"],
+        "title": ["BN smooths", "Noise"],
+        "sentence": ["BN smooths <the> loss.", "Noise does not hurt."],
+        "source": ["somebody", "somebody else"],
+        "verdict": ["mixed", "not run yet"],
+        "budget": ["quick", None],
+        "seeds": pd.array([3, None], dtype="Int64"),
+        "needs": pd.array([12, None], dtype="Int64"),
+        "reason": ["because", None],
     }
-    details = pd.DataFrame([{"id": "C21", **texts, "command": "ics claims run C21", "made": "today"}])
-    html = write_ledger(overview, details, EFFECTS, tmp_path / "new" / "claims.html").read_text()
+)
+_TEXTS = {
+    "published": "smaller",
+    "remark": "read with care",
+    "nets": ["a: mlp"],
+    "studies": [],
+    "notes": "lost at step 8 | lost at step 12 | two",
+}
+DETAILS = pd.DataFrame([{"id": "C21", **_TEXTS, "command": "ics claims run C21", "made": "today"}])
+
+
+def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
+    html = write_ledger(OVERVIEW, DETAILS, EFFECTS, tmp_path / "new" / "claims.html").read_text()
     assert "2 claims: 1 mixed; 1 without a verdict." in html
     assert "BN smooths &lt;the&gt; loss." in html
     assert html.count('href="#C21"') == 1
@@ -108,4 +111,42 @@ def test_the_page_holds_every_claim_and_every_number(tmp_path: Path) -> None:
         assert part in html
     assert "http" not in html.split("</style>")[1].replace("http://www.w3.org", "")
     with pytest.raises(UsageError, match=r"claims\.html"):
-        write_ledger(overview, details, EFFECTS, tmp_path)
+        write_ledger(OVERVIEW, DETAILS, EFFECTS, tmp_path)
+
+
+_VOTES = "1 ✓ 1 ✗ 1 ?".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def test_the_markdown_page_holds_the_same(tmp_path: Path) -> None:
+    text = write_ledger_markdown(OVERVIEW, DETAILS, EFFECTS, tmp_path / "new" / "verdicts.md").read_text()
+    lines = text.splitlines()
+    for line in (
+        "2 claims: 1 mixed; 1 without a verdict.",
+        f"| [C21](#c21) | BN smooths &lt;the> loss. | ± mixed | {_VOTES} | quick | 3 |  |",
+        "| C22 | Noise does not hurt. | not run yet |  |  |  |  |",
+        "## C21",
+        "- holds if beta &lt; 0.9, range &lt; 0.9 and lost &lt; 0.9: a reason",
+        "| beta |  | 0.5 | 0.4 to 0.6 | 3 | &lt; 0.9 | supported |",
+        "| lost |  | infinite | 2 to infinite | 3 | &lt; 0.9 | inconclusive |",
+        "| edge |  | 1 | 0.9 to 1.1 | 3 |  |  |",
+        "- `range`: what range is",
+        "Published: smaller",
+        "- lost at step 8 (1 more with other numbers)",
+        "`ics claims run C21`: today. Nets and studies: a: mlp.",
+    ):
+        assert line in lines, line
+    assert "## C22" not in lines
+    with pytest.raises(UsageError, match=r"verdicts\.md"):
+        write_ledger_markdown(OVERVIEW, DETAILS, EFFECTS, tmp_path)
+
+
+def test_a_claim_without_effects_tells_why(tmp_path: Path) -> None:
+    text = write_ledger_markdown(OVERVIEW, DETAILS, pd.DataFrame(), tmp_path / "verdicts.md").read_text()
+    assert "because" in text.splitlines()
+
+
+def test_a_bar_in_a_cell_does_not_end_it_and_a_setting_is_said_once(tmp_path: Path) -> None:
+    one = effect("norm", "value", 1.0, 0.5, 2.0) | {"setting": "|a|", "meaning": "length, |a|", "unit": "m"}
+    text = write_ledger_markdown(OVERVIEW, DETAILS, pd.DataFrame([one]), tmp_path / "verdicts.md").read_text()
+    assert "| norm | \\|a\\| | 1 | 0.5 to 2 | 3 |  |  |" in text
+    assert "- `norm`: length (m)" in text
