@@ -1,19 +1,14 @@
-"""Small matters of files: names that say what is inside, JSON written whole, and what the results were made with."""
+"""Files that are there whole or not at all, and JSON with infinities."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import ics
 from ics.store.run_file import to_json
-
-_PACKAGES = ("torch", "numpy", "scipy", "pandas")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -41,19 +36,3 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def versions() -> dict[str, str]:
-    """Return what the results were made with: Python, ics, torch and the rest, and the processor."""
-    found = {"python": platform.python_version(), "ics": ics.__version__}
-    return found | {name: metadata.version(name) for name in _PACKAGES} | {"processor": processor()}
-
-
-def processor() -> str:
-    """Return the processor's own name where Linux tells it, else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.machine()

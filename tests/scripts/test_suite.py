@@ -22,13 +22,14 @@ import ics
 from ics.errors import SelectionError
 from scripts.bench.suite import __main__ as command
 from scripts.bench.suite import disk, page, targets, timed
+from scripts.bench.suite.all_ways import all_ways, plain
 from scripts.bench.suite.ics_ways import FLUSH_EVERY
 from scripts.bench.suite.nets import NETS, Training
 from scripts.bench.suite.rivals import RIVALS, leaves
 from scripts.bench.suite.rows import read_rows, write_rows
 from scripts.bench.suite.stages import STAGES, Stage
 from scripts.bench.suite.timed import summary, time_stage
-from scripts.bench.suite.ways import Running, Way, all_ways, plain
+from scripts.bench.suite.ways import Running, Way
 
 SUITE = Path(disk.__file__).parent
 TINY = NETS["tiny"]

@@ -10,11 +10,11 @@ from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.describing import effect_rows, settings_text, study_text
 from ics.experiments.claims.effects import Effect
 from ics.experiments.claims.evidence import Evidence
+from ics.experiments.claims.provenance import versions
 from ics.experiments.claims.rules import Outcome, Verdict, decide
 from ics.experiments.claims.runs import identity
 from ics.experiments.claims.work import Work
 from ics.ledger import Entry
-from ics.ledger.files import versions
 
 
 def judge(work: Work, *, failures: Sequence[str] = (), command: str = "") -> Entry:

@@ -18,7 +18,8 @@ import pandas as pd
 
 from ics.errors import NotARunError, UsageError
 from ics.experiments.claims.naming import digest, slug
-from ics.ledger.files import read_json, versions, write_json, write_whole
+from ics.experiments.claims.provenance import versions
+from ics.ledger.files import read_json, write_json, write_whole
 
 STUDY_FILE, TABLE_FILE = "study.json", "table.parquet"
 

@@ -24,12 +24,13 @@ from pathlib import Path
 from ics.errors import IcsError, unknown_name
 from ics.experiments.machine import cpu_threads
 from ics.experiments.timing import flushed_denormals
+from scripts.bench.suite.all_ways import all_ways
 from scripts.bench.suite.disk import disk_rows
 from scripts.bench.suite.nets import FULL_SUITE, NETS, Net
 from scripts.bench.suite.rows import FOLDER, Row, rounded, where_and_when, write_rows
 from scripts.bench.suite.stages import OWN, STAGES, Stage
 from scripts.bench.suite.timed import summary, time_stage
-from scripts.bench.suite.ways import Way, all_ways
+from scripts.bench.suite.ways import Way
 
 PARTS = (*STAGES, "disk")
 

@@ -27,11 +27,12 @@ from torch import nn
 
 import ics
 from ics.experiments.models import mlp
+from scripts.bench.suite.all_ways import all_ways
 from scripts.bench.suite.nets import NETS, Net, Training
 from scripts.bench.suite.rows import FOLDER, Row, rounded, where_and_when, write_rows
 from scripts.bench.suite.stages import Stage
 from scripts.bench.suite.timed import bytes_below, summary, time_stage
-from scripts.bench.suite.ways import Way, all_ways
+from scripts.bench.suite.ways import Way
 
 WAYS = ("plain", "light", "gradients")
 OTHERS = ("hooks", "torchinstruments", "torchlens", "tensorboard")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ics.recording.presets import PRESETS
+from scripts.bench.suite.all_ways import all_ways
 from scripts.bench.suite.disk import LONG, SHORT
 from scripts.bench.suite.figures import growth_figure, save, tools_figure
 from scripts.bench.suite.nets import FULL_SUITE, NETS
@@ -21,7 +22,7 @@ from scripts.bench.suite.prose import PRESETS as PRESET_COST
 from scripts.bench.suite.rows import DOCS, FOLDER, read_rows
 from scripts.bench.suite.stages import OWN
 from scripts.bench.suite.targets import Verdict, contests, pick, verdicts, with_writing
-from scripts.bench.suite.ways import Way, all_ways
+from scripts.bench.suite.ways import Way
 
 
 def page(suite: pd.DataFrame, growth: pd.DataFrame) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -58,22 +58,3 @@ class Way:
     use: str = ""
     pause: float = 0.0
     left_out: Mapping[str, str] = field(default_factory=dict)
-
-
-@contextmanager
-def plain(training: Training) -> Iterator[Running]:
-    """Train and record nothing."""
-    yield Running(training.step)
-
-
-def all_ways() -> Mapping[str, Way]:
-    """Return every way by name; importing this needs none of the other tools."""
-    from scripts.bench.suite.ics_ways import ICS
-    from scripts.bench.suite.rivals import RIVALS
-
-    return {
-        "plain": Way("plain", "nothing", plain, "plain", 0),
-        "plain_again": Way("plain, a second copy", "nothing (what timing alone lets differ)", plain, "plain", 0),
-        **ICS,
-        **RIVALS,
-    }
