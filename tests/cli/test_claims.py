@@ -12,7 +12,8 @@ import typer
 
 from ics.cli import app
 from ics.cli.claims import EXAMPLES
-from ics.experiments.claims import BUDGETS, CLAIMS, Effect, Evidence, budgets, registry, value
+from ics.experiments.claims import BUDGETS, CLAIMS, Effect, Evidence, registry, value
+from ics.experiments.claims.method import budgets
 from tests.cli.conftest import Command
 
 

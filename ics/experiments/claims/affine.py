@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis import moments
-from ics.experiments.claims.budgets import Budget, base
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import equals
+from ics.experiments.claims.method.budgets import Budget, base
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import equals
 from ics.experiments.config import RunConfig
 
 _NET = "BatchNorm, float64"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import below
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import below
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.claims.shape_drift import SHAPE_CHANGES, changes
 from ics.experiments.claims.shape_study import inner, shape_study
 from ics.experiments.claims.stability import without_end
-from ics.experiments.claims.studies import Study
 from ics.experiments.config import RunConfig
 
 BEFORE_UPDATE = "before_update"

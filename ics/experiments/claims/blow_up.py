@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.experiments.claims.evidence import Evidence
+from ics.experiments.claims.method.evidence import Evidence
 
 
 def peak_loss(found: Evidence) -> pd.Series:

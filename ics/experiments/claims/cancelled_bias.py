@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import equals
-from ics.experiments.claims.runs import changed
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import equals
+from ics.experiments.claims.method.runs import changed
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.config import RunConfig
 from ics.experiments.data import Batch
 from ics.experiments.evaluation import evaluate

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ics.experiments.claims.budgets import Budget, base
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import below
+from ics.experiments.claims.method.budgets import Budget, base
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import below
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.claims.shape_study import inner, shape_study
-from ics.experiments.claims.studies import Study
 from ics.experiments.claims.unit_shapes import describe, typical
 
 Array = NDArray[np.float64]

@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, ratio
 from ics.experiments.claims.equal_loss import final_losses
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import above, below
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.claims.taylor import TAYLOR_COLUMNS, at_learning_rate
 from ics.experiments.config import RunConfig
 

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis import shift_against_floor
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.effects import Effect, per_seed, ratio
 from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pair, final_losses
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import below
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import below
 from ics.experiments.config import RunConfig
 
 _COLUMNS = (

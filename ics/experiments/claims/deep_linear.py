@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.effects import Effect, per_seed, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import above, below, within
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below, within
 from ics.experiments.config import RunConfig
 
 _PUBLISHED_RATES = (1e-6, 1e-7)

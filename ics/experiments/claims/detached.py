@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 
 from ics.experiments.claims.blow_up import last_norm, peak_loss
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.detached_training import ALONE, BATCH, BOTH, FIXED, MEAN, TRAINING, studies
-from ics.experiments.claims.effects import Effect, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import final_loss
-from ics.experiments.claims.rules import above, equals
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, equals
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.config import RunConfig
 
 FACTOR = 5

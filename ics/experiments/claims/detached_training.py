@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.runs import changed
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.runs import changed
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.config import RunConfig
 from ics.experiments.experiment import Experiment, prepare
 from ics.experiments.layers import NetLayer, hidden_layers, layers_in_order

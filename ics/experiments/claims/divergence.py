@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import diverged
+from ics.experiments.claims.method.evidence import Evidence
 
 
 def worst_where_diverged(numbers: pd.Series, found: Evidence, *, worst: float = math.inf) -> pd.Series:

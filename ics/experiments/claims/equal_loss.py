@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.effects import Effect, value
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import final_loss
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.effects import Effect, value
+from ics.experiments.claims.method.evidence import Evidence
 from ics.experiments.config import RunConfig
 
 _NUM_LOOKS, _NUM_LOSSES = 25, 20

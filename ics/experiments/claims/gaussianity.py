@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, ratio, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.method.budgets import Budget
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.claims.shape_drift import changes
 from ics.experiments.claims.shape_study import WU, U, plain_nets, shape_study, u_and_preactivation
-from ics.experiments.claims.studies import Study
 
 _FROM_NORMAL = {
     "ks": "Kolmogorov-Smirnov distance to the normal distribution of the same mean and variance",

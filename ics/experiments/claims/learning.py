@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget
-from ics.experiments.claims.effects import Effect, difference, ratio
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import final_loss, steps_to
+from ics.experiments.claims.method.budgets import Budget
+from ics.experiments.claims.method.effects import Effect, difference, ratio
+from ics.experiments.claims.method.evidence import Evidence
 
 GUESSING = math.log(10)
 """Cross entropy of guessing among ten classes, which digits and CIFAR-10 have."""

@@ -7,13 +7,13 @@ import pandas as pd
 
 from ics.analysis import normality
 from ics.analysis.shape import as_array
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, difference, per_seed, ratio
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.learning import Pair, compared_accuracy, compared_loss, compared_steps, last
 from ics.experiments.claims.measures import final_loss
-from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, difference, per_seed, ratio
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
 from ics.experiments.claims.stability import before_activation, without_end
 from ics.experiments.config import RunConfig
 

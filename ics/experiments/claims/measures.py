@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ics.errors import UsageError
-from ics.experiments.claims.evidence import Evidence, MissingEvidenceError
+from ics.experiments.claims.method.evidence import Evidence, MissingEvidenceError
 
 _TAIL = 10
 

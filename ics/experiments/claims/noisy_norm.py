@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, ratio
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.learning import Pair, compared_accuracy, compared_loss, compared_steps, last
 from ics.experiments.claims.measures import final_loss
-from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, ratio
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
 from ics.experiments.claims.stability import Reference, before_activation, movement, seen
 from ics.experiments.config import RunConfig
 

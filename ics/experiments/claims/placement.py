@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, ratio
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.learning import Pair, compared
-from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
 from ics.experiments.claims.stability import movement, seen, skewness_change, without_end
 from ics.experiments.config import RunConfig
 

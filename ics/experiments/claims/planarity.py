@@ -7,13 +7,13 @@ from collections.abc import Hashable, Iterator
 import numpy as np
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.effects import Effect, per_seed, ratio
 from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pair, final_losses
-from ics.experiments.claims.evidence import Evidence, MissingEvidenceError
-from ics.experiments.claims.rules import below
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio
+from ics.experiments.claims.method.evidence import Evidence, MissingEvidenceError
+from ics.experiments.claims.method.rules import below
 from ics.experiments.claims.taylor import TAYLOR_COLUMNS, departure_at, departures
 from ics.experiments.config import RunConfig
 

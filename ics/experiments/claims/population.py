@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ics.experiments.claims.blow_up import last_norm, peak_loss
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.detached import FASTER, at_two_rates
-from ics.experiments.claims.effects import Effect, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import final_loss
-from ics.experiments.claims.rules import above
-from ics.experiments.claims.runs import changed
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above
+from ics.experiments.claims.method.runs import changed
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.config import RunConfig
 from ics.experiments.data import Batch
 from ics.experiments.experiment import Experiment, prepare

@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ics.experiments.claims.budgets import Budget
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import above, below
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
+from ics.experiments.claims.method.studies import Study
 
 _STUDY = "ranks"
 _BATCH, _PLAIN = "BatchNorm", "standard"

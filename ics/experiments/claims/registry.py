@@ -10,7 +10,6 @@ from ics.experiments.claims.after_norm import C04
 from ics.experiments.claims.cancelled_bias import C27
 from ics.experiments.claims.central_limit import C03
 from ics.experiments.claims.chain import C14
-from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.covariate_shift import C18
 from ics.experiments.claims.deep_linear import C19
 from ics.experiments.claims.detached import C25, C26
@@ -19,6 +18,7 @@ from ics.experiments.claims.gaussian_substitute import C16
 from ics.experiments.claims.gaussianity import C02
 from ics.experiments.claims.gradient_growth import C29
 from ics.experiments.claims.lp_norms import C09
+from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.noisy_norm import C22
 from ics.experiments.claims.one_layer_signs import C23
 from ics.experiments.claims.placement import C05

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import final_loss
-from ics.experiments.claims.rules import above
-from ics.experiments.claims.runs import changed
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above
+from ics.experiments.claims.method.runs import changed
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.config import RunConfig
 from ics.experiments.experiment import prepare
 from ics.experiments.losses import total

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from ics.analysis.shape import as_array
-from ics.experiments.claims.budgets import BUDGETS, Budget, base
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, difference, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.learning import last, of_net
-from ics.experiments.claims.rules import above, below
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import BUDGETS, Budget, base
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, difference, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.config import RunConfig
 from ics.experiments.evaluation import batch_statistics, evaluating
 from ics.experiments.experiment import Experiment, prepare

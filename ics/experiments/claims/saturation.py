@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, difference, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import final_loss
-from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, difference, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above, below
 from ics.experiments.config import RunConfig
 
 _NORMS = ("none", "batch")

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ics.errors import UsageError
 from ics.experiments.activations import ACTIVATIONS
-from ics.experiments.claims.budgets import Budget, base
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.runs import changed, data_name
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget, base
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.runs import changed, data_name
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.claims.unit_shapes import Shapes, change, describe, of_normal_draws, typical
 from ics.experiments.config import RunConfig
 from ics.experiments.data import Data

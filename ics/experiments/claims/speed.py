@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget, base
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, ratio
-from ics.experiments.claims.evidence import Evidence, MissingEvidenceError
 from ics.experiments.claims.learning import level, steps_taken
 from ics.experiments.claims.measures import final_loss
-from ics.experiments.claims.rules import above, below
+from ics.experiments.claims.method.budgets import Budget, base
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, ratio
+from ics.experiments.claims.method.evidence import Evidence, MissingEvidenceError
+from ics.experiments.claims.method.rules import above, below
 from ics.experiments.config import RunConfig
 
 _BN, _PLAIN, _HE = "BatchNorm", "standard", "standard, He"

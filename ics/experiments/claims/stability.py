@@ -16,9 +16,9 @@ import pandas as pd
 
 from ics.analysis import drift_between, moments
 from ics.analysis.shape import as_array
-from ics.experiments.claims.effects import per_seed
-from ics.experiments.claims.evidence import Evidence
 from ics.experiments.claims.measures import diverged
+from ics.experiments.claims.method.effects import per_seed
+from ics.experiments.claims.method.evidence import Evidence
 
 Reference = Literal["previous", "first"]
 

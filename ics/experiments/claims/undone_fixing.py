@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ics.experiments.claims.after_norm import BEFORE_UPDATE, DRIFT
-from ics.experiments.claims.budgets import Budget, base, net_name
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.effects import Effect, per_seed, ratio, value
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import above
+from ics.experiments.claims.method.budgets import Budget, base, net_name
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import above
 from ics.experiments.claims.stability import without_end
 from ics.experiments.config import RunConfig
 

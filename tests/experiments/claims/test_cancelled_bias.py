@@ -10,7 +10,7 @@ import pytest
 
 from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, net_name, weigh
 from ics.experiments.claims.cancelled_bias import recorded_gradients, twins
-from ics.experiments.claims.runs import changed
+from ics.experiments.claims.method.runs import changed
 
 SEEDS = range(4)
 BATCH, PLAIN = net_name("batch"), net_name("none")

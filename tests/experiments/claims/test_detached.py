@@ -14,7 +14,7 @@ from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, net_name, we
 from ics.experiments.claims.blow_up import last_norm, peak_loss
 from ics.experiments.claims.detached import FASTER, growth_exponents
 from ics.experiments.claims.detached_training import FIXED, bias_alone, detached_training
-from ics.experiments.claims.runs import changed
+from ics.experiments.claims.method.runs import changed
 from ics.experiments.experiment import prepare
 
 SEEDS = range(4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ics.experiments.claims.estimates import estimate, seeds_needed
+from ics.experiments.claims.method.estimates import estimate, seeds_needed
 
 INF, NAN = math.inf, math.nan
 

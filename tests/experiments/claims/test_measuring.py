@@ -28,7 +28,7 @@ from ics.experiments.claims import (
     value,
     weigh,
 )
-from ics.experiments.claims.runs import identity, is_run_done, make_run, reader_of, run_folder
+from ics.experiments.claims.method.runs import identity, is_run_done, make_run, reader_of, run_folder
 from ics.ledger import Entry, entry_path, latest, overview, read_ledger
 
 TWO_SEEDS = replace(BUDGETS["quick"], num_seeds=2, steps=2)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, weigh
 from ics.experiments.claims.held_steps import HELD, SHORTER, WHOLE, interaction, steps_held_back, three_steps
-from ics.experiments.claims.runs import changed
+from ics.experiments.claims.method.runs import changed
 from ics.experiments.experiment import prepare
 from ics.experiments.layers import layers_in_order
 

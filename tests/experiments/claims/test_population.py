@@ -12,8 +12,8 @@ import torch
 
 from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, net_name, weigh
 from ics.experiments.claims.detached import FASTER
+from ics.experiments.claims.method.runs import changed
 from ics.experiments.claims.population import distances, gradients_apart, loss_curves
-from ics.experiments.claims.runs import changed
 from ics.experiments.experiment import prepare
 
 SEEDS = range(4)

@@ -9,8 +9,8 @@ import pytest
 
 from ics.errors import SelectionError, UsageError
 from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, budget_named, claims_named, weigh
-from ics.experiments.claims.runs import check_names
-from ics.experiments.claims.studies import find_function
+from ics.experiments.claims.method.runs import check_names
+from ics.experiments.claims.method.studies import find_function
 from ics.ledger import BUDGET_NAMES, STATEMENTS
 
 IMAGES = {name: replace(budget, images=Path("cifar10.tar.xz")) for name, budget in BUDGETS.items()}

@@ -11,8 +11,8 @@ import torch
 
 from ics.experiments import recipe
 from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, weigh
+from ics.experiments.claims.method.runs import changed
 from ics.experiments.claims.restoring import gain_lost, standardised_once
-from ics.experiments.claims.runs import changed
 from ics.experiments.experiment import prepare
 
 SEEDS = range(4)

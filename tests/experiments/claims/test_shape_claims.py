@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from ics.experiments.claims import BUDGETS, Evidence, weigh
-from ics.experiments.claims.claim import Claim
 from ics.experiments.claims.gaussianity import C02
+from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.shape_drift import C01, SHAPE_CHANGES
 
 SETTINGS = ("digits, ReLU", "digits, tanh")

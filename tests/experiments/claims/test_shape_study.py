@@ -15,6 +15,7 @@ import ics
 from ics.errors import UsageError
 from ics.experiments import RunConfig, fit, prepare, recipe
 from ics.experiments.claims import BUDGETS, base
+from ics.experiments.claims.method.studies import find_function, run_study
 from ics.experiments.claims.nets import small_vgg
 from ics.experiments.claims.shape_study import (
     inner,
@@ -26,7 +27,6 @@ from ics.experiments.claims.shape_study import (
     u_and_preactivation,
     unit_shapes,
 )
-from ics.experiments.claims.studies import find_function, run_study
 from ics.experiments.claims.unit_shapes import Shapes, change, describe
 from ics.experiments.machine import cpu_threads
 from ics.experiments.models import mlp

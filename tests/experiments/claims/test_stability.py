@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ics.experiments.claims import Evidence
-from ics.experiments.claims.effects import per_seed
+from ics.experiments.claims.method.effects import per_seed
 from ics.experiments.claims.stability import before_activation, movement, seen, skewness_change
 from tests.experiments.claims.made_up import distributions, diverging, losses
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ics.experiments import recipe
 from ics.experiments.claims import BUDGETS, CLAIMS, Evidence, base, weigh
-from ics.experiments.claims.runs import changed
+from ics.experiments.claims.method.runs import changed
 from ics.experiments.claims.weight_growth import followed, norm_changes, weight_measures
 from ics.experiments.experiment import prepare
 

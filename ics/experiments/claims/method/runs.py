@@ -20,8 +20,8 @@ import pandas as pd
 
 from ics.analysis.frames import IDENTITY
 from ics.errors import IcsError, UsageError
-from ics.experiments.claims.evidence import Reader, Where
-from ics.experiments.claims.naming import digest, slug
+from ics.experiments.claims.method.evidence import Reader, Where
+from ics.experiments.claims.method.naming import digest, slug
 from ics.experiments.config import RunConfig
 from ics.experiments.sweep.jobs import own_progress
 from ics.experiments.train import train

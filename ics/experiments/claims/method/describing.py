@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
-from ics.experiments.claims.rules import Verdict, Vote
+from ics.experiments.claims.method.rules import Verdict, Vote
 from ics.experiments.config import RunConfig
 
 _DEFAULTS: Mapping[str, Any] = {one.name: one.default for one in fields(RunConfig) if one.default is not MISSING}

@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from ics.errors import NotARunError, UsageError
-from ics.experiments.claims.naming import digest, slug
-from ics.experiments.claims.provenance import versions
+from ics.experiments.claims.method.naming import digest, slug
+from ics.experiments.claims.method.provenance import versions
 from ics.ledger.files import read_json, write_json, write_whole
 
 STUDY_FILE, TABLE_FILE = "study.json", "table.parquet"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ics.errors import UsageError, unknown_name
-from ics.experiments.claims.budgets import Budget
-from ics.experiments.claims.effects import Effect
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.rules import Criterion
-from ics.experiments.claims.studies import Study
+from ics.experiments.claims.method.budgets import Budget
+from ics.experiments.claims.method.effects import Effect
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.rules import Criterion
+from ics.experiments.claims.method.studies import Study
 from ics.experiments.config import RunConfig
 from ics.ledger.statements import STATEMENTS, Statement
 

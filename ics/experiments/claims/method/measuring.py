@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ics.experiments.claims.budgets import Budget
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.judging import judge
-from ics.experiments.claims.work import Work
+from ics.experiments.claims.method.budgets import Budget
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.judging import judge
+from ics.experiments.claims.method.work import Work
 from ics.experiments.data import Progress
 from ics.experiments.sweep import Outcome, run_jobs
 from ics.ledger import Entry, write_entry

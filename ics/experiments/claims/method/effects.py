@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ics.errors import UsageError, unknown_name
-from ics.experiments.claims.estimates import Estimate, estimate
+from ics.experiments.claims.method.estimates import Estimate, estimate
 
 Scale = Literal["value", "difference", "ratio"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ics.errors import IcsError, unknown_name
-from ics.experiments.claims.budgets import BUDGETS, Budget
+from ics.experiments.claims.method.budgets import BUDGETS, Budget
 from ics.experiments.config import RunConfig
 
 Where = Mapping[str, Any]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from ics.experiments.claims.budgets import Budget
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.runs import check_names, is_run_done, make_run, reader_of, run_folder
-from ics.experiments.claims.studies import STUDY_FILE, Study, is_study_done, read_study, run_study
+from ics.experiments.claims.method.budgets import Budget
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.runs import check_names, is_run_done, make_run, reader_of, run_folder
+from ics.experiments.claims.method.studies import STUDY_FILE, Study, is_study_done, read_study, run_study
 from ics.experiments.config import RunConfig
 from ics.experiments.sweep import Job
 from ics.ledger.files import read_json

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ics.errors import UsageError
-from ics.experiments.claims.effects import Effect
-from ics.experiments.claims.estimates import LEAST_CONFIDENCE, MIN_SEEDS, seeds_needed
+from ics.experiments.claims.method.effects import Effect
+from ics.experiments.claims.method.estimates import LEAST_CONFIDENCE, MIN_SEEDS, seeds_needed
 
 
 class Outcome(StrEnum):
@@ -117,7 +117,7 @@ def decide(effects: Sequence[Effect], rule: Iterable[Criterion]) -> Verdict:
     """Judge the effects by the criteria; an effect that no criterion names is shown and has no vote.
 
     Example:
-        >>> from ics.experiments.claims.effects import Effect
+        >>> from ics.experiments.claims.method.effects import Effect
         >>> shift = Effect(measure="shift", meaning="BN / standard", unit="1", scale="ratio",
         ...                values=((0, 0.5), (1, 0.55), (2, 0.52)))
         >>> decide([shift], [below("shift", 0.9)]).outcome

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ics.errors import IcsError
-from ics.experiments.claims.claim import Claim
-from ics.experiments.claims.describing import effect_rows, settings_text, study_text
-from ics.experiments.claims.effects import Effect
-from ics.experiments.claims.evidence import Evidence
-from ics.experiments.claims.provenance import versions
-from ics.experiments.claims.rules import Outcome, Verdict, decide
-from ics.experiments.claims.runs import identity
-from ics.experiments.claims.work import Work
+from ics.experiments.claims.method.claim import Claim
+from ics.experiments.claims.method.describing import effect_rows, settings_text, study_text
+from ics.experiments.claims.method.effects import Effect
+from ics.experiments.claims.method.evidence import Evidence
+from ics.experiments.claims.method.provenance import versions
+from ics.experiments.claims.method.rules import Outcome, Verdict, decide
+from ics.experiments.claims.method.runs import identity
+from ics.experiments.claims.method.work import Work
 from ics.ledger import Entry
 
 
