@@ -7,7 +7,7 @@ import pandas as pd
 
 from ics.analysis import shift_against_floor
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pair, final_losses
+from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pairs, final_losses
 from ics.experiments.claims.method.budgets import Budget, base, net_name
 from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.method.effects import Effect, per_seed, ratio
@@ -39,7 +39,7 @@ _VOTING = ("shift_relative", "shift_angle", "shift_over_floor")
 
 
 def nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The standard and the BatchNorm net of each base of the budget, and digits nets looked at from the start."""
+    """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
     shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
     return (*shared, *early_nets(budget))
 
@@ -69,20 +69,22 @@ def _shared(budget: Budget) -> list[str]:
     return [net_name(norm, name) for name in budget.bases for norm in ("none", "batch")]
 
 
-def _at_equal_loss(found: Evidence, rows: pd.DataFrame) -> tuple[Effect, ...]:
-    name, plain, normed = early_pair(found.budget)
-    curves = at_equal_loss(found, rows, _VOTING, nets=(plain, normed))
-    return tuple(
-        ratio(
-            worst_where_diverged(per_seed(curves, measure), found),
-            normed,
-            plain,
-            measure=f"{measure}_at_equal_loss",
-            meaning=f"{_MEASURES[measure][0]}, median over layers after the first, then over losses both nets have",
-            setting=name,
-        )
-        for measure in _VOTING
-    )
+def _at_equal_loss(found: Evidence, rows: pd.DataFrame) -> list[Effect]:
+    effects = []
+    for name, plain, normed in early_pairs(found.budget):
+        curves = at_equal_loss(found, rows, _VOTING, nets=(plain, normed))
+        effects += [
+            ratio(
+                worst_where_diverged(per_seed(curves, measure), found),
+                normed,
+                plain,
+                measure=f"{measure}_at_equal_loss",
+                meaning=f"{_MEASURES[measure][0]}, median over layers after the first, then over losses both nets have",
+                setting=name,
+            )
+            for measure in _VOTING
+        ]
+    return effects
 
 
 def shifts(rows: pd.DataFrame) -> pd.DataFrame:

@@ -26,35 +26,40 @@ LEAST_RANGE = 1.25
 
 
 def early_nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The digits nets with and without BatchNorm, looked at most often early, when BatchNorm's loss falls fastest.
+    """The nets with and without BatchNorm, looked at most often early, when BatchNorm's loss falls fastest.
 
-    At `paper` the nets of the claims are recorded so anyway.
+    Those on images are trained three times as long as usual, or the standard net would have come hardly anywhere. At
+    `paper` the nets of the claims are recorded so anyway.
     """
-    if "digits" not in budget.bases:
-        return ()
     return tuple(
         base(
             budget,
+            name,
             norm=norm,
-            net=_early_name(norm),
+            net=_early_name(norm, name),
             instruments=dict.fromkeys(_INSTRUMENTS, f"log_spaced({_NUM_LOOKS})"),
             options={"gradient_line": {"directions": ["gradient", "random"]}},
             evaluate_every=0,
+            **({"steps": 3 * budget.image_steps} if name == "images" else {}),
         )
+        for name in budget.bases
+        if not _is_recorded_early(budget)
         for norm in ("none", "batch")
     )
 
 
-def early_pair(budget: Budget) -> tuple[str, str, str]:
-    """Return the setting, and the names of the standard and the BatchNorm net that are compared at equal loss."""
-    if "digits" in budget.bases:
-        return "digits", _early_name("none"), _early_name("batch")
-    name = budget.bases[0]
-    return name, net_name("none", name), net_name("batch", name)
+def early_pairs(budget: Budget) -> list[tuple[str, str, str]]:
+    """Return settings, each with the names of the standard and the BatchNorm net that are compared at equal loss."""
+    name_of = net_name if _is_recorded_early(budget) else _early_name
+    return [(name, name_of("none", name), name_of("batch", name)) for name in budget.bases]
 
 
-def _early_name(norm: str) -> str:
-    return f"{net_name(norm)}, {_FROM_THE_START}"
+def _is_recorded_early(budget: Budget) -> bool:
+    return budget.name == "paper"
+
+
+def _early_name(norm: str, base: str) -> str:
+    return f"{net_name(norm, base)}, {_FROM_THE_START}"
 
 
 def final_losses(found: Evidence, nets: Sequence[str]) -> tuple[Effect, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pair, final_losses
+from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pairs, final_losses
 from ics.experiments.claims.method.budgets import Budget, base, net_name
 from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.method.effects import Effect, per_seed, ratio
@@ -36,7 +37,7 @@ _KEYS = ["net", "seed", "step"]
 
 
 def nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The standard and the BatchNorm net of each base of the budget, and digits nets looked at from the start."""
+    """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
     shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
     return (*shared, *early_nets(budget))
 
@@ -74,11 +75,10 @@ def _shared(budget: Budget) -> list[str]:
 
 
 def _at_equal_loss(found: Evidence, probes: pd.DataFrame, worst: pd.DataFrame) -> list[Effect]:
-    name, plain, normed = early_pair(found.budget)
     looks = {words: bends(probes[probes["direction"] == direction]) for direction, words in _DIRECTIONS.items()}
     looks[_WORST] = worst
     effects = []
-    for words, rows in looks.items():
+    for (name, plain, normed), (words, rows) in product(early_pairs(found.budget), looks.items()):
         if not rows["net"].isin([plain, normed]).any():
             continue
         curves = at_equal_loss(found, rows, list(_BENDS), nets=(plain, normed))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ics.analysis import landscape_bands
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pair, final_losses
+from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pairs, final_losses
 from ics.experiments.claims.method.budgets import Budget, base, net_name
 from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
@@ -28,7 +28,7 @@ _AT_DISTANCE = {
 
 
 def nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The standard and the BatchNorm net of each base of the budget, and digits nets looked at from the start."""
+    """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
     shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
     return (*shared, *early_nets(budget))
 
@@ -60,23 +60,25 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 def _at_equal_loss(found: Evidence, line: pd.DataFrame) -> list[Effect]:
     """The same at equal step sizes, each net at the steps where its loss is that of the other."""
-    name, plain, normed = early_pair(found.budget)
-    rows = line[line["net"].isin([plain, normed])]
-    if rows["net"].nunique() < 2:
-        return []
-    curves = at_equal_loss(found, at_equal_eta(rows), list(_AT_ETA), nets=(plain, normed))
-    return [
-        ratio(
-            worst_where_diverged(per_seed(curves, measure), found),
-            normed,
-            plain,
-            measure=f"{measure}_at_equal_loss",
-            meaning=f"{meaning}, median over losses that both nets have",
-            unit=unit,
-            setting=name,
-        )
-        for measure, (meaning, unit) in _AT_ETA.items()
-    ]
+    effects = []
+    for name, plain, normed in early_pairs(found.budget):
+        rows = line[line["net"].isin([plain, normed])]
+        if rows["net"].nunique() < 2:
+            continue
+        curves = at_equal_loss(found, at_equal_eta(rows), list(_AT_ETA), nets=(plain, normed))
+        effects += [
+            ratio(
+                worst_where_diverged(per_seed(curves, measure), found),
+                normed,
+                plain,
+                measure=f"{measure}_at_equal_loss",
+                meaning=f"{meaning}, median over losses that both nets have",
+                unit=unit,
+                setting=name,
+            )
+            for measure, (meaning, unit) in _AT_ETA.items()
+        ]
+    return effects
 
 
 def at_equal_eta(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ics.experiments.claims import BUDGETS, Evidence, base
-from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pair
+from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pairs
 
 NETS = ("slow", "fast")
 
@@ -59,8 +59,15 @@ def test_a_value_that_is_not_known_is_left_out() -> None:
 
 
 def test_which_nets_are_compared() -> None:
-    quick, paper = BUDGETS["quick"], replace(BUDGETS["paper"], images=Path("cifar10.tar.xz"))
-    setting, plain, normed = early_pair(quick)
-    assert (setting, [config.net for config in early_nets(quick)]) == ("digits", [plain, normed])
+    images = Path("cifar10.tar.xz")
+    cpu, paper = (replace(BUDGETS[name], images=images) for name in ("cpu", "paper"))
+    for budget, settings in ((BUDGETS["quick"], ["digits"]), (cpu, ["digits", "images"])):
+        pairs = early_pairs(budget)
+        assert [setting for setting, *_ in pairs] == settings
+        assert [config.net for config in early_nets(budget)] == [net for _, *nets in pairs for net in nets]
+    on_images = early_nets(cpu)[2:]
+    assert {config.steps for config in on_images} == {3 * cpu.image_steps}
+    assert {config.data for config in on_images} == {base(cpu, "images").data}
     assert early_nets(paper) == ()
-    assert early_pair(paper) == ("images", base(paper, "images").net, base(paper, "images", norm="batch").net)
+    names = base(paper, "images").net, base(paper, "images", norm="batch").net
+    assert early_pairs(paper) == [("images", *names)]
