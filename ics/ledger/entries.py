@@ -33,6 +33,7 @@ class Entry:
         published, remark: of the claim, when it was run.
         notes: runs that failed, and what recorders noted.
         command, date, versions: how, when and with what it was made.
+        commits: git commits of the working folders in which the runs were made.
         seconds: time of all runs and studies that it rests on, those that it shares with other claims included.
     """
 
@@ -52,6 +53,7 @@ class Entry:
     date: str
     seconds: float
     versions: dict[str, str]
+    commits: list[str] = field(default_factory=list)
     nets_told: dict[str, str] = field(default_factory=dict)
     studies_told: dict[str, str] = field(default_factory=dict)
     ledger_version: int = field(default=LEDGER_VERSION)

@@ -45,8 +45,7 @@ def details(entries: Mapping[str, Entry]) -> pd.DataFrame:
             "studies": [f"{name}: {told}" for name, told in entry.studies_told.items()],
             "notes": " | ".join(entry.notes),
             "command": entry.command,
-            "made": f"{entry.date[:10]}, {entry.seconds:.0f} s of training and measuring, "
-            + ", ".join(f"{name} {version}" for name, version in entry.versions.items()),
+            "made": _made(entry),
         }
         for entry in entries.values()
     ]
@@ -56,3 +55,11 @@ def details(entries: Mapping[str, Entry]) -> pd.DataFrame:
 def effects_frame(entries: Mapping[str, Entry]) -> pd.DataFrame:
     """Return a row per effect and criterion of every entry, with `id` in front."""
     return pd.DataFrame([{"id": entry.id} | effect for entry in entries.values() for effect in entry.effects])
+
+
+def _made(entry: Entry) -> str:
+    """When, in how long and with what an entry was made, in a line."""
+    time = f"{entry.seconds / 60:.0f} min" if entry.seconds >= 600 else f"{entry.seconds:.0f} s"
+    made_with = [f"{name} {version}" for name, version in entry.versions.items()]
+    commits = [f"commit{'s' * (len(entry.commits) > 1)} {' and '.join(entry.commits)}"] if entry.commits else []
+    return ", ".join([entry.date[:10], f"{time} of training and measuring", *made_with, *commits])

@@ -4,6 +4,7 @@ from ics.plots.budget import normalization
 from ics.plots.curves import training_curves
 from ics.plots.drifts import drift
 from ics.plots.edges import curvature
+from ics.plots.forest import forest
 from ics.plots.lines import landscape
 from ics.plots.matrix import attribution
 from ics.plots.report import write_report
@@ -16,6 +17,7 @@ __all__ = [
     "curvature",
     "distributions",
     "drift",
+    "forest",
     "gradient_shift",
     "gradient_shift_by_layer",
     "landscape",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,10 @@ def test_an_entry_says_all_that_is_needed_to_find_it_again(root: Path) -> None:
     assert entry.outcome == "inconclusive"  # two seeds decide nothing
     assert entry.nets["BatchNorm"]["norm"] == "batch"
     assert set(entry.versions) >= {"ics", "torch", "python", "processor"}
+    commits = {run.info["git_commit"] for run in ics.open_runs(f"{root}/runs/*")} - {None}
+    assert len(commits) == len(entry.commits) <= 1  # none where the project lies in no repository
+    assert all(commit.startswith(short) for commit, short in zip(commits, entry.commits, strict=True))
+    assert entry.nets_told["BatchNorm"].startswith("mlp 4 relu on digits, norm batch, 2 steps of batch 16")
     (effect,) = entry.effects
     losses = {
         (run.info["config"]["net"], run.info["seed"]): run.table("steps")["loss"].iloc[-1]
@@ -202,6 +207,17 @@ def test_an_evidence_function_that_fails_stops_no_other_claim(tmp_path: Path) ->
     assert [entry.id for entry in read_ledger(tmp_path)] == ["C11"]
 
 
+def test_an_entry_tells_how_long_all_its_runs_took_whoever_made_them(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "runs", tmp_path / "runs")
+    for path in (tmp_path / "runs").glob("*/run.json"):
+        info = json.loads(path.read_text())
+        path.write_text(
+            json.dumps(info | {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:30+00:00"})
+        )
+    (entry,) = run_claims([CLAIM], budget=TWO_SEEDS, to=tmp_path, workers=1)
+    assert entry.seconds == 4 * 90
+
+
 def test_studies_are_run_stored_and_reused(tmp_path: Path) -> None:
     three = replace(TWO_SEEDS, num_seeds=3)
     (entry,) = run_claims([study_claim("drawn", mean=2.0)], budget=three, to=tmp_path, workers=1)
@@ -209,7 +225,13 @@ def test_studies_are_run_stored_and_reused(tmp_path: Path) -> None:
     assert entry.effects[0]["center"] == pytest.approx(3.0)
     tables = {path: path.stat().st_mtime_ns for path in tmp_path.glob("studies/*/table.parquet")}
     assert len(tables) == 3
-    run_claims([study_claim("drawn", mean=2.0)], budget=three, to=tmp_path, workers=1)
+    for path in tmp_path.glob("studies/*/study.json"):
+        info = json.loads(path.read_text())
+        path.write_text(
+            json.dumps(info | {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00"})
+        )
+    (entry,) = run_claims([study_claim("drawn", mean=2.0)], budget=three, to=tmp_path, workers=1)
+    assert entry.seconds == 3 * 60
     assert {path: path.stat().st_mtime_ns for path in tables} == tables
     run_claims([study_claim("drawn", mean=5.0)], budget=three, to=tmp_path, workers=1)
     assert len(list(tmp_path.glob("studies/*/table.parquet"))) == 6

@@ -44,6 +44,7 @@ def judge(work: Work, *, failures: Sequence[str] = (), command: str = "") -> Ent
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(work.seconds(), 1),
         versions=versions(),
+        commits=work.commits(),
         nets_told={config.net: settings_text(identity(config)) for config in work.configs},
         studies_told={study.name: study_text(study.identity) for study in work.studies},
     )

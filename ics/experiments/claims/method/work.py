@@ -75,6 +75,11 @@ class Work:
         studies = [info for study in self.studies for info in self._infos_of(study)]
         return sum(map(_seconds, [*runs, *studies]))
 
+    def commits(self) -> list[str]:
+        """Return the git commits of the folders in which its runs were made."""
+        runs = [run.info.get("git_commit") for config in self.configs for run in self.runs_of(config)]
+        return sorted({str(commit)[:9] for commit in runs if commit})
+
     def _infos_of(self, study: Study) -> list[dict[str, Any]]:
         folders = {one: self.root / "studies" / one.folder_name for one in map(study.with_seed, self.seeds)}
         return [read_json(to / STUDY_FILE) for one, to in folders.items() if is_study_done(one, to)]
