@@ -85,7 +85,8 @@ def test_one_seed_decides_nothing() -> None:
 def test_steps_that_gain_nothing_have_nothing_to_lose() -> None:
     rows = pd.DataFrame(told("restored", 0, undone=0.5, lost=0.5, final=1.0))
     assert gain_lost(rows)["restored", 0] == pytest.approx(0.5)
-    assert gain_lost(rows.assign(proposed_loss=1.2)).isna().all()
+    assert gain_lost(rows.assign(proposed_loss=1.2))["restored", 0] == -np.inf  # yet they gain with restoring
+    assert gain_lost(rows.assign(proposed_loss=1.2, applied_loss=rows["floor_loss"])).isna().all()
     late = rows.assign(applied_loss=rows["applied_loss"].where(rows["step"] < 10))
     assert gain_lost(late).isna().all()  # diverged on the way: the sums are of other steps
     uneven = rows.assign(proposed_loss=np.where(rows["step"] < 15, 1.0 - 0.2, 1.0 + 0.2))

@@ -105,6 +105,9 @@ def test_mostly_undefined_values_decide_nothing() -> None:
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "undefined for 3 of 6 seeds" in verdict.reason
     assert decide([effect(0.5, 0.5, 0.5, NAN)], [below("shift", 0.9)]).outcome is Outcome.SUPPORTED
+    never = decide([effect(*[NAN] * 5)], [below("shift", 0.9)])
+    assert "undefined for every seed, which more seeds may not settle" in never.reason
+    assert never.seeds_needed is None
 
 
 def test_the_direction_of_time_does_not_matter() -> None:

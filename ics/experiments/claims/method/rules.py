@@ -144,13 +144,14 @@ def decide(effects: Sequence[Effect], rule: Iterable[Criterion]) -> Verdict:
 def judge(effect: Effect, criterion: Criterion) -> Vote:
     """Return what one effect says under one criterion."""
     found = effect.estimate
+    asked = found.n + found.num_undefined
+    if asked >= MIN_SEEDS and found.num_undefined > found.n // 2:
+        seeds = "every seed" if not found.n else f"{found.num_undefined} of {asked} seeds"
+        return Vote(criterion, effect, Outcome.INCONCLUSIVE, f"undefined for {seeds}")
     if found.n < MIN_SEEDS:
         what = f"{found.n} seed{'s decide' if found.n != 1 else ' decides'} nothing"
         undefined = f", {found.num_undefined} more were undefined" if found.num_undefined else ""
         return Vote(criterion, effect, Outcome.INCONCLUSIVE, what + undefined, MIN_SEEDS)
-    if found.num_undefined > found.n // 2:
-        reason = f"undefined for {found.num_undefined} of {found.n + found.num_undefined} seeds"
-        return Vote(criterion, effect, Outcome.INCONCLUSIVE, reason)
     if criterion.exact:
         return _judge_exactly(effect, criterion)
     if found.confidence < LEAST_CONFIDENCE:
