@@ -179,7 +179,8 @@ C17 = Claim(
     "training another batch's mean and variance alone change the weights; that floor is taken off the fraction and the "
     "loss, and is 0 with full batches. The last criterion compares with a net that is standardised before the first "
     "step and never again. Where steps overshoot, raising the loss of their own batch, and restoring makes a gain of "
-    "them, nothing is lost: gain_lost is -inf, a value given after this was seen on images. Inputs that come out of ReLUs have a mean, so that a good part of each step moves the means "
-    "of units and nothing else, which is what restoring takes back. It is one way to restore; whitening by running "
-    "averages, or with the layer after making up for it, would undo other parts of a step.",
+    "them, nothing is lost: gain_lost is -inf, a value given after this was seen on images. Inputs that come out of "
+    "ReLUs have a mean, so that a good part of each step moves the means of units and nothing else, which is what "
+    "restoring takes back. It is one way to restore; whitening by running averages, or with the layer after making up"
+    " for it, would undo other parts of a step.",
 )
