@@ -98,13 +98,19 @@ def through(
             values = values - values.mean(dim=0)
             values = values / (values.square().mean(dim=0) + _EPS).sqrt()
         else:
-            values = values / values.square().mean().sqrt()
+            values = _scaled(values)
         hidden = torch.relu(values) if relu else values
         yield values, hidden
 
 
+def _scaled(values: Tensor) -> Tensor:
+    """Values over their root mean square; a narrow ReLU net at times sends every sample to 0, and there it stays."""
+    size = values.square().mean().sqrt()
+    return values / size if size > 0 else values
+
+
 def rank_measures(values: Tensor) -> dict[str, float]:
-    """Return the three ranks of a matrix (samples, units), not centred.
+    """Return the three ranks of a matrix (samples, units), not centred; of a matrix of zeros all are 0.
 
     Source: the participation ratio is the quantity that Daneshmand et al. 2020 bound from below, as a lower bound of
     the numerical rank.
@@ -115,6 +121,8 @@ def rank_measures(values: Tensor) -> dict[str, float]:
     """
     squares = torch.linalg.svdvals(values).square()
     total = squares.sum()
+    if not total > 0:
+        return dict.fromkeys(MEASURES, 0.0)
     found = {
         "participation_ratio": total.square() / squares.square().sum(),
         "stable_rank": total / squares.max(),

@@ -94,6 +94,14 @@ def test_layers_against_numpy(relu: bool, normed: bool) -> None:
         np.testing.assert_allclose(after.numpy(), hidden, rtol=1e-12, atol=1e-14)
 
 
+def test_a_net_that_sends_every_sample_to_zero_has_rank_zero() -> None:
+    found = ranks(seed=0, depth=64, widths=[2], samples_per_unit=[4], looks=8, draws=2)
+    last = found[(found["activation"] == "relu") & (found["layer"] == 64)].groupby("net")[[*MEASURES]].max()
+    assert last.loc["standard"].tolist() == [0.0, 0.0, 0.0]
+    assert last.loc["BatchNorm"].min() >= 1.0
+    assert rank_measures(torch.zeros(3, 2)) == dict.fromkeys(MEASURES, 0.0)
+
+
 def test_a_deep_plain_net_does_collapse() -> None:
     rows = ranks(seed=0, depth=64, widths=[8], samples_per_unit=[4], looks=4, draws=2)
     last = rows[(rows["layer"] == 64) & (rows["draw"] == 1)].set_index(["net", "activation"])
