@@ -134,7 +134,9 @@ def gain_lost(rows: pd.DataFrame) -> pd.Series:
     """
     gains = rows.assign(proposed=rows["loss"] - rows["proposed_loss"], kept=rows["floor_loss"] - rows["applied_loss"])
     steps = gains.groupby(["net", "seed"])[["proposed", "kept"]]
-    sums = steps.sum(min_count=int(steps.size().max()))  # a sum over fewer steps than there are is none
+    # A sum over fewer steps than a net trains for is none; nets train for different numbers of steps.
+    whole = steps.size().groupby("net").transform("max")
+    sums = steps.sum().where(steps.count().eq(whole, axis="index"))
     lost: pd.Series = 1 - sums["kept"] / sums["proposed"].where(sums["proposed"] > 0)
     return lost.mask((sums["proposed"] <= 0) & (sums["kept"] > 0), -np.inf)
 

@@ -94,6 +94,14 @@ def test_steps_that_gain_nothing_have_nothing_to_lose() -> None:
     assert gain_lost(uneven)["restored", 0] == pytest.approx(0.5)
 
 
+def test_nets_of_different_lengths_each_have_their_gain() -> None:
+    short = pd.DataFrame(told("restored, images", 0, undone=0.5, lost=0.25, final=1.0)).query("step < 7")
+    rows = pd.concat([pd.DataFrame(told("restored", 0, undone=0.5, lost=0.5, final=1.0)), short])
+    found = gain_lost(rows)
+    assert found["restored", 0] == pytest.approx(0.5)
+    assert found["restored, images", 0] == pytest.approx(0.25)
+
+
 def test_the_control_starts_standardised_and_is_left_alone_then() -> None:
     config = recipe("digits-mlp", hidden=(6,), steps=4, dtype="float64", device="cpu", instruments={})
     config = config.replace(whiten_after_step=True)
