@@ -109,6 +109,7 @@ def read_entry(path: Path) -> Entry:
 
 
 def latest(entries: list[Entry], *, budget: str | None = None) -> dict[str, Entry]:
-    """Return the newest entry of each claim, of one budget or of any."""
+    """Return the newest entry of each claim, of one budget or of any, in the order of the claims."""
     chosen = [entry for entry in entries if budget is None or entry.budget == budget]
-    return {entry.id: entry for entry in sorted(chosen, key=lambda entry: entry.date)}
+    newest = {entry.id: entry for entry in sorted(chosen, key=lambda entry: entry.date)}
+    return dict(sorted(newest.items()))

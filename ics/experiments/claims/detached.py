@@ -110,13 +110,16 @@ def _in_training(found: Evidence) -> tuple[Effect, ...]:
 
 
 def _recorded(found: Evidence) -> tuple[Effect, ...]:
-    """How large biases are beside those of BatchNorm, which stay where they started."""
-    norms = last_norm(found, parameter="bias")
+    """How large biases are beside those of BatchNorm, which stay where they started, and beside the weights."""
+    norms, weights = (last_norm(found, parameter=parameter) for parameter in ("bias", "weight"))
     told = "||b|| of all hidden layers at the last measured step"
-    return tuple(
-        ratio(norms, net_name(MEAN, name), net_name(BATCH, name), measure="bias_norm", meaning=told, setting=name)
-        for name in found.budget.bases
-    )
+    effects = []
+    for name in found.budget.bases:
+        net, batch = net_name(MEAN, name), net_name(BATCH, name)
+        effects.append(ratio(norms, net, batch, measure="bias_norm", meaning=told, setting=name))
+        share = f"{told}, over ||W||"
+        effects.append(value(norms / weights, net, measure="bias_over_weight", meaning=share, unit="1", setting=name))
+    return tuple(effects)
 
 
 def growth_exponents(rows: pd.DataFrame) -> pd.Series:
@@ -194,7 +197,9 @@ C25 = Claim(
     "and fixed at 1 and 0, the layer that the argument is about. That the loss stays put is judged as far as b goes: "
     "what b has become moves no loss. Other weights do move it: loss_left says how far, and final_loss what BatchNorm "
     "reaches in the same steps. Weights are driven along the mean of their inputs for the same reason as b, which is "
-    "lost on the loss as well. The studies are of the digits net alone.",
+    "lost on the loss as well. On images biases start at 0, and BatchNorm leaves them there but for rounding: there "
+    "bias_norm is a ratio to next to nothing, and bias_over_weight tells the size. The studies are of the digits net "
+    "alone.",
 )
 
 C26 = Claim(

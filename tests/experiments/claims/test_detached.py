@@ -72,6 +72,8 @@ def judged(
 ) -> tuple[dict[str, float], str]:
     studies = {"bias_alone": alone(loss_change, bend), "detached_training": trainings(exponent, put_back)}
     tables = recorded({BATCH: 1.0, MEAN: growth}, parameter="bias")
+    weights = recorded({BATCH: 2.0, MEAN: 2.0}, parameter="weight")
+    tables["gradients"] = pd.concat([tables["gradients"], weights["gradients"]])
     effects, verdict = weigh(CLAIMS["C25"], Evidence.of_frames(tables, studies=studies))
     return {effect.measure: effect.estimate.center for effect in effects}, verdict.outcome
 
@@ -81,6 +83,7 @@ def test_a_bias_that_grows_and_moves_no_loss() -> None:
     assert outcome == "supported"
     assert found["growth_exponent"] == pytest.approx(1.0)
     assert found["bias_norm"] == pytest.approx(5.0)
+    assert found["bias_over_weight"] == pytest.approx(2.5)
     assert found["loss_change_alone"] == found["departure_from_line"] == found["loss_change_put_back"] == 0.0
 
 
