@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,7 @@ def run(
     size = budget_named(budget, num_seeds=seeds, images=images)
     if size.name == "cpu" and size.images is None:
         typer.echo("No images were given (--images PATH or ICS_CIFAR10), so digits stand for all data.", err=True)
+    numbers = count(1)
     with progress_bar() as progress:
         entries = run_claims(
             chosen,
@@ -75,6 +77,7 @@ def run(
             cluster=cluster,
             progress=progress,
             command=_command(claims, budget=budget, seeds=seeds, images=size.images),
+            judged=lambda entry: progress("verdicts", next(numbers), len(chosen)),
         )
     for entry in entries:
         _print_verdict(entry)
