@@ -197,6 +197,6 @@ C14 = Claim(
     "alone does not depend on the size of its weight: BatchNorm tames a chain also because the weights below have no "
     "gradient any more, and in a linear chain no effect at all. What BatchNorm does to wide layers is not seen here. "
     "In training, a chain that learns nothing (final_loss) moves by its output layer alone, whose steps are easy to "
-    "predict: that is no tamed chain, but one without gradients. A draft had the border of growth at 1.5; it was set to "
-    "the usual tenth after a trial run, and no vote lies between the two.",
+    "predict: that is no tamed chain, but one without gradients. A draft had the border of growth at 1.5; it was set "
+    "to the usual tenth after a trial run, on which no vote of the budget cpu depends.",
 )
