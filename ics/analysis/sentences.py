@@ -39,13 +39,13 @@ def number(value: float) -> str:
     """Return a number for a sentence: three significant digits.
 
     Example:
-        >>> number(0.12345), number(1234567.0), number(float("inf")), number(float("nan"))
-        ('0.123', '1.23e6', 'infinite', 'not known')
+        >>> number(0.12345), number(1234567.0), number(float("inf")), number(-float("inf")), number(float("nan"))
+        ('0.123', '1.23e6', 'infinite', '-infinite', 'not known')
     """
     if np.isnan(value):
         return "not known"
     if np.isinf(value):
-        return "infinite"
+        return "infinite" if value > 0 else "-infinite"
     return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
