@@ -7,7 +7,7 @@ import pandas as pd
 
 from ics.analysis import shift_against_floor
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pairs, final_losses
+from ics.experiments.claims.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
 from ics.experiments.claims.method.budgets import Budget, base, net_name
 from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.method.effects import Effect, per_seed, ratio
@@ -70,21 +70,13 @@ def _shared(budget: Budget) -> list[str]:
 
 
 def _at_equal_loss(found: Evidence, rows: pd.DataFrame) -> list[Effect]:
-    effects = []
-    for name, plain, normed in early_pairs(found.budget):
-        curves = at_equal_loss(found, rows, _VOTING, nets=(plain, normed))
-        effects += [
-            ratio(
-                worst_where_diverged(per_seed(curves, measure), found),
-                normed,
-                plain,
-                measure=f"{measure}_at_equal_loss",
-                meaning=f"{_MEASURES[measure][0]}, median over layers after the first, then over losses both nets have",
-                setting=name,
-            )
-            for measure in _VOTING
-        ]
-    return effects
+    over = "median over layers after the first, then over losses both nets have"
+    columns = {measure: (f"{measure}_at_equal_loss", f"{_MEASURES[measure][0]}, {over}", "1") for measure in _VOTING}
+    return [
+        effect
+        for name, nets in early_pairs(found.budget)
+        for effect in ratios_at_equal_loss(found, rows, columns, nets=nets, setting=name)
+    ]
 
 
 def shifts(rows: pd.DataFrame) -> pd.DataFrame:

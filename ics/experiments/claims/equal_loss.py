@@ -6,14 +6,15 @@ landscapes. Compared at equal loss, both have come equally far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from ics.experiments.claims.divergence import worst_where_diverged
 from ics.experiments.claims.measures import final_loss
 from ics.experiments.claims.method.budgets import Budget, base, net_name
-from ics.experiments.claims.method.effects import Effect, value
+from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
 from ics.experiments.claims.method.evidence import Evidence
 from ics.experiments.config import RunConfig
 
@@ -48,10 +49,10 @@ def early_nets(budget: Budget) -> tuple[RunConfig, ...]:
     )
 
 
-def early_pairs(budget: Budget) -> list[tuple[str, str, str]]:
+def early_pairs(budget: Budget) -> list[tuple[str, tuple[str, str]]]:
     """Return settings, each with the names of the standard and the BatchNorm net that are compared at equal loss."""
     name_of = net_name if _is_recorded_early(budget) else _early_name
-    return [(name, name_of("none", name), name_of("batch", name)) for name in budget.bases]
+    return [(name, (name_of("none", name), name_of("batch", name))) for name in budget.bases]
 
 
 def _is_recorded_early(budget: Budget) -> bool:
@@ -66,6 +67,39 @@ def final_losses(found: Evidence, nets: Sequence[str]) -> tuple[Effect, ...]:
     """Return how far each net has come: what is shown beside the verdict and has no vote."""
     final = final_loss(found)
     return tuple(value(final, net, measure="final_loss", meaning=_FINAL, setting=net) for net in nets)
+
+
+def ratios_at_equal_loss(
+    found: Evidence,
+    rows: pd.DataFrame,
+    columns: Mapping[str, tuple[str, str, str]],
+    *,
+    nets: tuple[str, str],
+    setting: str,
+) -> list[Effect]:
+    """Return for each column the ratio of the second net to the first, a median over losses that both have.
+
+    Args:
+        found: for the losses.
+        rows: `net`, `seed`, `step` and the columns.
+        columns: column to the measure's name, its meaning and its unit.
+        nets: the standard and the BatchNorm net.
+        setting: of the effects.
+    """
+    plain, normed = nets
+    curves = at_equal_loss(found, rows, list(columns), nets=nets)
+    return [
+        ratio(
+            worst_where_diverged(per_seed(curves, column), found),
+            normed,
+            plain,
+            measure=measure,
+            meaning=meaning,
+            unit=unit,
+            setting=setting,
+        )
+        for column, (measure, meaning, unit) in columns.items()
+    ]
 
 
 def at_equal_loss(

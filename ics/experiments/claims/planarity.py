@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pairs, final_losses
+from ics.experiments.claims.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
 from ics.experiments.claims.method.budgets import Budget, base, net_name
 from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.method.effects import Effect, per_seed, ratio
@@ -77,22 +77,18 @@ def _shared(budget: Budget) -> list[str]:
 def _at_equal_loss(found: Evidence, probes: pd.DataFrame, worst: pd.DataFrame) -> list[Effect]:
     looks = {words: bends(probes[probes["direction"] == direction]) for direction, words in _DIRECTIONS.items()}
     looks[_WORST] = worst
+    columns = {
+        column: (
+            column.replace("at_distance", "at_equal_loss"),
+            f"{meaning} at the furthest probe, median over losses that both nets have",
+            "1",
+        )
+        for column, meaning in _BENDS.items()
+    }
     effects = []
-    for (name, plain, normed), (words, rows) in product(early_pairs(found.budget), looks.items()):
-        if not rows["net"].isin([plain, normed]).any():
-            continue
-        curves = at_equal_loss(found, rows, list(_BENDS), nets=(plain, normed))
-        effects += [
-            ratio(
-                worst_where_diverged(per_seed(curves, column), found),
-                normed,
-                plain,
-                measure=column.replace("at_distance", "at_equal_loss"),
-                meaning=f"{meaning} at the furthest probe, median over losses that both nets have",
-                setting=f"{name}, {words}",
-            )
-            for column, meaning in _BENDS.items()
-        ]
+    for (name, nets), (words, rows) in product(early_pairs(found.budget), looks.items()):
+        if rows["net"].isin(nets).any():
+            effects += ratios_at_equal_loss(found, rows, columns, nets=nets, setting=f"{name}, {words}")
     return effects
 
 

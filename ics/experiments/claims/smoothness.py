@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis import landscape_bands
-from ics.experiments.claims.divergence import worst_where_diverged
-from ics.experiments.claims.equal_loss import at_equal_loss, early_nets, early_pairs, final_losses
+from ics.experiments.claims.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
 from ics.experiments.claims.method.budgets import Budget, base, net_name
 from ics.experiments.claims.method.claim import Claim
 from ics.experiments.claims.method.effects import Effect, per_seed, ratio, value
@@ -60,24 +59,15 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 def _at_equal_loss(found: Evidence, line: pd.DataFrame) -> list[Effect]:
     """The same at equal step sizes, each net at the steps where its loss is that of the other."""
+    columns = {
+        measure: (f"{measure}_at_equal_loss", f"{meaning}, median over losses that both nets have", unit)
+        for measure, (meaning, unit) in _AT_ETA.items()
+    }
     effects = []
-    for name, plain, normed in early_pairs(found.budget):
-        rows = line[line["net"].isin([plain, normed])]
-        if rows["net"].nunique() < 2:
-            continue
-        curves = at_equal_loss(found, at_equal_eta(rows), list(_AT_ETA), nets=(plain, normed))
-        effects += [
-            ratio(
-                worst_where_diverged(per_seed(curves, measure), found),
-                normed,
-                plain,
-                measure=f"{measure}_at_equal_loss",
-                meaning=f"{meaning}, median over losses that both nets have",
-                unit=unit,
-                setting=name,
-            )
-            for measure, (meaning, unit) in _AT_ETA.items()
-        ]
+    for name, nets in early_pairs(found.budget):
+        rows = line[line["net"].isin(nets)]
+        if rows["net"].nunique() == len(nets):
+            effects += ratios_at_equal_loss(found, at_equal_eta(rows), columns, nets=nets, setting=name)
     return effects
 
 

@@ -63,11 +63,11 @@ def test_which_nets_are_compared() -> None:
     cpu, paper = (replace(BUDGETS[name], images=images) for name in ("cpu", "paper"))
     for budget, settings in ((BUDGETS["quick"], ["digits"]), (cpu, ["digits", "images"])):
         pairs = early_pairs(budget)
-        assert [setting for setting, *_ in pairs] == settings
-        assert [config.net for config in early_nets(budget)] == [net for _, *nets in pairs for net in nets]
+        assert [setting for setting, _ in pairs] == settings
+        assert [config.net for config in early_nets(budget)] == [net for _, nets in pairs for net in nets]
     on_images = early_nets(cpu)[2:]
     assert {config.steps for config in on_images} == {3 * cpu.image_steps}
     assert {config.data for config in on_images} == {base(cpu, "images").data}
     assert early_nets(paper) == ()
     names = base(paper, "images").net, base(paper, "images", norm="batch").net
-    assert early_pairs(paper) == [("images", *names)]
+    assert early_pairs(paper) == [("images", names)]
