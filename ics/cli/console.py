@@ -32,7 +32,7 @@ def run_command(command: Callable[[], Any]) -> int:
     """Run a command and return its exit status; a mistake becomes one sentence on stderr and status 2."""
     try:
         with _plain_warnings():
-            return command() or 0
+            status = command() or 0
     except _COMMAND_LINE_ERROR as error:
         return _mistake(error.format_message(), hint=_help_of(error))
     except IcsError as error:
@@ -43,8 +43,10 @@ def run_command(command: Callable[[], Any]) -> int:
     except OSError as error:
         return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # typer itself makes this status of an interrupt, and says nothing
         typer.echo("ics: interrupted; what was recorded until here is kept", err=True)
-        return INTERRUPTED
+    return status
 
 
 def print_frame(frame: pd.DataFrame, *, max_rows: int | None = None) -> None:

@@ -121,6 +121,17 @@ def test_an_interrupted_command_says_that_it_was(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "ics: interrupted; what was recorded until here is kept\n"
 
 
+def test_ctrl_c_in_a_command_is_told(runs: Path, run_ics: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ics.store.open_run", interrupted)
+    monkeypatch.setattr("ics.open_run", interrupted)
+    outcome = run_ics("show", runs / "standard-0")
+    assert outcome.status == INTERRUPTED
+    assert outcome.err.splitlines()[-1] == "ics: interrupted; what was recorded until here is kept"
+
+
 def test_an_error_of_the_programs_own_keeps_its_traceback() -> None:
     def broken() -> None:
         raise ZeroDivisionError
