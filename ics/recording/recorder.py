@@ -179,7 +179,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close(state="completed" if kind is None else "failed")
+        self.close(state=_state_after(kind))
 
     def _due(self) -> frozenset[str]:
         """The instruments measured at the next step: asked once per step, as a budget counts how often."""
@@ -286,3 +286,10 @@ def _prepared(budget: float, *, device: torch.device) -> Budget:
     made = Budget(budget, device=device)
     stats.backend(device.type)
     return made
+
+
+def _state_after(kind: type[BaseException] | None) -> str:
+    """How a run ended: Ctrl-C and `sys.exit` are no failures of the training."""
+    if kind is None:
+        return "completed"
+    return "failed" if issubclass(kind, Exception) else "interrupted"

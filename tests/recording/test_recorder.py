@@ -402,3 +402,17 @@ def test_a_recorder_that_was_never_closed_is_written_when_the_process_ends(tmp_p
     run = ics.open_run(tmp_path / "run")
     assert len(run.table("activations")) > 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted"), (SystemExit, "interrupted")]
+)
+def test_an_interrupt_is_no_failure(error: type[BaseException], state: str, tmp_path):
+    model = make_net("reused")
+    with pytest.raises(error), ics.Recorder(model, to=tmp_path / "run", instruments={"activations": 1}) as recorder:
+        with recorder.step():
+            model(make_batches(1)[0][0])
+        raise error
+    run = ics.open_run(tmp_path / "run")
+    assert run.state == state
+    assert len(run.table("activations")) > 0
