@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from ics.errors import UsageError
 from ics.plots import page
 from ics.plots.effects_table import effects_table
 from ics.plots.forest import forest
@@ -36,11 +35,7 @@ def write_ledger(
     Raises:
         UsageError: the path is a folder.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise UsageError(
-            f"expected a file to write the page to, got the folder {target}; type {target / 'claims.html'}"
-        )
+    target = page.destination(path, example="claims.html")
     body = [
         f"<h1>{TITLE}</h1>",
         page.paragraph(summary(overview)),
@@ -52,7 +47,6 @@ def write_ledger(
         if row["id"] in known:
             own = effects[effects["id"] == row["id"]] if not effects.empty else effects
             body.append(_claim(row, known[row["id"]], own))
-    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page.page(TITLE, body), encoding="utf-8")
     return target
 

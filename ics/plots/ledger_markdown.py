@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ics.analysis.sentences import number
-from ics.errors import UsageError
+from ics.plots import page
 from ics.plots.ledger_words import HOW, MARKS, TITLE, condensed, rule_lines, summary, votes
 
 
@@ -26,12 +26,7 @@ def write_ledger_markdown(
     Raises:
         UsageError: the path is a folder.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise UsageError(
-            f"expected a file to write the page to, got the folder {target}; type {target / 'verdicts.md'}"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = page.destination(path, example="verdicts.md")
     target.write_text(ledger_markdown(overview, details, effects), encoding="utf-8")
     return target
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ics.analysis.sentences import number
+from ics.errors import UsageError
 from ics.plots import style
 
-__all__ = ["escape", "folded", "items", "page", "paragraph", "picture", "section", "table"]
+__all__ = ["destination", "escape", "folded", "items", "page", "paragraph", "picture", "section", "table"]
 
 _CSS = """
 :root { color-scheme: light; }
@@ -137,3 +140,20 @@ def _text(value: object) -> str:
 
 def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
+
+
+def destination(path: str | os.PathLike[str], *, example: str) -> Path:
+    """Return where a page is to be written, its folder made; asked before the page is drawn, which takes a while.
+
+    Args:
+        path: the file.
+        example: the name of a file in a folder, for the sentence that refuses the folder.
+
+    Raises:
+        UsageError: the path is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(f"expected a file to write the page to, got the folder {target}; type {target / example}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target

@@ -12,7 +12,7 @@ import pandas as pd
 from ics import analysis
 from ics.analysis.comparison import FEW_SEEDS
 from ics.analysis.reading import Named, as_runs, named, nets_of, read
-from ics.errors import IcsError, UsageError
+from ics.errors import IcsError
 from ics.plots import further_sections, page, sections
 from ics.plots.sections import Subject, absent
 from ics.store import Run
@@ -39,15 +39,10 @@ def write_report(runs: Run | Iterable[Run], path: str | os.PathLike[str]) -> Pat
         >>> write_report(ics.open_runs("runs/*"), "report.html")   # doctest: +SKIP
     """
     subject = Subject.of(as_runs(runs))
-    target = Path(path)
-    if target.is_dir():
-        raise UsageError(
-            f"expected a file to write the report to, got the folder {target}; type {target / 'report.html'}"
-        )
+    target = page.destination(path, example="report.html")
     nets = list(nets_of(subject.runs))
     title = f"Internal covariate shift and landscape: {', '.join(nets[:4])}{', …' if len(nets) > 4 else ''}"
     body = [f"<h1>{page.escape(title)}</h1>", *(_guarded(name, build, subject) for name, build in _SECTIONS.items())]
-    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page.page(title, body), encoding="utf-8")
     return target
 

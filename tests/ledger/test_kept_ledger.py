@@ -75,6 +75,12 @@ def test_the_page_in_markdown_is_made_from_it() -> None:
     assert (FOLDER / "verdicts.md").read_text() == page, f"type {again}"
 
 
+def test_the_summary_in_words_counts_as_the_ledger_does() -> None:
+    counts = pd.Series([entry.outcome for entry in ENTRIES.values()]).value_counts()
+    told = f"{counts['supported']} claims are supported, {counts['mixed']} mixed, {counts['inconclusive']} inconclusive"
+    assert told in " ".join((FOLDER / "README.md").read_text().split())
+
+
 def test_the_analytic_claims_come_out_right() -> None:
     for name in ("C08", "C27", "C29"):
         assert ENTRIES[name].outcome == "supported"

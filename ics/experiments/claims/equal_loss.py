@@ -1,4 +1,4 @@
-"""Two nets compared where they have the same loss, shared by C18 and C20.
+"""Two nets compared where they have the same loss, shared by C18, C20 and C21.
 
 One net may rest on a plateau while the other learns: at equal steps they are compared in different regions of their
 landscapes. Compared at equal loss, both have come equally far.
