@@ -29,7 +29,7 @@ folder = Path("../docs/claims")
 if not (folder / "ledger").exists():
     from dataclasses import replace
 
-    from ics.experiments.claims import budget_named, claims_named, run_claims
+    from ics.claims import budget_named, claims_named, run_claims
 
     folder = Path("../claims")
     run_claims(claims_named(["C21"]), budget=replace(budget_named("quick"), steps=40), to=folder, workers=1)

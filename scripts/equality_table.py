@@ -54,10 +54,10 @@ Made by `OMP_NUM_THREADS=1 python scripts/equality_table.py` (CPU, one thread, t
 [equality.csv](equality.csv).
 
 For each net: two steps of SGD (learning rate {rate}, momentum 0.9), then G' of **every** layer for the second step, by
-`ics/landscape/kept_prefix.py` and by `tests/reference/gradient_shift_kpass.py`, which copies the model for every layer,
-loads the hybrid's weights into the copy, replays the random state (dropout and stochastic depth draw the same masks)
-and runs a full pass. The two share the list of layers and nothing else. The kept prefix is measured twice, since the
-first time it checks that the model can be replayed; both results are compared, and the worse one counts.
+`ics/landscape/hybrids/replay/prefix_reuse.py` and by `tests/reference/gradient_shift_kpass.py`, which copies the model
+for every layer, loads the hybrid's weights into the copy, replays the random state (dropout and stochastic depth draw
+the same masks) and runs a full pass. The two share the list of layers and nothing else. The kept prefix is measured
+twice, since the first time it checks that the model can be replayed; both results are compared, and the worse one counts.
 
 - *equal*: layers whose gradients are equal bit for bit, of all layers, in float32 and in float64.
 - *moved*: layers whose G' differs from G; equality of the others says little. The first layer never moves.

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "ics").rglob("*.py"))
 MODULES = sorted(module.name for module in pkgutil.walk_packages(ics.__path__, "ics.") if "__main__" not in module.name)
 PACKAGES = ["ics", *(name for name in MODULES if (ROOT / name.replace(".", "/") / "__init__.py").exists())]
-MAX_LINES = 300
+MAX_LINES = 400
 MAX_FUNCTION = 60
 HEAVY = (
     "torch",
@@ -77,7 +77,7 @@ def test_rooms_import_only_from_lower_floors(
 
 def test_only_the_hooks_module_registers_hooks() -> None:
     # A training is written as a user would write it, and its own hooks change it on purpose; all others must not.
-    measuring = [path for path in SOURCES if not identify(path).startswith("ics/experiments/")]
+    measuring = [path for path in SOURCES if not identify(path).startswith(("ics/experiments/", "ics/claims/"))]
     registering = {identify(path) for path in measuring if re.search(r"\.register_\w*hook\w*\(", path.read_text())}
     assert registering == {"ics/probes/hooks.py"}
 

@@ -1,17 +1,15 @@
 """Frame to frame: everything that is derived from stored tables, without torch and without figures."""
 
-from ics.analysis.bands import landscape_bands, landscape_over_steps
+from ics.analysis.activations import densities, moments, normality, quantiles, ridges
+from ics.analysis.attribution import attribution_shares
 from ics.analysis.comparison import compare
-from ics.analysis.density import densities, ridges
-from ics.analysis.drift import drift_between
+from ics.analysis.curvature import curvature_over_steps
+from ics.analysis.drift import drift_between, drift_over_steps
+from ics.analysis.gradient_line import landscape_bands, landscape_over_steps
+from ics.analysis.gradient_shift import shift_against_floor, shift_by_layer, shift_over_steps
+from ics.analysis.headline import headline
 from ics.analysis.measures import MEASURES, run_measures
-from ics.analysis.same_batch import drift_over_steps
-from ics.analysis.sentences import headline
-from ics.analysis.shape import moments, normality, quantiles
-from ics.analysis.sharpness import curvature_over_steps
-from ics.analysis.shift import shift_against_floor, shift_by_layer, shift_over_steps
-from ics.analysis.smoothing import smoothing_budget, smoothing_over_steps
-from ics.analysis.sources import attribution_shares
+from ics.analysis.normalization import smoothing_budget, smoothing_over_steps
 from ics.analysis.training import costs, training_curves
 
 __all__ = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.analysis.bands import landscape_bands
 from ics.analysis.frames import IDENTITY
-from ics.analysis.reading import read
-from ics.analysis.shift import shift_against_floor
+from ics.analysis.gradient_line import landscape_bands
+from ics.analysis.gradient_shift import shift_against_floor
+from ics.analysis.run_tables import read
 from ics.store import Runs
 
 SHIFTS = ("shift_l2", "shift_cosine", "shift_relative", "shift_over_floor")

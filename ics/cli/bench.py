@@ -57,9 +57,9 @@ def bench(
     """
     import pandas as pd
 
-    from ics.experiments.overhead import overhead
-    from ics.experiments.timing import machine
-    from ics.experiments.train import cpu_threads, find_device
+    from ics.experiments.benchmarking.overhead import overhead
+    from ics.experiments.benchmarking.timing import machine
+    from ics.experiments.training.train import cpu_threads, find_device
 
     need(rounds >= 2, f"--rounds is at least 2, as a ratio without a spread says little; got {rounds}")
     need(batch is None or batch >= 1, f"--batch is at least 1, got {batch}")
@@ -95,7 +95,7 @@ def bench(
 def _settings(model: str | None, *, norm: str, input_shape: str | None, batch: int | None, device: str) -> list[Any]:
     from dataclasses import replace
 
-    from ics.experiments.trial import DEFAULT_SETTINGS, Setting
+    from ics.experiments.benchmarking.ways import DEFAULT_SETTINGS, Setting
 
     size: dict[str, Any] = {} if batch is None else {"batch_size": batch}
     if model is None:

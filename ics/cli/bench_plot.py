@@ -17,7 +17,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     """Draw the medians with their 95 % intervals; the axis is what recording adds to a plain step, in per cent.
 
     Args:
-        frame: a row per `ics.experiments.overhead.Cost`.
+        frame: a row per `ics.experiments.benchmarking.overhead.Cost`.
         path: the image; its ending says which kind.
     """
     with settings():

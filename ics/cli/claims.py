@@ -61,7 +61,7 @@ def run(
     cluster: Annotated[str | None, typer.Option(help="Ray: local, or the address of a cluster.")] = None,
 ) -> None:
     """Train what is missing, measure, decide, and enter the verdicts into the ledger; what is there is reused."""
-    from ics.experiments.claims import budget_named, claims_named, run_claims
+    from ics.claims import budget_named, claims_named, run_claims
 
     chosen = claims_named(claims)
     size = budget_named(budget, num_seeds=seeds, images=images)
@@ -103,7 +103,7 @@ def show(
         _print_rule({row["criterion"]: row["why"] for row in entries[name].effects if "criterion" in row})
         _print_entry(entries[name])
     else:
-        from ics.experiments.claims import CLAIMS
+        from ics.claims import CLAIMS
 
         _print_rule({criterion.text: criterion.why for criterion in CLAIMS[name].rule})
         typer.echo(f"  not run yet; type ics claims run {name}")
@@ -117,8 +117,8 @@ def report(
 ) -> None:
     """Write one self-contained page: every claim, what was measured, and the verdict; Markdown if it ends in .md."""
     from ics.ledger import details, effects_frame, latest, overview
-    from ics.plots.ledger import write_ledger
-    from ics.plots.ledger_markdown import write_ledger_markdown
+    from ics.plots.ledger.markdown import write_ledger_markdown
+    from ics.plots.ledger.page import write_ledger
 
     entries = latest(_entries(to, budget), budget=budget)
     need(entries, f"expected verdicts in {to / 'ledger'}, got none; type ics claims run all")

@@ -1,18 +1,18 @@
 """Ordinary training, written as a user would: models, data, recipes, and a loop with a recorder attached."""
 
-from ics.experiments.config import RunConfig
-from ics.experiments.data import Batch, Data, Examples, Progress
-from ics.experiments.datasets import load_data
-from ics.experiments.downloads import DOWNLOADS, cache_folder
-from ics.experiments.evaluation import accuracy, evaluate
-from ics.experiments.experiment import Experiment, prepare
-from ics.experiments.images import load_images
-from ics.experiments.loading import load_model
-from ics.experiments.losses import LOSSES
-from ics.experiments.models import MODELS
-from ics.experiments.optimizers import OPTIMIZERS
+from ics.experiments.data.datasets import load_data
+from ics.experiments.data.downloads import DOWNLOADS, cache_folder
+from ics.experiments.data.examples import Batch, Data, Examples, Progress
+from ics.experiments.data.images import load_images
+from ics.experiments.nets.loading import load_model
+from ics.experiments.nets.models import MODELS
 from ics.experiments.recipes import LABELS, RECIPES, demo_configs, recipe
-from ics.experiments.train import fit, train
+from ics.experiments.training.config import RunConfig
+from ics.experiments.training.evaluation import accuracy, evaluate
+from ics.experiments.training.experiment import Experiment, prepare
+from ics.experiments.training.losses import LOSSES
+from ics.experiments.training.optimizers import OPTIMIZERS
+from ics.experiments.training.train import fit, train
 
 __all__ = [
     "DOWNLOADS",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ics.errors import UsageError, unknown_name
-from ics.experiments.config import RunConfig
+from ics.experiments.training.config import RunConfig
 
 LABELS: Mapping[str, str] = {
     "none": "standard",

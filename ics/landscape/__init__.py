@@ -1,15 +1,15 @@
 """Loss and gradient at other parameter values: internal covariate shift, the loss along a line."""
 
 from ics.landscape.agreement import Agreement
-from ics.landscape.attribution import attribution
-from ics.landscape.curvature import curvature
-from ics.landscape.gradient_line import default_etas, gradient_line
-from ics.landscape.gradient_shift import gradient_shift
-from ics.landscape.hessian import HessianAt
-from ics.landscape.linearised import compare_linearised, linearised_shift
+from ics.landscape.measures.attribution import attribution
+from ics.landscape.measures.curvature import curvature
+from ics.landscape.measures.gradient_line import default_etas, gradient_line
+from ics.landscape.measures.gradient_shift import gradient_shift
+from ics.landscape.measures.hessian import HessianAt
+from ics.landscape.measures.linearised import compare_linearised, linearised_shift
+from ics.landscape.measures.slices import loss_slice
 from ics.landscape.objective import Evaluation, Objective
-from ics.landscape.randomness import RandomState
-from ics.landscape.slices import loss_slice
+from ics.landscape.random_state import RandomState
 from ics.landscape.substitution import substituted
 from ics.landscape.transition import Transition, make_transition
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ics.errors import LossError, UsageError, unknown_name
 from ics.landscape.agreement import Agreement, compare
-from ics.landscape.randomness import RandomState
+from ics.landscape.random_state import RandomState
 from ics.landscape.substitution import attributes_kept, substituted, tensor_places
 
 _Key = TypeVar("_Key")

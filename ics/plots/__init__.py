@@ -1,16 +1,16 @@
 """Figures that draw exactly what analysis returns, and the report that gathers them on one page."""
 
-from ics.plots.budget import normalization
-from ics.plots.curves import training_curves
-from ics.plots.drifts import drift
-from ics.plots.edges import curvature
-from ics.plots.forest import forest
-from ics.plots.lines import landscape
-from ics.plots.matrix import attribution
-from ics.plots.report import write_report
-from ics.plots.ridge import distributions
-from ics.plots.shifts import gradient_shift, gradient_shift_by_layer
+from ics.plots.activations import distributions
+from ics.plots.attribution import attribution
+from ics.plots.curvature import curvature
+from ics.plots.drift import drift
+from ics.plots.gradient_line import landscape
+from ics.plots.gradient_shift import gradient_shift, gradient_shift_by_layer
+from ics.plots.ledger.forest import forest
+from ics.plots.normalization import normalization
+from ics.plots.report.report import write_report
 from ics.plots.style import net_colors
+from ics.plots.training import training_curves
 
 __all__ = [
     "attribution",

@@ -1,4 +1,4 @@
-"""How every figure looks: one colour per net everywhere, axes that suit their values, labels that say what n is."""
+"""How every figure looks: one colour per net everywhere, axes that suit their values, panels by layer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+
+from ics.analysis.frames import spread_out
+from ics.plots import style
 
 # Okabe & Ito's palette, told apart under every common colour blindness; its yellow is left out: too faint on white.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
@@ -197,3 +200,33 @@ class Drawing(Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
+
+
+Place = tuple[int, int]
+
+
+def layers_drawn(frame: pd.DataFrame, limit: int) -> tuple[list[Place], int]:
+    """Return at most `limit` places (layer_index, call), evenly chosen by execution, and how many there are.
+
+    Layers of different nets share a place where they stand at the same one in the order of execution.
+    """
+    known = sorted({(int(index), int(call)) for index, call in zip(frame["layer_index"], frame["call"], strict=True)})
+    return [known[position] for position in spread_out(len(known), limit)], len(known)
+
+
+def panel_rows(frame: pd.DataFrame, place: Place) -> pd.DataFrame:
+    """Return the rows of one place."""
+    return frame[(frame["layer_index"] == place[0]) & (frame["call"] == place[1])]
+
+
+def panel_title(panel: pd.DataFrame) -> str:
+    """Return the number and the names of the layers of a panel, and the call where it is not the first."""
+    names = list(dict.fromkeys(panel["layer"]))
+    index = int(panel["layer_index"].iloc[0]) if len(panel) else 0
+    call = int(panel["call"].iloc[0]) if len(panel) and "call" in panel.columns else 0
+    return f"{index}: " + "\n".join(style.short(name, 24) for name in names[:2]) + (f", call {call}" if call else "")
+
+
+def panels_note(drawn: int, known: int) -> str:
+    """Say that not all layers are drawn; the empty string where they are."""
+    return f"{drawn} of {known} layers, evenly chosen in the order of execution." if drawn < known else ""

@@ -1,10 +1,10 @@
 """Look at a forward and backward pass and change nothing: layers, sites, statistics."""
 
-from ics.probes.layers import find_layers, module_names, select_layers, strip_prefixes
-from ics.probes.parameter_numbers import GradientNumbers, ParameterNumbers, ParameterWatch
-from ics.probes.parameters import parameter_block, parameter_rows
-from ics.probes.plan import Plans
+from ics.probes.parameters.kernels import GradientNumbers, ParameterNumbers, ParameterWatch
+from ics.probes.parameters.rows import parameter_block, parameter_rows
+from ics.probes.planned.plan import Plans
 from ics.probes.probes import Probes
+from ics.probes.structure.layers import find_layers, module_names, select_layers, strip_prefixes
 
 __all__ = [
     "GradientNumbers",

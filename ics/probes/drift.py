@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ics import schema, stats
 from ics.errors import MeasurementWarning, unknown_name
-from ics.probes.collect import make_block
-from ics.probes.grouping import Grouping, declared_layers, layer_numbers
+from ics.probes.following.site_statistics import make_block
+from ics.probes.following.tracker import Normalization, Site
 from ics.probes.hooks import Watch
-from ics.probes.names import kind_of
-from ics.probes.normalization import has_known_formula, normalized
-from ics.probes.selection import Selection, select_layers
-from ics.probes.sites import Normalization, Site
-from ics.probes.tensors import undisturbed
+from ics.probes.normalization.terms import has_known_formula, normalized
+from ics.probes.structure.grouping import Grouping, declared_layers, layer_numbers
+from ics.probes.structure.names import kind_of
+from ics.probes.structure.selection import Selection, select_layers
+from ics.probes.structure.tensors import undisturbed
 from ics.records import Block
 from ics.stats import Distribution
 

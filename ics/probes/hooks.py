@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ics.probes.grouping import Grouping, ParameterUse, followed_modules, group_layers
-from ics.probes.plan import Learner
-from ics.probes.recompute import Pending, Recomputation, in_backward, recomputing_node
-from ics.probes.sink import GradientHooks, Gradients
-from ics.probes.sites import Sink, Tracker
+from ics.probes.following.recompute import Pending, Recomputation, in_backward, recomputing_node
+from ics.probes.following.site_rows import GradientHooks, Gradients
+from ics.probes.following.tracker import Sink, Tracker
+from ics.probes.planned.plan import Learner
+from ics.probes.structure.grouping import Grouping, ParameterUse, followed_modules, group_layers
 from ics.records import Layer
 
 MakeSink = Callable[[GradientHooks, Recomputation | None], Sink]

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError, unknown_name
-from ics.probes.collect import Collector
-from ics.probes.grouping import Grouping, declared_layers, layer_numbers
+from ics.probes.following.recompute import Recomputation
+from ics.probes.following.site_rows import Columns, GradientHooks, Measured, MeasuringSink, Wanted
+from ics.probes.following.site_statistics import Collector
 from ics.probes.hooks import Watch
-from ics.probes.known import KnownPlans
-from ics.probes.normalization_look import NormalizationLook
-from ics.probes.normalization_plan import NormalizationLearner, NormalizationPlan
-from ics.probes.normalization_rows import normalization_block
-from ics.probes.plan import Plan, Plans
-from ics.probes.planned import PlannedLook
-from ics.probes.recompute import Recomputation
-from ics.probes.selection import Selection, select_layers
-from ics.probes.sink import Columns, GradientHooks, Measured, MeasuringSink, Wanted
+from ics.probes.normalization.plan import NormalizationLearner, NormalizationPlan
+from ics.probes.normalization.planned import NormalizationLook
+from ics.probes.normalization.rows import normalization_block
+from ics.probes.planned.passes import PlannedLook
+from ics.probes.planned.plan import Plan, Plans
+from ics.probes.planned.plan_cache import KnownPlans
+from ics.probes.structure.grouping import Grouping, declared_layers, layer_numbers
+from ics.probes.structure.selection import Selection, select_layers
 from ics.records import Block, Layer
 
 

@@ -1,7 +1,6 @@
 """All that a user's loop touches: schedules, the recorder, and one-shot measurements."""
 
-from ics.recording.one_shot import activation_stats, gradient_line, gradient_shift, sharpness
-from ics.recording.one_shot_landscape import attribution, loss_slice
+from ics.recording.one_shot import activation_stats, attribution, gradient_line, gradient_shift, loss_slice, sharpness
 from ics.recording.recorder import Recorder
 from ics.recording.schedule import Schedule, at, every, log_spaced, parse_schedule
 from ics.recording.step import Step

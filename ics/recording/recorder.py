@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from ics import stats
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.batches import copy_batch, holds_micro_batches
-from ics.recording.budget import Budget
+from ics.recording.budget.rule import Budget
 from ics.recording.compiled import unwrapped
-from ics.recording.drift import Drift
 from ics.recording.instruments import check_options, needs_batch
-from ics.recording.logbook import Logbook
-from ics.recording.measured_step import MeasuredStep
+from ics.recording.measuring.drift import Drift
+from ics.recording.measuring.measured_step import MeasuredStep
+from ics.recording.measuring.setup import Setup
 from ics.recording.presets import choose
 from ics.recording.provenance import layers_as_json, provenance
 from ics.recording.schedule import Schedule
-from ics.recording.setup import Setup
 from ics.recording.step import Step
+from ics.recording.writing.buffer import Logbook
 from ics.records import Layer
 from ics.store import Writer
 
@@ -61,7 +61,7 @@ class Recorder:
         overwrite: replace a run that is already at `to`.
         flush_every: write what was recorded after this many steps, or every 30 s.
         budget: seconds of recording per second of training that are allowed, e.g. 0.02: schedules are stretched to
-            keep it (`ics.recording.budget` has the rule), and run.json says how. None leaves them as they are.
+            keep it (`ics.recording.budget.rule` has the rule), and run.json says how. None leaves them as they are.
 
     Raises:
         UsageError: a model without parameters, an instrument that lacks what it needs, an existing run.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ics import schema
 from ics.errors import UsageError
-from ics.recording.measured_step import MeasuredStep
+from ics.recording.measuring.measured_step import MeasuredStep
 
 if TYPE_CHECKING:
     from ics.recording.recorder import Recorder

@@ -30,8 +30,8 @@ import torchvision
 from torch import nn
 
 from ics.landscape import Objective, Transition, make_transition
-from ics.landscape.full_passes import full_passes, hybrids
-from ics.landscape.kept_prefix import kept_prefix
+from ics.landscape.hybrids.full_passes import full_passes, hybrids
+from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
 from ics.probes import find_layers
 from ics.records import Layer
 

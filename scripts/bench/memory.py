@@ -37,8 +37,8 @@ def one(net: str, way: str, batch_size: int) -> None:
     from gradient_shift import NETS, loss_fn
 
     from ics.landscape import Objective, make_transition
-    from ics.landscape.full_passes import full_passes
-    from ics.landscape.kept_prefix import kept_prefix
+    from ics.landscape.hybrids.full_passes import full_passes
+    from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
     from ics.probes import find_layers
 
     torch.manual_seed(0)

@@ -6,8 +6,8 @@
 
 Every repeat runs a plain step (forward, backward, SGD with momentum) and each of the ways, one after the other in one
 process. Times on a CPU are the thread's own, which other processes disturb little; on a GPU they are those of the
-clock on the wall. `fastest` is what `ics.landscape.choosing` settles on, with `kept_prefix` as the usual way; what
-its first measurement costs stands in rows of their own.
+clock on the wall. `fastest` is what `ics.landscape.hybrids.autotune` settles on, with `kept_prefix` as the
+usual way; what its first measurement costs stands in rows of their own.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ics.landscape import Objective, Transition, make_transition
-from ics.landscape.batched import batched_passes
-from ics.landscape.choosing import fastest
-from ics.landscape.full_passes import full_passes
-from ics.landscape.kept_prefix import kept_prefix
-from ics.landscape.staircase import staircase
+from ics.landscape.hybrids.autotune import fastest
+from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape.hybrids.stacked.batched import batched_passes
+from ics.landscape.hybrids.stacked.staircase import staircase
 from ics.probes import find_layers
 
 CSV = Path(__file__).parents[2] / "docs" / "bench" / "small_nets.csv"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ics.experiments import overhead
-from ics.experiments.overhead import Cost
+from ics.experiments.benchmarking import overhead
+from ics.experiments.benchmarking.overhead import Cost
 from tests.cli.conftest import Command
 
 NET = """

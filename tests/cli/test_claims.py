@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import typer
 
+from ics.claims import BUDGETS, CLAIMS, Effect, Evidence, registry, value
+from ics.claims.method import budgets
 from ics.cli import app
 from ics.cli.claims import EXAMPLES
-from ics.experiments.claims import BUDGETS, CLAIMS, Effect, Evidence, registry, value
-from ics.experiments.claims.method import budgets
 from tests.cli.conftest import Command
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ics.errors import SelectionError, UsageError
 from ics.experiments import LABELS, RECIPES, demo_configs, prepare, recipe
-from ics.experiments.norms import NORMS
+from ics.experiments.nets.norms import NORMS
 
 
 def test_every_normalisation_has_a_label_of_its_own() -> None:

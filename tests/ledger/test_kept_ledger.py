@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ics.experiments.claims import BUDGETS, CLAIMS, Effect, Outcome, decide
+from ics.claims import BUDGETS, CLAIMS, Effect, Outcome, decide
 from ics.ledger import STATEMENTS, Entry, details, effects_frame, entry_path, latest, overview, read_ledger
-from ics.plots.ledger_markdown import ledger_markdown
+from ics.plots.ledger.markdown import ledger_markdown
 
 FOLDER = Path(__file__).parents[2] / "docs" / "claims"
 ENTRIES = latest(read_ledger(FOLDER), budget="cpu")

@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from ics.probes import Probes
-from ics.recording.expansion import expanded
-from ics.recording.host_blocks import TensorCells
-from ics.recording.transfer import receive, send
+from ics.recording.writing.host_blocks import TensorCells
+from ics.recording.writing.transfer import receive, send
+from ics.recording.writing.unpack import expanded
 from ics.records import Block
 
 Key = tuple[str, int, str]

@@ -13,12 +13,12 @@ import torch
 
 from ics.errors import MeasurementWarning
 from ics.landscape import Objective, RandomState, make_transition
-from ics.landscape.kept_prefix import kept_prefix
+from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
 from ics.probes import find_layers
 from tests.reference.gradient_shift_kpass import shifted_gradients
 
 LEARNING_RATE = 0.02
-FAST = import_module("ics.landscape.kept_prefix")  # of the same name as the function in it
+FAST = import_module("ics.landscape.hybrids.replay.prefix_reuse")  # of the same name as the function in it
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ics.errors import IcsError
-from ics.experiments.data import Progress
+from ics.experiments.data.examples import Progress
 
 State = Literal["done", "reused", "failed"]
 

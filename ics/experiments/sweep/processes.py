@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from ics.errors import MeasurementWarning, UsageError
-from ics.experiments.data import Progress
+from ics.experiments.data.examples import Progress
 from ics.experiments.sweep.jobs import (
     Attempt,
     Job,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 
 from ics.errors import UsageError
-from ics.experiments.data import Progress
+from ics.experiments.data.examples import Progress
 from ics.experiments.sweep.jobs import Job, Outcome, attempt, available_cores, listening, named, outcome_of
 from ics.experiments.sweep.processes import run_in_processes
 

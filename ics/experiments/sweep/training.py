@@ -13,9 +13,9 @@ from typing import Any
 
 import ics
 from ics.errors import IcsError, UsageError
-from ics.experiments.config import RunConfig
 from ics.experiments.sweep.jobs import Job, own_progress
-from ics.experiments.train import train
+from ics.experiments.training.config import RunConfig
+from ics.experiments.training.train import train
 
 _DIGITS = 8
 

@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ics.errors import IcsError, unknown_name
-from ics.experiments.machine import cpu_threads
-from ics.experiments.timing import flushed_denormals
+from ics.experiments.benchmarking.timing import flushed_denormals
+from ics.experiments.training.machine import cpu_threads
 from scripts.bench.suite.all_ways import all_ways
 from scripts.bench.suite.disk import disk_rows
 from scripts.bench.suite.nets import FULL_SUITE, NETS, Net

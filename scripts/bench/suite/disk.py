@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import ics
-from ics.experiments.timing import wait_until_quiet
+from ics.experiments.benchmarking.timing import wait_until_quiet
 from scripts.bench.suite.ics_ways import NEVER
 from scripts.bench.suite.nets import Net, Training
 from scripts.bench.suite.rows import Row

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import ics
-from ics.experiments.models import mlp
+from ics.experiments.nets.models import mlp
 from scripts.bench.suite.all_ways import all_ways
 from scripts.bench.suite.nets import NETS, Net, Training
 from scripts.bench.suite.rows import FOLDER, Row, rounded, where_and_when, write_rows

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ics.experiments.models import mlp, resnet18, vgg16
+from ics.experiments.nets.models import mlp, resnet18, vgg16
 
 NUM_CLASSES = 10
 NUM_BATCHES = 4

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ics import stats
-from ics.experiments.timing import machine
+from ics.experiments.benchmarking.timing import machine
 
 DOCS = Path(__file__).parents[3] / "docs"
 FOLDER = DOCS / "bench"

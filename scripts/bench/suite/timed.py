@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ics.experiments.timing import Ratio, Seconds, interleaved, ratios, wait_until_quiet
+from ics.experiments.benchmarking.timing import Ratio, Seconds, interleaved, ratios, wait_until_quiet
 from scripts.bench.suite.ics_ways import FLUSH_EVERY
 from scripts.bench.suite.nets import Net, Training
 from scripts.bench.suite.rows import Row

@@ -1,0 +1,3 @@
+"""Measures that several claims share, by net and seed."""
+
+__all__: list[str] = []

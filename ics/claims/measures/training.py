@@ -1,0 +1,59 @@
+"""Measures of a training that several claims need, by net and seed. A net that diverged has a number: the worst one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ics.claims.method.evidence import Evidence, MissingEvidenceError
+from ics.errors import UsageError
+
+_TAIL = 10
+
+
+def final_loss(found: Evidence, *, column: str = "loss") -> pd.Series:
+    """Return the mean of a logged loss over the last tenth of the steps, by net and seed; inf if any is not finite.
+
+    What is logged now and then (test_loss, test_accuracy) takes the last tenth of what was. Where training ended with a
+    loss that is not finite such losses are inf: a NaN that was logged is not told from a step at which nothing was. An
+    accuracy is a number even then.
+    """
+    rows = found.table("steps", columns=("step", column))
+    if column not in rows.columns:
+        raise MissingEvidenceError(f"no run logged {column}")
+    # A loss that is NaN is a loss; one that was not logged at this step is not. The loss of training is logged always.
+    logged = rows if column == "loss" else rows[rows[column].notna()]
+    losses: pd.Series = logged.sort_values("step").groupby(["net", "seed"])[column].agg(_mean_of_tail).astype(float)
+    if column == "loss" or not column.endswith(("loss", "loss_batch_statistics")):
+        return losses
+    lost = diverged(found)
+    return losses.reindex(losses.index.union(lost.index[lost])).mask(lost, np.inf)
+
+
+def steps_to(found: Evidence, loss: float, *, smoothing: int = 10) -> pd.Series:
+    """Return the first step at which the training loss, a running mean over `smoothing` steps, is at most `loss`.
+
+    By net and seed; inf where it never is.
+    """
+    if smoothing < 1:
+        raise UsageError(f"smoothing is at least 1 step, got {smoothing}")
+    rows = found.table("steps", columns=("step", "loss")).sort_values("step")
+    return rows.groupby(["net", "seed"])[["step", "loss"]].apply(_first_step, loss, smoothing).astype(float)
+
+
+def diverged(found: Evidence) -> pd.Series:
+    """Return whether the last training loss is not finite, by net and seed."""
+    rows = found.table("steps", columns=("step", "loss")).sort_values("step")
+    last: pd.Series = rows.groupby(["net", "seed"])["loss"].agg(lambda losses: not np.isfinite(losses.iloc[-1]))
+    return last.astype(bool)
+
+
+def _mean_of_tail(losses: pd.Series) -> float:
+    tail = losses.tail(max(len(losses) // _TAIL, 1)).to_numpy(float)
+    return float(tail.mean()) if np.isfinite(tail).all() else float("inf")
+
+
+def _first_step(rows: pd.DataFrame, loss: float, smoothing: int) -> float:
+    smooth = rows["loss"].rolling(smoothing, min_periods=1).mean()
+    reached = rows["step"][(smooth <= loss).to_numpy()]
+    return float(reached.iloc[0]) if len(reached) else float("inf")

@@ -1,0 +1,59 @@
+"""From what was recorded to an entry of the ledger: the effects of a claim, and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from ics.claims.method.claim import Claim
+from ics.claims.method.describing import effect_rows, settings_text, study_text
+from ics.claims.method.effects import Effect
+from ics.claims.method.evidence import Evidence
+from ics.claims.method.provenance import versions
+from ics.claims.method.rules import Outcome, Verdict, decide
+from ics.claims.method.runs import identity
+from ics.claims.method.work import Work
+from ics.errors import IcsError
+from ics.ledger import Entry
+
+
+def judge(work: Work, *, failures: Sequence[str] = (), command: str = "") -> Entry:
+    """Return what the finished runs and studies of a claim say; `failures` are sentences on those that failed."""
+    effects, verdict = weigh(work.claim, work.evidence())
+    voting = {criterion.measure for criterion in work.claim.rule}
+    notes = [
+        f"{config.net}, seed {run.info.get('seed')}: {note}"
+        for config in work.configs
+        for run in work.runs_of(config)
+        for note in run.info.get("notes") or []
+    ]
+    return Entry(
+        id=work.claim.id,
+        budget=work.budget.name,
+        outcome=verdict.outcome.value,
+        reason=verdict.reason,
+        seeds_needed=verdict.seeds_needed,
+        seeds=list(work.seeds),
+        effects=effect_rows(verdict, tuple(effect for effect in effects if effect.measure not in voting)),
+        nets={config.net: identity(config) for config in work.configs},
+        studies={study.name: study.identity for study in work.studies},
+        published=work.claim.published,
+        remark=work.claim.remark,
+        notes=list(dict.fromkeys([*failures, *notes])),
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(work.seconds(), 1),
+        versions=versions(),
+        commits=work.commits(),
+        nets_told={config.net: settings_text(identity(config)) for config in work.configs},
+        studies_told={study.name: study_text(study.identity) for study in work.studies},
+    )
+
+
+def weigh(claim: Claim, evidence: Evidence) -> tuple[tuple[Effect, ...], Verdict]:
+    """Return the effects of a claim and its verdict; what was not recorded leaves it inconclusive, and says so."""
+    try:
+        effects = tuple(claim.evidence(evidence))
+    except IcsError as error:
+        return (), Verdict(Outcome.INCONCLUSIVE, f"open: {error}", None, ())
+    return effects, decide(effects, claim.rule)

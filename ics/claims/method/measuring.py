@@ -1,0 +1,99 @@
+"""Running claims: what is missing is trained, what is there is reused, and each claim is judged and entered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from ics.claims.method.budgets import Budget
+from ics.claims.method.claim import Claim
+from ics.claims.method.judging import judge
+from ics.claims.method.work import Work
+from ics.experiments.data.examples import Progress
+from ics.experiments.sweep import Outcome, run_jobs
+from ics.ledger import Entry, write_entry
+
+
+def run_claims(
+    claims: Iterable[Claim],
+    *,
+    budget: Budget,
+    to: Path,
+    workers: int | None = None,
+    cluster: str | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+    judged: Callable[[Entry], None] | None = None,
+) -> list[Entry]:
+    """Train and measure what is missing, judge every claim, and write the ledger below `to`.
+
+    A claim is judged and entered as soon as the last of its runs has ended, while the others go on. Results that are
+    there are reused, so a call that was interrupted goes on where it stopped. A run that fails is noted and leaves its
+    claim fewer seeds.
+
+    Args:
+        claims: from `CLAIMS`.
+        budget: seeds, nets and lengths.
+        to: folder of runs, studies and the ledger.
+        workers, cluster, progress: as `ics.experiments.sweep.run_jobs` takes them.
+        command: how this was called, for the ledger.
+        judged: called with each entry as it is written.
+
+    Returns:
+        The entries in the order of `claims`.
+
+    Raises:
+        UsageError: a claim's nets cannot be trained under this budget, e.g. for lack of images.
+        Exception: what the evidence function of a claim raised, after all others were judged.
+    """
+    root = to.expanduser().absolute()  # workers may stand elsewhere
+    desk = _Desk([Work.of(claim, budget, root) for claim in claims], command=command, judged=judged)
+    jobs = {job.to: job for work in desk.works for job in work.jobs()}
+    run_jobs(jobs.values(), workers=workers, cluster=cluster, progress=progress, ended=desk.take)
+    return desk.entries()
+
+
+class _Desk:
+    """Where ended runs arrive: a claim that waits for no more of them is judged and entered."""
+
+    def __init__(self, works: Sequence[Work], *, command: str, judged: Callable[[Entry], None] | None) -> None:
+        self.works = works
+        self._folders = [[job.to for job in work.jobs()] for work in works]
+        self._awaited = [set(folders) for folders in self._folders]
+        self._ended: dict[Path, Outcome] = {}
+        self._entries: dict[int, Entry] = {}
+        self._errors: list[Exception] = []
+        self._command, self._judged = command, judged
+
+    def take(self, outcome: Outcome) -> None:
+        """Note the end of a job, and judge the claims for which it was the last."""
+        self._ended[outcome.to] = outcome
+        for place, awaited in enumerate(self._awaited):
+            if outcome.to in awaited:
+                awaited.remove(outcome.to)
+                if not awaited:
+                    self._judge(place)
+
+    def entries(self) -> list[Entry]:
+        """Return what was entered; raise what went wrong in an evidence function."""
+        for place, awaited in enumerate(self._awaited):
+            if not awaited and not self._folders[place]:  # a claim that needs no run has no end to wait for
+                self._judge(place)
+        if self._errors:
+            raise self._errors[0]
+        return [self._entries[place] for place in sorted(self._entries)]
+
+    def _judge(self, place: int) -> None:
+        work = self.works[place]
+        outcomes = [self._ended[folder] for folder in self._folders[place]]
+        failures = [f"{outcome.to.name}: {outcome.sentence}" for outcome in outcomes if not outcome.ok]
+        try:
+            entry = judge(work, failures=failures, command=self._command)
+        except Exception as error:  # hours of other claims' runs must not stop for it
+            error.add_note(f"while judging {work.claim.id}")
+            self._errors.append(error)
+            return
+        write_entry(work.root, entry)
+        self._entries[place] = entry
+        if self._judged is not None:
+            self._judged(entry)

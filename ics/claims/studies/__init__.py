@@ -1,0 +1,3 @@
+"""Measurements that no training's tables hold."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Models by name, with any normalisation, activation and initialisation."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Several hybrid passes stacked and evaluated as one."""
+
+__all__: list[str] = []

@@ -1,0 +1,203 @@
+"""Takes the sites that a tracker finds: reduces tensors at once, and follows them for their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ics.probes.following.recompute import Pending, Recomputation
+from ics.probes.following.site_statistics import Collector
+from ics.probes.following.tracker import Normalization, Site
+from ics.probes.normalization.rows import NormalizationRow, is_torch_backward, statistics_of
+from ics.probes.normalization.terms import BatchStatistics, broadcast_weight, has_known_formula
+from ics.probes.planned.plan import Learner
+from ics.probes.structure.names import kind_of
+from ics.probes.structure.tensors import undisturbed
+
+Gradients = Sequence[Tensor | None]
+_THEOREM = "theorem"
+
+
+class GradientHooks(Protocol):
+    """Registers hooks on tensors and backward nodes, and keeps their handles."""
+
+    def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
+        """Have the gradient of a tensor taken."""
+
+    def on_node(self, tensor: Tensor, take: Callable[[Gradients], None]) -> None:
+        """Have what the function that made a tensor sends back to its inputs taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which sites a table has, and which of its columns."""
+
+    sites: frozenset[str]
+    histogram: bool
+    per_channel: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be measured: of the values and of the gradients of sites, None for nothing; `layers` None are all."""
+
+    activations: Columns | None
+    gradients: Columns | None
+    normalization: bool
+    layers: frozenset[str] | None
+
+    def layer(self, name: str) -> bool:
+        """Return whether a layer is wanted."""
+        return self.layers is None or name in self.layers
+
+    def value(self, site: Site) -> bool:
+        """Return whether the values of a site are wanted."""
+        return self.activations is not None and site.site in self.activations.sites and self.layer(site.layer)
+
+    def gradient(self, site: Site) -> bool:
+        """Return whether the gradient of a site is wanted."""
+        return self.gradients is not None and site.site in self.gradients.sites and self.layer(site.layer)
+
+
+@dataclass
+class Measured:
+    """What an armed step has measured so far."""
+
+    collector: Collector
+    normalizations: dict[tuple[str, int], NormalizationRow] = field(default_factory=dict)
+    pending: Pending = field(default_factory=dict)
+
+
+@dataclass
+class MeasuringSink:
+    """Measures the sites of forward passes, or, given a recomputation, only the gradients that the passes lacked."""
+
+    wanted: Wanted
+    measured: Measured
+    hooks: GradientHooks
+    recomputation: Recomputation | None = None
+    learner: Learner | None = None
+
+    def site(self, site: Site, tensor: Tensor) -> None:
+        """Reduce the tensor now: an in-place activation may overwrite it next."""
+        takes, follows = self._takes_value(site), self.wanted.gradient(site)
+        if self.learner is not None and (takes or follows):
+            self.learner.handed(site, tensor)
+        if takes:
+            with undisturbed(tensor):
+                self.measured.collector.add_value(site, tensor)
+        if follows:
+            self._follow(site, tensor)
+
+    def withdraw(self, site: Site) -> None:
+        """Take back a site that turned out to be none."""
+        self.measured.collector.withdraw(site)
+        if self.learner is not None:
+            self.learner.refuse("a module with parameters of its own holds layers")
+
+    def normalization(self, normalization: Normalization, x: Tensor, output: Tensor) -> None:
+        """Measure x-hat, the output, and the terms of Theorem 4.1."""
+        if not self.wanted.layer(normalization.layer):
+            return
+        self._normalized(normalization, x, output)
+        self.site(normalization.site("scaled"), output)
+        if self.wanted.normalization:
+            self._theorem(normalization, x, output)
+
+    def _takes_value(self, site: Site) -> bool:
+        return self.recomputation is None and self.wanted.value(site)
+
+    def _normalized(self, normalization: Normalization, x: Tensor, output: Tensor) -> None:
+        site, module = normalization.site("normalized"), normalization.module
+        takes, follows = self._takes_value(site), self.wanted.gradient(site)
+        if not takes and not follows:
+            return
+        if self.learner is not None:
+            self.learner.handed(site, output, normalized=True)
+        if not has_known_formula(module):
+            if self.learner is not None:
+                self.learner.refuse("x-hat is not known")
+            reason = f"x-hat of {kind_of(module)} is not known: it is not torch's own normalisation"
+            if takes:
+                self.measured.collector.expect_value(site, reason)
+            if follows:
+                self.measured.collector.expect_gradient(site, reason)
+            return
+        if takes:
+            with undisturbed(x):
+                self.measured.collector.add_normalized(site, module, x)
+        if follows:  # dL/d(x-hat) = gamma dL/d(output)
+            self._follow(site, output, scale=broadcast_weight(module, output))
+
+    def _follow(self, site: Site, tensor: Tensor, *, scale: Tensor | None = None) -> None:
+        if self._note(site, tensor):
+            self.hooks.on_gradient(tensor, partial(self._take_gradient, site, scale))
+        if self.recomputation is None:
+            self._expect(site, tensor)
+
+    def _expect(self, site: Site, tensor: Tensor) -> None:
+        if not torch.is_grad_enabled():
+            reason = "it was made without a graph, and no backward pass recomputed it in a module that was seen"
+        elif not tensor.requires_grad:
+            reason = "the tensor needs no gradient"
+        else:
+            reason = "no backward pass reached it while the probes were armed"
+        self.measured.collector.expect_gradient(site, reason)
+
+    def _note(self, site: Site, tensor: Tensor) -> bool:
+        """Return whether a tensor has a gradient; if not, it may get one when a checkpointed segment is recomputed."""
+        graded = torch.is_grad_enabled() and tensor.requires_grad
+        if self.recomputation is not None:
+            self.recomputation.observe(site, graded=graded)
+        elif not torch.is_grad_enabled():
+            if self.learner is not None:
+                self.learner.refuse("it runs without a graph")
+            self.measured.pending.setdefault((site.layer, site.site), []).append(site.call)
+        return graded
+
+    def _take_gradient(self, site: Site, scale: Tensor | None, gradient: Tensor) -> None:
+        found = self._in_forward(site)
+        if found is not None:
+            with undisturbed(gradient):
+                scaled = gradient if scale is None else gradient * scale
+                self.measured.collector.add_gradient(found, scaled)
+
+    def _theorem(self, normalization: Normalization, x: Tensor, output: Tensor) -> None:
+        site = normalization.site(_THEOREM)
+        graded, wants_graph = self._note(site, output), torch.is_grad_enabled()
+        with undisturbed(x):
+            batch = statistics_of(normalization.module, x)
+        if self.recomputation is None:
+            key = (normalization.layer, normalization.call)
+            row = self.measured.normalizations.setdefault(key, NormalizationRow(normalization))
+            with undisturbed(x):
+                row.add_forward(batch, needs_gradient=graded or not wants_graph)
+        if graded:
+            kept = x.detach()  # torch's BatchNorm keeps its input for the backward pass too: no memory is added
+            self.hooks.on_gradient(output, partial(self._take_output_gradient, site, kept, batch))
+            if x.requires_grad and output.grad_fn is not None and is_torch_backward(output.grad_fn.name()):
+                self.hooks.on_node(output, partial(self._take_input_gradient, site))
+
+    def _take_output_gradient(self, site: Site, x: Tensor, batch: BatchStatistics | None, gradient: Tensor) -> None:
+        row = self._row(site)
+        if row is not None:
+            with undisturbed(gradient):
+                row.add_output_gradient(self.measured.collector.unscaled(gradient), x, batch)
+
+    def _take_input_gradient(self, site: Site, gradients: Gradients) -> None:
+        row, gradient = self._row(site), gradients[0]
+        if row is not None and gradient is not None:
+            with undisturbed(gradient):
+                row.add_input_gradient(self.measured.collector.unscaled(gradient))
+
+    def _row(self, site: Site) -> NormalizationRow | None:
+        found = self._in_forward(site)
+        return None if found is None else self.measured.normalizations.get((found.layer, found.call))
+
+    def _in_forward(self, site: Site) -> Site | None:
+        return site if self.recomputation is None else self.recomputation.in_forward(site)

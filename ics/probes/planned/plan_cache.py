@@ -1,0 +1,80 @@
+"""The plans that probes use, and what makes those that are not known yet."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ics.probes.following.site_rows import Measured, Wanted
+from ics.probes.hooks import Watch
+from ics.probes.normalization.plan import NormalizationLearner, NormalizationPlan
+from ics.probes.planned.plan import Learner, Plan, Plans
+from ics.probes.structure.grouping import Grouping, followed_modules
+
+_GROUPINGS: tuple[Grouping, ...] = ("paper", "leaf")
+
+
+class KnownPlans:
+    """Two plans of a pass: of the sites, and of the normalisations, which either may lack.
+
+    Args:
+        plans: what earlier probes of the model learned; None for no plans at all.
+        wanted: what is to be measured. Plans are told apart by it: another look at the same pass gives other rows.
+    """
+
+    def __init__(self, plans: Plans | None, wanted: Wanted) -> None:
+        self.normalization_learner: NormalizationLearner | None = None
+        self.measures_sites = wanted.activations is not None or wanted.gradients is not None
+        self._learner: Learner | None = None
+        self._plans, self._wanted = plans, wanted
+        self._sites: Hashable = replace(wanted, normalization=False)
+        self._normalizations: Hashable = ("normalization", wanted.layers)
+
+    def of_sites(self) -> Plan | None:
+        """Return the plan of the sites to use now, if there is one."""
+        return None if self._plans is None else self._plans.get(self._sites)
+
+    def of_normalizations(self) -> NormalizationPlan | None:
+        """Return the plan of the normalisations to use now, if they are wanted and there is one."""
+        plan: Any = (
+            self._plans.get(self._normalizations) if self._plans is not None and self._wanted.normalization else None
+        )
+        return plan if isinstance(plan, NormalizationPlan) else None
+
+    def learn(self, followed: Wanted, model: nn.Module) -> Learner | None:
+        """Prepare to make the plans that a pass of the model, about to be followed, can give."""
+        if self._plans is not None and followed.normalization and not self._plans.refused(self._normalizations):
+            self.normalization_learner = NormalizationLearner(followed_modules(model))
+        if self._plans is not None and self.measures_sites and not self._plans.refused(self._sites):
+            self._learner = Learner()
+        return self._learner
+
+    def made_of(self, watch: Watch, measured: Measured) -> None:
+        """Make the plans of the pass that was followed."""
+        if self._plans is None:
+            return
+        known: dict[Any, Any] = self._plans.known
+        names: Any = {"order": watch.tracker.order, "layers": {each: watch.layers(each)[0] for each in _GROUPINGS}}
+        if self._learner is not None:
+            gradients = measured.collector.gradients
+            reasons = {
+                key: None if each.statistics.moments is not None else each.reason for key, each in gradients.items()
+            }
+            known[self._sites] = self._learner.plan(reasons=reasons, **names)
+        if self.normalization_learner is not None:
+            seen = [row.normalization for row in measured.normalizations.values()]
+            known[self._normalizations] = self.normalization_learner.plan(seen, **names)
+        self.forget_learners()
+
+    def refuse(self, plan: Plan | NormalizationPlan) -> None:
+        """Use a plan no more, and make none in its place."""
+        if self._plans is not None:
+            kind = self._normalizations if isinstance(plan, NormalizationPlan) else self._sites
+            self._plans.known[kind] = None
+
+    def forget_learners(self) -> None:
+        """Make no plan of what was followed."""
+        self._learner = self.normalization_learner = None

@@ -1,0 +1,210 @@
+"""A share of training time that recording may take, and the rule that keeps it.
+
+Costs are known only by measuring. Every instrument is therefore measured the first time that it is due; three idle
+steps then tell what a step takes by itself, and what a measured step took beyond that is what recording cost. From
+then on two things hold an instrument back:
+
+- the *stretch*: of its due steps only every k-th counts, k a power of two, so that stretched schedules are contained
+  in one another and instruments still meet at the same steps. The instrument that takes the largest share of
+  training time is stretched first, until the shares together are within the target;
+- the *purse*: target times the training time so far, less what recording took so far. What the purse does not hold
+  waits for the next step that counts. So a first measurement that was dear is paid back before anything follows.
+
+Given the times, the rule is deterministic. It never looks at a loss or a parameter: training stays bit-identical, only
+which steps are measured depends on the machine. Costs are held in plain steps, not in seconds: when the whole machine
+slows down, both sides do, and nothing changes.
+
+Counted is what delays the training's own thread (and device). What another thread does beside it, such as encoding
+and writing, shows only as far as the steps get slower.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from statistics import median
+from typing import Any
+
+import torch
+
+from ics.errors import UsageError
+from ics.recording.budget.costs import Account, Parts, shared_out
+from ics.recording.budget.stopwatch import Stopwatch
+
+IDLE_STEPS = 3
+_RECENT_STEPS = 9
+_ROOM = 0.7
+
+
+class Budget:
+    """Chooses which of the due instruments to measure, so that recording stays under a share of training time.
+
+    `start` and `stop` enclose every step, `choose` is asked once per step.
+
+    Args:
+        target: seconds of recording per second of training, between 0 and 1.
+        device: where the model computes; see `Stopwatch` for how time is taken there.
+        clock: returns seconds.
+
+    Raises:
+        UsageError: a target that is not between 0 and 1.
+
+    Example:
+        >>> now = 0.0
+        >>> budget = Budget(0.02, clock=lambda: now)
+        >>> measured = []
+        >>> for step in range(1001):          # plain steps of 1 s; a measurement takes 1 s more, and is due at each
+        ...     chosen = budget.choose(step, {"activations"})
+        ...     measured += [step] if chosen else []
+        ...     budget.start()
+        ...     now += 1 + len(chosen)
+        ...     budget.stop(chosen or None)
+        >>> measured[:4], budget.describe()["stretch"]
+        ([0, 128, 192, 256], [{'step': 4, 'activations': 64}])
+    """
+
+    def __init__(
+        self,
+        target: float,
+        *,
+        device: torch.device | str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        check_target(target)
+        self.clock = clock
+        self.changed = False
+        self._target = float(target)
+        self._watch = Stopwatch(torch.device(device), clock=clock)
+        self._training = self._recording = 0.0
+        self._idle: deque[float] = deque(maxlen=_RECENT_STEPS)
+        self._unpriced: list[tuple[float, frozenset[str], Parts, float]] = []
+        self._unsettled = 0
+        self._accounts: dict[str, Account] = {}
+        self._stretched: list[dict[str, int]] = []
+
+    def choose(self, step: int, due: Iterable[str]) -> frozenset[str]:
+        """Return which of the instruments that are due by their own schedules are measured at this step."""
+        due = frozenset(due)
+        for name in due:
+            self._accounts.setdefault(name, Account()).due(step)
+        chosen = {name for name in due if self._accounts[name].dues == 1}
+        self._settle()
+        if not due - chosen or self._unpriced or self._unsettled:  # what the last measurement took is not known yet
+            return frozenset(chosen)
+        self._plan(step)
+        purse = self._target * self._training - self._recording
+        for name in sorted(due - chosen, key=lambda name: (self._accounts[name].cost, name)):
+            account = self._accounts[name]
+            if (account.dues - 1) % account.stretch:
+                continue
+            cost = account.cost * self._plain_step
+            account.waited += cost > purse
+            if cost <= purse:
+                chosen.add(name)
+                purse -= cost
+        return frozenset(chosen)
+
+    def start(self) -> None:
+        """A step begins."""
+        self._watch.start()
+
+    def stop(self, measured: frozenset[str] | None, parts: Parts | None = None, *, recording: float = 0.0) -> None:
+        """A step has ended.
+
+        Args:
+            measured: the instruments that were measured; None if the step was idle.
+            parts: seconds of the host by instrument, where they are known; the rest of the cost is shared.
+            recording: seconds of the host since the user's block ended: no step takes them by itself.
+        """
+        self._unsettled += measured is not None
+        at_least = 0.0 if self._watch.on_device and measured is not None else recording
+        self._watch.stop((measured, parts or {}, at_least))
+        self._settle()
+
+    def spend(self, seconds: float) -> None:
+        """Recording took these seconds outside the steps."""
+        self._recording += seconds
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These instruments were switched off: they take no share from now on."""
+        for name in names:
+            self._accounts.pop(name, None)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what run.json says of the budget, and forget that it changed."""
+        self.changed = False
+        return {
+            "target": self._target,
+            "spent": self._recording / self._training if self._training else None,
+            "training_seconds": self._training,
+            "recording_seconds": self._recording,
+            "plain_step_seconds": self._plain_step if self._idle else None,
+            "instruments": {
+                name: {
+                    "plain_steps_per_measurement": account.cost if account.costs else None,
+                    "measured": account.measured,
+                    "waited": account.waited,
+                    "stretch": account.stretch,
+                }
+                for name, account in sorted(self._accounts.items())
+            },
+            "stretch": list(self._stretched),
+        }
+
+    @property
+    def _plain_step(self) -> float:
+        return median(self._idle)
+
+    def _settle(self) -> None:
+        for seconds, (measured, parts, recording) in self._watch.settled():
+            if measured is not None:
+                self._unsettled -= 1
+                self._unpriced.append((seconds, measured, parts, recording))
+                continue
+            plain = max(seconds - recording, 0.0)
+            self._idle.append(plain)
+            self._training += plain
+            self._recording += recording
+        if len(self._idle) >= IDLE_STEPS:
+            for step in self._unpriced:
+                self._price(*step)
+            self._unpriced.clear()
+
+    def _price(self, seconds: float, measured: frozenset[str], parts: Parts, at_least: float) -> None:
+        """What a measured step took beyond a plain one is what recording cost."""
+        cost = min(max(seconds - self._plain_step, at_least, 0.0), seconds)
+        self._recording += cost
+        self._training += seconds - cost
+        if self._plain_step <= 0:
+            return
+        once = min(parts.get(frozenset(), 0.0), cost)
+        for name, share in shared_out(cost - once, measured, parts).items():
+            self._accounts[name].add(share / self._plain_step)
+
+    def _plan(self, step: int) -> None:
+        """Stretch the largest share while the shares exceed the target; relax the smallest where there is room."""
+        accounts, before = self._accounts, {name: account.stretch for name, account in self._accounts.items()}
+        total = math.fsum(account.share(step) for account in accounts.values())
+        while total > self._target:
+            largest = max(sorted(accounts), key=lambda name: accounts[name].share(step))
+            accounts[largest].stretch *= 2
+            total = math.fsum(account.share(step) for account in accounts.values())
+        for name in sorted(accounts, key=lambda name: (accounts[name].share(step), name)):
+            account = accounts[name]
+            while account.stretch > 1 and total + account.share(step) <= _ROOM * self._target:
+                total += account.share(step)
+                account.stretch //= 2
+        now = {name: account.stretch for name, account in sorted(accounts.items())}
+        if now != before:
+            self._stretched.append({"step": step} | {name: stretch for name, stretch in now.items() if stretch > 1})
+            self.changed = True
+
+
+def check_target(target: object) -> None:
+    """Raise `UsageError` unless `target` is a share of training time, between 0 and 1."""
+    if not isinstance(target, int | float) or not 0 < target < 1:
+        raise UsageError(
+            f"budget expects a share of training time between 0 and 1, got {target!r}; type budget=0.02 for 2 %"
+        )

@@ -1,0 +1,139 @@
+"""The instrument `drift`: one fixed batch before and after every measured update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ics import schema
+from ics.errors import UsageError
+from ics.landscape import RandomState, substituted
+from ics.landscape.random_state import replayed
+from ics.landscape.substitution import attributes_kept
+from ics.probes.drift import SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
+from ics.probes.structure.grouping import Grouping
+from ics.recording.batches import copy_batch
+from ics.recording.one_shot import feed
+from ics.records import Block
+
+Forward = Callable[[nn.Module, Any], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update: the parameters before and after it, and the buffers and random state that its step began with."""
+
+    step: int
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    random_state: RandomState
+
+
+class Drift:
+    """Measures the drift of a probe batch, which it keeps from step to step together with the reference.
+
+    At step t the sites of the probe batch under W(t+1) are compared with those under W(t) (reference
+    "before_update"), and those under W(t) with those under W(n) (reference "step_<n>"), n the first step measured at or
+    after `reference_step`; at n itself there is nothing to compare. Every pass draws the random numbers of the first
+    one, so that dropout masks are the same at all steps, and starts from the buffers of step t.
+
+    Args:
+        model: the model, in the mode in which it is trained.
+        loss_fn: the recorder's, which feeds the probe batch to the model where there is no `forward`.
+        selection: layers, as for `Recorder`.
+        grouping: which modules make up a layer, as for `Recorder`.
+        probe_batch: the batch, copied now; default the first batch measured, of micro-batches the first.
+        forward: `forward(model, batch)` where the batch is fed in another way than through `loss_fn`, or without one
+            than as in `ics.activation_stats`.
+        reference_step: see above.
+        sites: which sites, of `ics.schema.SITES`.
+
+    Cost: two forward passes without gradients per measured step; per channel and site, a sorted sample of at most
+    1024 values is kept for the reference.
+
+    Raises:
+        SelectionError: a site that is not there.
+        UsageError: a reference step that is no step, or a `forward` that cannot be called.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        loss_fn: Forward | None,
+        selection: Any = None,
+        grouping: Grouping = "paper",
+        probe_batch: Any = None,
+        forward: Forward | None = None,
+        reference_step: int | None = None,
+        sites: Any = schema.SITES,
+    ) -> None:
+        if reference_step is not None and (type(reference_step) is not int or reference_step < 0):
+            raise UsageError(f"drift expects a reference_step >= 0, got {reference_step!r}; type e.g. 0")
+        if forward is not None and not callable(forward):
+            raise UsageError(
+                f"drift expects forward as a function, got {type(forward).__name__}; type lambda model, batch: ..."
+            )
+        self._model = model
+        self._forward: Forward = forward or loss_fn or feed
+        self._batch = copy_batch(probe_batch)
+        self._from_step = reference_step or 0
+        self._sites_wanted = checked_sites(sites)
+        self._selection = selection
+        self._grouping = grouping
+        self._random_state: RandomState | None = None
+        self._reference: tuple[int, SitesOfPass] | None = None
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether the next measured batch is to be the probe batch."""
+        return self._batch is None
+
+    def measure(self, update: Update, *, batch: Any, accumulate: bool) -> Block:
+        """Return the rows of one step; `batch` becomes the probe batch if there is none yet."""
+        if self._batch is None:
+            self._batch = copy_batch(batch[0] if accumulate else batch)
+        if self._random_state is None:
+            self._random_state = update.random_state
+        before = self._sites(update.before, update.buffers, halves=True)
+        after = self._sites(update.after, update.buffers, halves=False)
+        rows = drift_rows(after, before, reference="before_update", floor=before)
+        if self._reference is not None:
+            step, kept = self._reference
+            rows += drift_rows(before, kept, reference=f"step_{step}", floor=before)
+        elif update.step >= self._from_step:
+            self._reference = update.step, before.without_halves()
+        return drift_block(rows)
+
+    def _sites(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *, halves: bool) -> SitesOfPass:
+        run = partial(self._forward, self._model, copy_batch(self._batch))  # a forward may write into its batch
+        with self._standing_at(parameters, buffers):
+            return sites_of_pass(
+                self._model,
+                run,
+                halves=halves,
+                sites=self._sites_wanted,
+                layers=self._selection,
+                grouping=self._grouping,
+            )
+
+    @contextmanager
+    def _standing_at(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the model hold copies, which it may write to: an embedding with max_norm does, and so does BatchNorm."""
+        assert self._random_state is not None
+        leaves = {name: nn.Parameter(value.detach().clone(), False) for name, value in parameters.items()}
+        clones = {name: value.clone() for name, value in buffers.items()}
+        with (
+            replayed(self._random_state, self._model),
+            attributes_kept(self._model),
+            substituted(self._model, {**leaves, **clones}),
+            torch.no_grad(),
+        ):
+            yield

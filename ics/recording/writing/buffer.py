@@ -1,0 +1,183 @@
+"""What was recorded and not yet written: rows on the device, logged steps, notes; and when they go to disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ics import schema
+from ics.errors import MeasurementWarning, UsageError
+from ics.recording.writing.background import Background
+from ics.recording.writing.disk_writer import Scribe
+from ics.recording.writing.transfer import Sent, send, tensor_sizes
+from ics.records import Block
+from ics.stats.parallel import compute_alone
+from ics.store import Writer
+from ics.store.run_file import to_json
+
+_SECONDS = 30.0
+_VALUES = 4_000_000
+_QUEUE_BYTES = 256 * 2**20
+_BYTES_PER_VALUE = 8
+_BYTES_PER_TENSOR = 512  # what torch needs to hold one, however small
+
+
+@dataclass(slots=True)
+class _Page:
+    """What is recorded between two flushes, and, once the page is turned, the same on its way to the host."""
+
+    blocks: list[Block] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    num_values: int = 0
+    num_bytes: int = 0
+    sent: Sent | None = None
+
+
+class Logbook:
+    """Collects blocks and step rows, and has them written beside the training.
+
+    A flush starts one copy per device and returns; encoding and writing are done by a thread of the logbook's. It
+    flushes after `flush_every` steps, 30 seconds, or 4 million pending values, whichever comes first. Where more than
+    256 MiB wait to be written, a flush waits until there is room.
+
+    A disk that takes nothing is warned about once, and rows are kept and tried again. Other errors of the thread are
+    raised by the next call that flushes. Who exits, or is interrupted in the midst of a call, loses nothing that was
+    added before. A forked process has no part in the logbook: what it closes stays as it is.
+    """
+
+    def __init__(self, writer: Writer, *, flush_every: int) -> None:
+        self._writer = writer
+        self._flush_every = flush_every
+        # The last page is the open one. Appending another turns it, in one step that no interrupt can cut in two.
+        self._pages: deque[_Page] = deque([_Page()])
+        self._notes: list[str] = []
+        self._info: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._scribe = Scribe(writer, note=self._keep_note, keep=self._keep)
+        self._background = Background(self._work, name="ics-logbook", prepare=compute_alone)
+        self._flushed = time.perf_counter()
+        self._closed = False
+
+    def add(self, block: Block, *, step: int) -> None:
+        """Keep the rows of a block until the next flush; nobody may write into its tensors from now on."""
+        sizes = tensor_sizes(block)
+        page = self._pages[-1]
+        page.num_values += sum(sizes)
+        page.num_bytes += _BYTES_PER_VALUE * sum(sizes) + _BYTES_PER_TENSOR * len(sizes)
+        page.blocks.append(replace(block, columns={"step": [step] * block.num_rows, **block.columns}))
+
+    def add_step(self, row: Mapping[str, Any]) -> None:
+        """Keep the row of one step, and flush if it is time."""
+        page = self._pages[-1]
+        page.rows.append(dict(row))
+        waited = time.perf_counter() - self._flushed
+        if len(page.rows) >= self._flush_every or waited > _SECONDS or page.num_values > _VALUES:
+            self.flush()
+
+    def note(self, text: str) -> None:
+        """Put a sentence that the reader of the run must see into run.json."""
+        self._check_process()
+        self._keep_note(text)
+        self._background.wake()
+
+    def update_info(self, **fields: Any) -> None:
+        """Have fields of run.json written."""
+        self._check_process()
+        self._keep(**fields)
+        self._background.wake()
+
+    def flush(self) -> None:
+        """Hand everything pending over to be written, and return; errors of earlier flushes are raised."""
+        self._flushed = time.perf_counter()
+        if self._closed:
+            return
+        self._check_process()
+        self._turn_page()
+        self._background.wake()
+        self._report()
+
+    def drain(self) -> None:
+        """Hand everything pending over and wait until it is written; where the disk takes nothing, it was tried."""
+        if self._closed:
+            return
+        self._check_process()
+        self._turn_page()
+        self._background.wait()
+        self._report()
+
+    def close(self, state: str) -> None:
+        """Write what is left, compact the run and mark its end; safe to call twice. Errors are raised."""
+        if self._closed or self._background.foreign:
+            return
+        try:
+            self._turn_page()
+        except Exception as error:  # what cannot be copied is lost, what can is written
+            self._scribe.error = self._scribe.error or error
+        self._background.stop()
+        self._writer.close(state=state)
+        self._closed = True
+        self._report()
+
+    def _turn_page(self) -> None:
+        """Start the copy of what is pending and leave it to the thread, once there is room."""
+        page = self._pages[-1]
+        if page.blocks or page.rows:
+            page.sent = send([*page.blocks, *([_step_block(page.rows)] if page.rows else [])])
+            if self._waiting_bytes() + page.num_bytes > _QUEUE_BYTES:
+                self._background.wait(lambda: self._waiting_bytes() + page.num_bytes <= _QUEUE_BYTES)
+            self._pages.append(_Page())
+
+    def _waiting_bytes(self) -> int:
+        return sum(page.num_bytes for page in list(self._pages)[:-1])
+
+    def _work(self) -> None:
+        """Write the pages that were turned, oldest first, and what is new for run.json. Runs in the thread."""
+        while len(self._pages) > 1:
+            page = self._pages[0]
+            page.blocks, page.rows = [], []
+            if page.sent is not None:
+                self._scribe.take(page.sent)
+            self._pages.popleft()
+            self._background.progressed()
+            self._scribe.write()
+        with self._lock:
+            info, self._info = self._info, {}
+        if info and not self._scribe.write_info(info):
+            with self._lock:
+                self._info = info | self._info
+
+    def _keep_note(self, text: str) -> None:
+        with self._lock:
+            self._notes.append(text)
+            self._info["notes"] = list(self._notes)
+
+    def _keep(self, **fields: Any) -> None:
+        checked = to_json(fields)
+        with self._lock:
+            self._info |= checked
+
+    def _report(self) -> None:
+        """Warn of what the thread met, or raise it, where the user sees it."""
+        while self._scribe.warnings:
+            warnings.warn(self._scribe.warnings.popleft(), MeasurementWarning, stacklevel=4)
+        error, self._scribe.error = self._scribe.error, None
+        if error is not None:
+            raise error
+
+    def _check_process(self) -> None:
+        if self._background.foreign:
+            raise UsageError(
+                f"expected the process that opened the run {self._writer.path}, got a fork of it; "
+                "make a recorder of its own in the process that trains"
+            )
+
+
+def _step_block(rows: list[dict[str, Any]]) -> Block:
+    known = [name for name in schema.STEPS.column_names if any(name in row for row in rows)]
+    logged = sorted({name for row in rows for name in row} - set(known))
+    return Block("steps", {name: [row.get(name) for row in rows] for name in [*known, *logged]})
