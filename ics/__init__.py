@@ -24,6 +24,12 @@ _HOME = {
     "sharpness": "ics.recording",
     "attribution": "ics.recording",
     "loss_slice": "ics.recording",
+    # measure what is your own
+    "Instrument": "ics.recording",
+    "statistic": "ics.recording",
+    "Block": "ics.records",
+    "Table": "ics.columns",
+    "Column": "ics.columns",
     # read
     "open_run": "ics.store",
     "open_runs": "ics.store",
@@ -32,16 +38,20 @@ _HOME = {
     "UsageError": "ics.errors",
     "MeasurementWarning": "ics.errors",
 }
-_ROOMS = ("analysis", "plots")
+_PACKAGES = ("analysis", "plots", "schema")
 
-__all__ = [*_HOME, *_ROOMS, "__version__"]
+__all__ = [*_HOME, *_PACKAGES, "__version__"]
 
 if TYPE_CHECKING:
     from ics import analysis as analysis
     from ics import plots as plots
+    from ics import schema as schema
+    from ics.columns import Column as Column
+    from ics.columns import Table as Table
     from ics.errors import IcsError as IcsError
     from ics.errors import MeasurementWarning as MeasurementWarning
     from ics.errors import UsageError as UsageError
+    from ics.recording import Instrument as Instrument
     from ics.recording import Recorder as Recorder
     from ics.recording import activation_stats as activation_stats
     from ics.recording import at as at
@@ -52,12 +62,14 @@ if TYPE_CHECKING:
     from ics.recording import log_spaced as log_spaced
     from ics.recording import loss_slice as loss_slice
     from ics.recording import sharpness as sharpness
+    from ics.recording import statistic as statistic
+    from ics.records import Block as Block
     from ics.store import open_run as open_run
     from ics.store import open_runs as open_runs
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return importlib.import_module(f"ics.{name}")
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)

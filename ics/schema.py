@@ -277,8 +277,8 @@ TABLES: Mapping[str, Table] = {
 }
 
 
-def table_named(name: str) -> Table:
+def table_named(name: str, tables: Mapping[str, Table] = TABLES) -> Table:
     """Return the table called `name`; raises `SelectionError` with near matches if there is none."""
-    if name not in TABLES:
-        raise unknown_name("table", name, TABLES)
-    return TABLES[name]
+    if name not in tables:
+        raise unknown_name("table", name, tables)
+    return tables[name]

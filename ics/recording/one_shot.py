@@ -13,8 +13,7 @@ from ics import landscape, schema
 from ics.errors import UsageError
 from ics.landscape import Objective, RandomState, make_transition, substituted
 from ics.probes import Probes, find_layers, select_layers
-from ics.recording.batches import holds_micro_batches
-from ics.recording.compiled import forced_eager, unwrapped
+from ics.recording.inputs import feed, forced_eager, holds_micro_batches, unwrapped
 from ics.recording.writing.transfer import to_host
 from ics.records import Block, Layer
 
@@ -213,15 +212,6 @@ def activation_stats(
     finally:
         state.restore()
     return as_frame(*probes.blocks())
-
-
-def feed(model: nn.Module, batch: Any) -> object:
-    """Call the model on a batch without knowing its loss: see `activation_stats`."""
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, tuple | list):
-        return model(batch[0])
-    return model(batch)
 
 
 def attribution(

@@ -21,7 +21,8 @@ from typing import Any
 
 from ics import schema
 from ics.errors import unknown_name
-from ics.recording.instruments import INSTRUMENTS, choose_instruments
+from ics.recording.instrument import Instrument, all_needs
+from ics.recording.instruments import Choosable, choose_instruments, make_instrument
 from ics.recording.schedule import Schedule, every
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -49,14 +50,14 @@ class Choice:
     """What a recorder records.
 
     Attributes:
-        schedules: instrument to when it is due.
-        options: keyword options by instrument.
+        instruments: name to instrument.
+        schedules: name to when it is due.
         preset: name of the preset it came from; None if the instruments were named.
         notes: sentences for who reads the run.
     """
 
+    instruments: Mapping[str, Instrument]
     schedules: Mapping[str, Schedule]
-    options: Options
     preset: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -100,26 +101,33 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def choose(
-    instruments: Mapping[str, Schedule | int | str] | str | None,
-    options: Options,
+    instruments: Choosable | str | None,
+    options: Options | None,
     *,
     loss_fn: Callable[..., Any] | None,
 ) -> Choice:
-    """Return what to record: of a preset, of instruments by name, or of the default.
+    """Return what to record: of a preset, of instruments by name or value, or of the default.
 
     Without a `loss_fn` a preset goes without the instruments that need one, and says so in a note.
 
     Raises:
-        SelectionError: a preset or instrument that is not there.
+        SelectionError: a preset, instrument or option that is not there.
         UsageError: no schedule, or an instrument asked for by name that lacks its `loss_fn`.
     """
+    given = options or {}
     if not isinstance(instruments, str):
-        return Choice(choose_instruments(instruments, loss_fn=loss_fn), options)
+        return Choice(*choose_instruments(instruments, given, loss_fn=loss_fn))
     preset = preset_named(instruments)
-    left_out = sorted(name for name in preset.schedules if INSTRUMENTS[name].evaluates and loss_fn is None)
+    merged = merged_options(preset.options, given)
+    left_out = sorted(
+        name
+        for name in preset.schedules
+        if loss_fn is None and "loss" in all_needs(make_instrument(name, merged.get(name, {})))
+    )
     schedules = {name: when for name, when in preset.schedules.items() if name not in left_out}
     note = f"the preset {instruments} goes without {', '.join(left_out)}, which need a loss_fn"
-    return Choice(schedules, merged_options(preset.options, options), instruments, (note,) if left_out else ())
+    chosen = choose_instruments(schedules, merged, loss_fn=loss_fn)
+    return Choice(*chosen, instruments, (note,) if left_out else ())
 
 
 def preset_named(name: str) -> Preset:

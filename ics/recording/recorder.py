@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,19 +17,17 @@ from torch import Tensor, nn
 
 from ics import stats
 from ics.errors import MeasurementWarning, UsageError
-from ics.recording.batches import copy_batch, holds_micro_batches
 from ics.recording.budget.rule import Budget
-from ics.recording.compiled import unwrapped
-from ics.recording.instruments import check_options, needs_batch
-from ics.recording.measuring.drift import Drift
-from ics.recording.measuring.measured_step import MeasuredStep
+from ics.recording.inputs import copy_batch, holds_micro_batches, unwrapped
+from ics.recording.instrument import Instrument, all_needs, check_block
+from ics.recording.instruments import INSTRUMENTS, Choosable, default_options
+from ics.recording.measuring.measured_step import Batch, MeasuredStep
 from ics.recording.measuring.setup import Setup
 from ics.recording.presets import choose
 from ics.recording.provenance import layers_as_json, provenance
-from ics.recording.schedule import Schedule
 from ics.recording.step import Step
-from ics.recording.writing.buffer import Logbook
-from ics.records import Layer
+from ics.recording.writing.buffer import RecordBuffer
+from ics.records import Block
 from ics.store import Writer
 
 
@@ -46,9 +46,10 @@ class Recorder:
             micro-batches, unscaled, clipped.
         grad_scaler: the scaler of the loss where there is one; dL/d(site) is divided by its scale.
         instruments: instrument name to schedule (`ics.every(10)`, `ics.log_spaced(200)`, `ics.at([0, 5])`, or a
-            number n for every n-th step), or a preset by cost, `"light"`, `"standard"` or `"full"`
-            (`ics.recording.presets`); default activations, gradients and normalization every 10 steps,
-            gradient_shift and gradient_line every 100.
+            number n for every n-th step); a list of names, each at its default schedule; or a preset by cost,
+            `"light"`, `"standard"` or `"full"` (`ics.recording.presets`). In place of a name stands an instrument of
+            your own (`ics.Instrument`) or a statistic of a site (`ics.statistic`). Default activations, gradients and
+            normalization every 10 steps, gradient_shift and gradient_line every 100.
         layers: which layers to measure: a glob or several, a module class or its name, or a predicate on
             `ics.records.Layer`; default all.
         grouping: "paper" counts a module with weights together with the normalisation that directly follows it as
@@ -87,7 +88,7 @@ class Recorder:
         to: str | Path,
         optimizer: torch.optim.Optimizer | None = None,
         grad_scaler: torch.amp.GradScaler | None = None,
-        instruments: Mapping[str, Schedule | int | str] | str | None = None,
+        instruments: Choosable | str | None = None,
         layers: Any = None,
         grouping: Literal["paper", "leaf"] = "paper",
         options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -104,23 +105,19 @@ class Recorder:
                 "pass the model that is trained"
             )
         self.path = Path(to)
-        choice = choose(instruments, check_options(options), loss_fn=loss_fn)
-        self._schedules = dict(choice.schedules)
-        self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, choice.options)
-        self._drift = Drift(
-            self._setup.model,
-            loss_fn=loss_fn,
-            selection=layers,
-            grouping=grouping,
-            **self._setup.options.get("drift", {}),
-        )
-        self._budget = None if budget is None else _prepared(budget, device=next(model.parameters()).device)
+        choice = choose(instruments, options, loss_fn=loss_fn)
+        self._instruments, self._schedules = dict(choice.instruments), dict(choice.schedules)
+        shared = default_options(self._instruments)
+        self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, shared)
+        self._kept = {name: instrument.begin(self._setup) for name, instrument in self._instruments.items()}
+        self._needs = {name: all_needs(instrument) for name, instrument in self._instruments.items()}
+        self._budget = None if budget is None else self._prepared(budget, device=next(model.parameters()).device)
         self._clock = time.perf_counter
         self._strict = strict
         self._next_step = 0
         self._upcoming: frozenset[str] | None = None
-        self._layers: tuple[Layer, ...] = ()
-        self._previous: tuple[Any, bool] | None = None
+        self._layers_are_stored = False
+        self._previous: Batch | None = None
         self._objective_checked = False
         info = {
             "config": dict(config or {}),
@@ -132,9 +129,11 @@ class Recorder:
             "layers": [],
             **provenance(model),
         }
-        self._logbook = Logbook(Writer(self.path, info=info, overwrite=overwrite), flush_every=flush_every)
+        own = [each.table for each in self._instruments.values() if not _is_built_in(each)]
+        writer = Writer(self.path, info=info, overwrite=overwrite, tables=own)
+        self._buffer = RecordBuffer(writer, flush_every=flush_every)
         for note in choice.notes:
-            self._logbook.note(note)
+            self._buffer.note(note)
         atexit.register(self.close, state="interrupted")
 
     def step(self, batch: Any = None, *, micro_batches: bool | None = None) -> Step:
@@ -152,14 +151,19 @@ class Recorder:
         due = self._due()
         if self._budget is not None:
             self._budget.start()
-        if batch is None and (needs_batch(due) or ("drift" in due and self._drift.needs_batch)):
+        if batch is None and any(self._instruments[name].needs_batch(self._kept[name]) for name in due):
             raise UsageError(
                 f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
                 "type recorder.step(batch)"
             )
         accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
         number = self._next_step
-        measured = MeasuredStep(self._setup, due, batch, accumulate, number, self._drift) if due else None
+        measured = None
+        if due:
+            needs = frozenset[str]().union(*(self._needs[name] for name in due))
+            measured = MeasuredStep(
+                self._setup, due, needs, number, batch, accumulate, previous=self._previous, kept=self._kept
+            )
         return Step(self, number, measured, (batch, accumulate))
 
     def close(self, *, state: str = "completed") -> None:
@@ -169,9 +173,9 @@ class Recorder:
         budget, self._budget = self._budget, None
         try:
             if budget is not None:
-                self._logbook.update_info(budget=budget.describe())
+                self._buffer.update_info(budget=budget.describe())
         finally:
-            self._logbook.close(state)
+            self._buffer.close(state)
 
     def __enter__(self) -> Recorder:
         return self
@@ -181,6 +185,13 @@ class Recorder:
     ) -> None:
         self.close(state=_state_after(kind))
 
+    def _prepared(self, budget: float, *, device: torch.device) -> Budget:
+        """Return the budget, with kernels compiled (or loaded) before training: no later step takes that or pays."""
+        passes = frozenset(name for name, needs in self._needs.items() if "passes" in needs)
+        made = Budget(budget, in_the_pass=passes, device=device)
+        stats.backend(device.type)
+        return made
+
     def _due(self) -> frozenset[str]:
         """The instruments measured at the next step: asked once per step, as a budget counts how often."""
         if self._upcoming is None:
@@ -189,20 +200,41 @@ class Recorder:
             self._upcoming = due if self._budget is None else self._budget.choose(step, due)
         return self._upcoming
 
-    def _arm(self, measured: MeasuredStep) -> bool:
+    def arm_step(self, measured: MeasuredStep) -> bool:
         """Arm a measured step; where that fails, the step goes unmeasured."""
+        step = measured.number
 
         def arm() -> bool:
             measured.arm()
             return True
 
-        return bool(self._guarded(self._next_step, measured.due, arm))
+        if not self._guarded(step, measured.due, arm):
+            return False
+        for name in sorted(measured.due & self._schedules.keys()):
+            measured.attached[name] = ExitStack()
+            self._guarded(step, {name}, partial(self._attach, measured, name))
+        return True
 
-    def _abandon(self) -> None:
+    def _attach(self, measured: MeasuredStep, name: str) -> None:
+        measured.attached[name].enter_context(self._instruments[name].attach(measured))
+
+    def disarm_step(
+        self,
+        measured: MeasuredStep,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Detach what was armed, each instrument by itself."""
+        for name, context in measured.attached.items():
+            self._guarded(measured.number, {name}, partial(context.__exit__, kind, error, traceback))
+        measured.disarm(kind, error, traceback)
+
+    def abandon_step(self) -> None:
         """A step failed in the user's code: none of it counts, and what was recorded before goes to disk now."""
-        self._logbook.drain()
+        self._buffer.drain()
 
-    def _finish(self, row: dict[str, Any], measured: MeasuredStep | None, batch: tuple[Any, bool]) -> None:
+    def finish_step(self, row: dict[str, Any], measured: MeasuredStep | None, batch: Batch) -> None:
         """Take over a step whose block ended well."""
         started = self._clock() if measured is not None or self._budget is not None else 0.0
         parts: dict[frozenset[str], float] = {}
@@ -212,48 +244,73 @@ class Recorder:
             row |= {"measuring_duration": self._clock() - started}
         self._next_step += 1
         self._upcoming = None
-        self._logbook.add_step(row)
+        self._buffer.add_step(row)
         if self._budget is not None:
             due = None if measured is None else measured.due & self._schedules.keys()
             self._budget.stop(due, parts, recording=self._clock() - started)
         self._prepare(batch)
 
     def _measure(self, row: dict[str, Any], measured: MeasuredStep) -> dict[frozenset[str], float]:
-        """Add what is due to the logbook, and return the seconds by the instruments that they served."""
+        """Buffer what is due, and return the seconds by the instruments that they served."""
         step, started = row["step"], self._clock()
-        if not self._layers:
-            self._layers = self._guarded(step, (), measured.layers) or ()
-            self._logbook.update_info(layers=layers_as_json(self._layers))
+        if not self._layers_are_stored:
+            layers = self._guarded(step, (), lambda: measured.layers) or ()
+            self._buffer.update_info(layers=layers_as_json(layers))
+            self._layers_are_stored = bool(layers)
         parts = {frozenset[str](): self._clock() - started}
         row |= {"learning_rate": measured.learning_rate, **(self._guarded(step, (), measured.norms) or {})}
-        for instruments, measure in measured.measurements(self._layers, self._previous):
-            if self._schedules.keys() & instruments:
+        for served, measure in self._measurements(measured):
+            if self._schedules.keys() & served:
                 started = self._clock()
-                for block in self._guarded(step, instruments, measure) or ():
-                    self._logbook.add(block, step=step)
-                parts[instruments] = parts.get(instruments, 0.0) + self._clock() - started
-        if not self._objective_checked and needs_batch(measured.due & self._schedules.keys()):
+                for block in self._guarded(step, served, measure) or ():
+                    self._buffer.add(block, step=step)
+                parts[served] = parts.get(served, 0.0) + self._clock() - started
+        if not self._objective_checked and any(
+            "loss" in self._needs[name] for name in measured.due & self._schedules.keys()
+        ):
             self._objective_checked = True
             started = self._clock()
             self._guarded(step, (), lambda: self._check_objective(measured))
             parts[frozenset()] += self._clock() - started
         return parts
 
+    def _measurements(self, measured: MeasuredStep) -> Iterator[tuple[frozenset[str], Callable[[], list[Block]]]]:
+        """Yield what is due, the cheapest first: the instruments that a measurement serves, and the measurement."""
+        in_one_look = frozenset(name for name in measured.due if name in self._setup.in_the_pass)
+        if in_one_look:  # taken first, so that what it costs is shared by those that it serves
+
+            def look() -> list[Block]:
+                _ = measured.pass_rows
+                return []
+
+            yield in_one_look, look
+        places = {name: (self._instruments[name].cost, place) for place, name in enumerate(self._instruments)}
+        for name in sorted(measured.due, key=places.__getitem__):
+            yield frozenset({name}), partial(self._blocks, self._instruments[name], measured)
+
+    @staticmethod
+    def _blocks(instrument: Instrument, measured: MeasuredStep) -> list[Block]:
+        blocks = list(instrument.measure(measured))
+        if not _is_built_in(instrument):
+            for block in blocks:
+                check_block(block, instrument.table)
+        return blocks
+
     def _check_objective(self, measured: MeasuredStep) -> None:
         """Is the loss that is measured the loss that is trained, and the same when it is evaluated again?"""
-        agreement = measured.objective().check(measured.gradients(), at=measured.before)
-        self._logbook.update_info(objective=agreement.describe())
+        agreement = measured.objective.check(measured.gradients, at=measured.before)
+        self._buffer.update_info(objective=agreement.describe())
         if agreement.warning:
             self._warn(agreement.warning)
 
-    def _prepare(self, batch: tuple[Any, bool]) -> None:
+    def _prepare(self, batch: Batch) -> None:
         """Decide what the next step measures; keep this batch where the shift's noise floor needs a second one."""
         started = 0.0 if self._budget is None else self._clock()
         wanted = "gradient_shift" in self._due() and batch[0] is not None
         self._previous = (copy_batch(batch[0]), batch[1]) if wanted else None
         if self._budget is not None:
             if self._budget.changed:
-                self._logbook.update_info(budget=self._budget.describe())
+                self._buffer.update_info(budget=self._budget.describe())
             self._budget.spend(self._clock() - started)
 
     def _guarded(self, step: int, instruments: Iterable[str], measure: Callable[[], Any]) -> Any:
@@ -277,15 +334,12 @@ class Recorder:
         self._upcoming = None if self._upcoming is None else self._upcoming & self._schedules.keys()
 
     def _warn(self, text: str) -> None:
-        self._logbook.note(text)
+        self._buffer.note(text)
         warnings.warn(text, MeasurementWarning, stacklevel=5)
 
 
-def _prepared(budget: float, *, device: torch.device) -> Budget:
-    """Return the budget, with kernels compiled (or loaded) before training: no later step takes that, so none pays."""
-    made = Budget(budget, device=device)
-    stats.backend(device.type)
-    return made
+def _is_built_in(instrument: Instrument) -> bool:
+    return INSTRUMENTS.get(instrument.name) is type(instrument)
 
 
 def _state_after(kind: type[BaseException] | None) -> str:

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ics import schema
 from ics.errors import UsageError
-from ics.recording.measuring.measured_step import MeasuredStep
-
-if TYPE_CHECKING:
-    from ics.recording.recorder import Recorder
+from ics.recording.measuring.measured_step import Batch, MeasuredStep
 
 _OURS = frozenset(schema.STEPS.column_names) - {"loss", "learning_rate"}
+
+
+class StepOwner(Protocol):
+    """What made a step, and is told how it went: the recorder."""
+
+    def arm_step(self, measured: MeasuredStep) -> bool:
+        """Arm a measured step; returns whether it will be measured."""
+
+    def disarm_step(
+        self,
+        measured: MeasuredStep,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Detach what was armed."""
+
+    def finish_step(self, row: dict[str, Any], measured: MeasuredStep | None, batch: Batch) -> None:
+        """Take over a step whose block ended well."""
+
+    def abandon_step(self) -> None:
+        """Forget a step whose block raised."""
 
 
 class Step:
@@ -25,9 +44,9 @@ class Step:
         number: optimizer steps done before this one, from 0.
     """
 
-    def __init__(self, recorder: Recorder, number: int, measured: MeasuredStep | None, batch: tuple[Any, bool]) -> None:
+    def __init__(self, owner: StepOwner, number: int, measured: MeasuredStep | None, batch: Batch) -> None:
         self.number = number
-        self._recorder = recorder
+        self._owner = owner
         self._measured = measured
         self._batch = batch
         self._logged: dict[str, Any] = {}
@@ -61,7 +80,7 @@ class Step:
                 raise UsageError(f"step.log expects one number for {name!r}, got {shape}; type e.g. {name}.mean()")
 
     def __enter__(self) -> Step:
-        if self._measured is not None and not self._recorder._arm(self._measured):
+        if self._measured is not None and not self._owner.arm_step(self._measured):
             self._measured = None
         self._started = time.perf_counter()
         return self
@@ -71,9 +90,9 @@ class Step:
     ) -> None:
         duration = time.perf_counter() - self._started
         if self._measured is not None:
-            self._measured.disarm(kind, error, traceback)
+            self._owner.disarm_step(self._measured, kind, error, traceback)
         if kind is not None:
-            self._recorder._abandon()
+            self._owner.abandon_step()
             return
         row = {"step": self.number, "duration": duration, "measured": self.measured}
-        self._recorder._finish(row | self._logged, self._measured, self._batch)
+        self._owner.finish_step(row | self._logged, self._measured, self._batch)

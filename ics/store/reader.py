@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from ics.columns import Table
 from ics.errors import NotARunError, unknown_name
 from ics.records import Layer
 from ics.schema import TABLES, table_named
@@ -90,8 +92,14 @@ class Run:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Tables that have rows, in the order of the schema."""
-        return tuple(name for name in TABLES if all_parts(self.path / name))
+        """Tables that have rows, in the order of the schema; those of the user's own instruments last."""
+        return tuple(name for name in self.schema if all_parts(self.path / name))
+
+    @cached_property
+    def schema(self) -> Mapping[str, Table]:
+        """Every table that the run may hold, by name: those of `ics.schema`, and those of a user's own instruments."""
+        own = self.info.get("tables") or {}
+        return {**TABLES, **{name: Table.of_json(name, stored) for name, stored in own.items()}}
 
     @property
     def layers(self) -> pd.DataFrame:
@@ -101,7 +109,7 @@ class Run:
 
     def columns(self, name: str, *, skip_damaged: bool = False) -> tuple[str, ...]:
         """Return the columns of a table: those of the schema, then what the user logged besides."""
-        return tuple(stored_schema(self.path / name, table_named(name), skip_damaged=skip_damaged).names)
+        return tuple(stored_schema(self.path / name, table_named(name, self.schema), skip_damaged=skip_damaged).names)
 
     def table(
         self,
@@ -145,6 +153,6 @@ class Run:
 
         `schema` widens the table to columns that only other runs have.
         """
-        table = table_named(name)
+        table = table_named(name, self.schema)
         folder = self.path / name
         return read_rows(folder, table, columns=columns, where=where, schema=schema, skip_damaged=skip_damaged)

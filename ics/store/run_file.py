@@ -113,6 +113,15 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     return info
 
 
+def own_tables(folder: Path) -> tuple[str, ...]:
+    """Return the names of the tables that the run in `folder`, if there is one, has beside those of the schema."""
+    try:
+        tables = json.loads((folder / RUN_FILE).read_bytes()).get("tables") or {}
+    except (OSError, ValueError, AttributeError):
+        return ()
+    return tuple(name for name in tables if name.isidentifier())  # no name may lead out of the folder
+
+
 def check_version(version: int, path: Path) -> None:
     """Raise `SchemaVersionError` if what `path` holds was written by a newer schema than this one."""
     if version > SCHEMA_VERSION:

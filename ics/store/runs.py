@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ics.errors import NotARunError
-from ics.schema import table_named
+from ics.schema import TABLES, table_named
 from ics.store.cells import IDENTITY
 from ics.store.parts import arrow_schema
 from ics.store.reader import Run, is_run, open_run
@@ -137,7 +137,8 @@ class Runs(Sequence[Run]):
         `run`; `seed` is null where none was stored or it exceeds 64 bits. Columns that only some runs logged are null
         in the others. Arguments and errors are those of `Run.table`; `where` may also name run, net and seed.
         """
-        table = table_named(name)
+        schemas = {own: table for run in self._runs for own, table in run.schema.items()} or TABLES
+        table = table_named(name, schemas)
         stored = [stored_schema(run.path / name, table, skip_damaged=skip_damaged) for run in self._runs]
         schema = arrow_schema(table, stored)
         wanted = [columns] if isinstance(columns, str) else columns
@@ -149,6 +150,7 @@ class Runs(Sequence[Run]):
         pieces = [
             self._rows(run, identity, name, names, conditions, schema, skip_damaged)
             for run, identity in self._selected(conditions)
+            if name in run.schema  # not where it is the table of an instrument that this run did not have
         ]
         empty = pa.schema([*_IDENTITY_SCHEMA, *(schema.field(one) for one in names)]).empty_table()
         return pa.concat_tables([empty, *pieces]).to_pandas()

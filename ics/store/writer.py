@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ics.store.cells import to_rows
 from ics.store.compaction import compact, merge_due
 from ics.store.layout import RUN_FILE, Part, all_parts, remove_table
 from ics.store.parts import write_part
-from ics.store.run_file import to_json, write_run_file
+from ics.store.run_file import own_tables, to_json, write_run_file
 
 RUNNING = "running"
 _OWN_FIELDS = ("schema_version", "state", "ended")
@@ -31,6 +31,7 @@ class Writer:
         path: folder of the run; made if it is not there.
         info: fields of run.json; `schema_version`, `state`, `started` and `ended` are added.
         overwrite: whether a run that is there may be replaced. Only what belongs to a run is removed.
+        tables: tables beside those of the schema; run.json describes them in the field `tables`.
 
     Raises:
         UsageError: there is a run already, `path` is a file, or `info` holds what JSON cannot.
@@ -43,26 +44,31 @@ class Writer:
         >>> writer.close()
     """
 
-    def __init__(self, path: str | Path, *, info: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, info: Mapping[str, Any], overwrite: bool = False, tables: Iterable[Table] = ()
+    ) -> None:
         self.path = Path(path)
+        own = {table.name: table for table in tables}
+        self.tables: Mapping[str, Table] = {**TABLES, **own}
         self._info = {
             "schema_version": SCHEMA_VERSION,
             "state": RUNNING,
             "started": _now(),
             "ended": None,
             **_checked(info),
+            **({"tables": {name: table.as_json() for name, table in own.items()}} if own else {}),
         }
         self._pending: dict[str, tuple[int, list[pa.Table]]] = {}  # number of the next part, and its rows
         self._unmergeable: set[str] = set()
         self._closed = False
-        _make_room(self.path, overwrite=overwrite)
+        _make_room(self.path, overwrite=overwrite, tables=self.tables)
         self._write_info()
 
     def append(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Keep rows until the next flush.
 
         Args:
-            table: name of a table of the schema.
+            table: name of a table of the schema, or of `tables`.
             columns: column name to one cell per row, on the host: numbers, strings, None for null, and lists or
                 arrays in list columns. Value columns may be left out. A wide table takes further columns of numbers.
 
@@ -71,7 +77,7 @@ class Writer:
             UsageError: cells of the wrong type, a missing key, unequal lengths, or a writer that was closed.
         """
         self._check_open()
-        rows = to_rows(table_named(table), columns)
+        rows = to_rows(table_named(table, self.tables), columns)
         if rows.num_rows:
             self._pending.setdefault(table, (0, []))[1].append(rows)
 
@@ -84,7 +90,7 @@ class Writer:
         self._check_open()
         for name, (number, rows) in self._pending.items():
             if rows:
-                self._write_part(table_named(name), number, pa.concat_tables(rows, promote_options="default"))
+                self._write_part(self.tables[name], number, pa.concat_tables(rows, promote_options="default"))
                 # One assignment forgets the rows and counts the part. A flush that is interrupted before it and tried
                 # again writes the same part anew, so that its rows are neither lost nor doubled.
                 self._pending[name] = number + 1, []
@@ -119,7 +125,7 @@ class Writer:
         self._write_info()
         self._closed = True
         for name in self._pending:
-            self._compact(table_named(name))
+            self._compact(self.tables[name])
 
     def _write_part(self, table: Table, number: int, rows: pa.Table) -> None:
         part = Part(self.path / table.name, number, number)
@@ -136,7 +142,7 @@ class Writer:
         if name in self._unmergeable:
             return
         try:
-            merge_due(self.path / name, table_named(name))
+            merge_due(self.path / name, self.tables[name])
         except (OSError, pa.ArrowException):
             self._unmergeable.add(name)
 
@@ -171,11 +177,12 @@ def _checked(info: Mapping[str, Any]) -> dict[str, Any]:
     return to_json(info)
 
 
-def _make_room(path: Path, *, overwrite: bool) -> None:
+def _make_room(path: Path, *, overwrite: bool, tables: Iterable[str]) -> None:
     """Make the folder of a run, or clear it of the run that is there."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"a run is written to a folder, got the file {path}; choose another path")
-    taken = (path / RUN_FILE).exists() or any(all_parts(path / name) for name in TABLES)
+    there = [*TABLES, *own_tables(path)]
+    taken = (path / RUN_FILE).exists() or any(all_parts(path / name) for name in there)
     if taken and not overwrite:
         raise UsageError(
             f"expected a folder without a run, got {path}, which holds one; pass overwrite=True to replace it, "
@@ -185,7 +192,7 @@ def _make_room(path: Path, *, overwrite: bool) -> None:
         path.mkdir(parents=True, exist_ok=True)
         # First, so that a folder cleared in part is never taken for the run it was.
         (path / RUN_FILE).unlink(missing_ok=True)
-        for name in TABLES:
+        for name in {*there, *tables}:
             remove_table(path / name)
     except OSError as error:
         raise StoreError(f"{path} cannot be written ({error}); choose a folder you may write to") from error

@@ -376,7 +376,7 @@ def test_a_process_killed_in_mid_run_leaves_every_written_row_readable(tmp_path)
             with recorder.step(batch) as step:
                 step.log(loss=one_step(model, optimizer, batch))
             if number == 3:
-                recorder._logbook.drain()  # until all is on disk
+                recorder._buffer.drain()  # until all is on disk
             if number == 4:
                 os._exit(9)
     """

@@ -18,9 +18,9 @@ from ics.experiments.data.examples import Batch
 from ics.experiments.nets.loading import load_model
 from ics.experiments.training.config import NORMS
 from ics.experiments.training.train import cross_entropy, find_device
-from ics.recording.instruments import PROBES
 from ics.recording.presets import PRESETS
 
+IN_THE_PASS = frozenset({"activations", "gradients", "normalization"})
 WAYS = ("plain", "idle", *PRESETS, "gradient_shift")
 """A plain step, one with a recorder at which nothing is due, the statistics of each preset, and the shift."""
 
@@ -125,5 +125,5 @@ def chosen(way: str, interval: int) -> dict[str, Any]:
         return {"instruments": {"gradient_shift": ics.every(interval)}}
     preset = PRESETS["full" if way == "idle" else way]
     when = ics.at([2**62]) if way == "idle" else ics.every(interval)
-    names = preset.schedules if way == "idle" else preset.schedules.keys() & PROBES
+    names = preset.schedules if way == "idle" else preset.schedules.keys() & IN_THE_PASS
     return {"instruments": dict.fromkeys(sorted(names), when), "options": preset.options}

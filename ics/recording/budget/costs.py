@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
-from ics.recording.instruments import PROBES
-
 _RECENT_COSTS = 15
 
 Parts = Mapping[frozenset[str], float]
@@ -17,8 +15,8 @@ Parts = Mapping[frozenset[str], float]
 
 
 @dataclass
-class Account:
-    """What is known of one instrument.
+class InstrumentCost:
+    """What one instrument has cost so far, and how far its schedule is stretched.
 
     Attributes:
         dues: how often it was due, by its own schedule.
@@ -26,7 +24,7 @@ class Account:
         costs: what its last measurements took, in plain steps. The first, which pays for work done once, is replaced
             by the second.
         measured: how often it was measured.
-        waited: how often the purse did not hold its cost.
+        waited: how often the balance did not cover it.
         stretch: of its due steps every so-many-th counts.
     """
 
@@ -47,7 +45,7 @@ class Account:
         """Return the part of training time that it takes at its stretched schedule; 0 before it is due again.
 
         The first measurement counts as it was: if it were left out, the others would be allowed all of the target, and
-        a dear instrument would never find its cost in the purse. A schedule whose steps lie ever further apart, or that
+        a dear instrument would never find its cost covered. A schedule whose steps lie ever further apart, or that
         has ended, takes less and less.
         """
         if self.interval is None:
@@ -68,26 +66,30 @@ class Account:
         self.measured += 1
 
 
-def shared_out(cost: float, measured: frozenset[str], parts: Parts) -> dict[str, float]:
+def shared_out(
+    cost: float, measured: frozenset[str], parts: Parts, *, in_the_pass: frozenset[str] = frozenset()
+) -> dict[str, float]:
     """Share the cost of a measured step out to its instruments.
 
     Each bears the seconds of the host that served it; where several were served at once, equal parts of them. What
-    remains is what the hooks took inside the passes and what was kept beforehand: the probes bear it in equal parts,
-    without probes all do. Where the host's seconds exceed the cost (it ran ahead of a device), they are scaled to it.
+    remains is what the hooks took inside the passes and what was kept beforehand: the instruments `in_the_pass` bear it
+    in equal parts, without such all do. Where the host's seconds exceed the cost (it ran ahead of a device), they are
+    scaled to it.
 
     Example:
         >>> parts = {frozenset({"activations", "gradients"}): 0.2, frozenset({"gradient_line"}): 0.5}
-        >>> sorted(shared_out(1.0, frozenset({"activations", "gradients", "gradient_line"}), parts).items())
+        >>> measured = frozenset({"activations", "gradients", "gradient_line"})
+        >>> sorted(shared_out(1.0, measured, parts, in_the_pass=frozenset({"activations", "gradients"})).items())
         [('activations', 0.25), ('gradient_line', 0.5), ('gradients', 0.25)]
     """
     shares = dict.fromkeys(sorted(measured), 0.0)
-    known = {served & measured: seconds for served, seconds in parts.items() if served & measured}
-    scale = min(1.0, cost / math.fsum(known.values())) if math.fsum(known.values()) else 1.0
-    for served, seconds in known.items():
-        for name in served:
-            shares[name] += scale * seconds / len(served)
-    bearing = measured & PROBES or measured
-    rest = max(cost - scale * math.fsum(known.values()), 0.0)
+    served = {names & measured: seconds for names, seconds in parts.items() if names & measured}
+    scale = min(1.0, cost / math.fsum(served.values())) if math.fsum(served.values()) else 1.0
+    for names, seconds in served.items():
+        for name in names:
+            shares[name] += scale * seconds / len(names)
+    bearing = measured & in_the_pass or measured
+    rest = max(cost - scale * math.fsum(served.values()), 0.0)
     for name in bearing:
         shares[name] += rest / len(bearing)
     return shares

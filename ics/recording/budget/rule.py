@@ -7,8 +7,8 @@ then on two things hold an instrument back:
 - the *stretch*: of its due steps only every k-th counts, k a power of two, so that stretched schedules are contained
   in one another and instruments still meet at the same steps. The instrument that takes the largest share of
   training time is stretched first, until the shares together are within the target;
-- the *purse*: target times the training time so far, less what recording took so far. What the purse does not hold
-  waits for the next step that counts. So a first measurement that was dear is paid back before anything follows.
+- the *balance*: target times the training time so far, less what recording took so far. What the balance does not
+  cover waits for the next step that counts. So a first measurement that was dear is paid back before anything follows.
 
 Given the times, the rule is deterministic. It never looks at a loss or a parameter: training stays bit-identical, only
 which steps are measured depends on the machine. Costs are held in plain steps, not in seconds: when the whole machine
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from ics.errors import UsageError
-from ics.recording.budget.costs import Account, Parts, shared_out
+from ics.recording.budget.costs import InstrumentCost, Parts, shared_out
 from ics.recording.budget.stopwatch import Stopwatch
 
 IDLE_STEPS = 3
@@ -45,6 +45,7 @@ class Budget:
 
     Args:
         target: seconds of recording per second of training, between 0 and 1.
+        in_the_pass: instruments that look at training's own passes: they bear what hooks take there.
         device: where the model computes; see `Stopwatch` for how time is taken there.
         clock: returns seconds.
 
@@ -69,6 +70,7 @@ class Budget:
         self,
         target: float,
         *,
+        in_the_pass: frozenset[str] = frozenset(),
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -76,34 +78,35 @@ class Budget:
         self.clock = clock
         self.changed = False
         self._target = float(target)
+        self._in_the_pass = in_the_pass
         self._watch = Stopwatch(torch.device(device), clock=clock)
         self._training = self._recording = 0.0
         self._idle: deque[float] = deque(maxlen=_RECENT_STEPS)
         self._unpriced: list[tuple[float, frozenset[str], Parts, float]] = []
         self._unsettled = 0
-        self._accounts: dict[str, Account] = {}
+        self._costs: dict[str, InstrumentCost] = {}
         self._stretched: list[dict[str, int]] = []
 
     def choose(self, step: int, due: Iterable[str]) -> frozenset[str]:
         """Return which of the instruments that are due by their own schedules are measured at this step."""
         due = frozenset(due)
         for name in due:
-            self._accounts.setdefault(name, Account()).due(step)
-        chosen = {name for name in due if self._accounts[name].dues == 1}
+            self._costs.setdefault(name, InstrumentCost()).due(step)
+        chosen = {name for name in due if self._costs[name].dues == 1}
         self._settle()
         if not due - chosen or self._unpriced or self._unsettled:  # what the last measurement took is not known yet
             return frozenset(chosen)
         self._plan(step)
-        purse = self._target * self._training - self._recording
-        for name in sorted(due - chosen, key=lambda name: (self._accounts[name].cost, name)):
-            account = self._accounts[name]
-            if (account.dues - 1) % account.stretch:
+        balance = self._target * self._training - self._recording
+        for name in sorted(due - chosen, key=lambda name: (self._costs[name].cost, name)):
+            one = self._costs[name]
+            if (one.dues - 1) % one.stretch:
                 continue
-            cost = account.cost * self._plain_step
-            account.waited += cost > purse
-            if cost <= purse:
+            cost = one.cost * self._plain_step
+            one.waited += cost > balance
+            if cost <= balance:
                 chosen.add(name)
-                purse -= cost
+                balance -= cost
         return frozenset(chosen)
 
     def start(self) -> None:
@@ -130,7 +133,7 @@ class Budget:
     def forget(self, names: Iterable[str]) -> None:
         """These instruments were switched off: they take no share from now on."""
         for name in names:
-            self._accounts.pop(name, None)
+            self._costs.pop(name, None)
 
     def describe(self) -> dict[str, Any]:
         """Return what run.json says of the budget, and forget that it changed."""
@@ -143,12 +146,12 @@ class Budget:
             "plain_step_seconds": self._plain_step if self._idle else None,
             "instruments": {
                 name: {
-                    "plain_steps_per_measurement": account.cost if account.costs else None,
-                    "measured": account.measured,
-                    "waited": account.waited,
-                    "stretch": account.stretch,
+                    "plain_steps_per_measurement": one.cost if one.costs else None,
+                    "measured": one.measured,
+                    "waited": one.waited,
+                    "stretch": one.stretch,
                 }
-                for name, account in sorted(self._accounts.items())
+                for name, one in sorted(self._costs.items())
             },
             "stretch": list(self._stretched),
         }
@@ -180,23 +183,23 @@ class Budget:
         if self._plain_step <= 0:
             return
         once = min(parts.get(frozenset(), 0.0), cost)
-        for name, share in shared_out(cost - once, measured, parts).items():
-            self._accounts[name].add(share / self._plain_step)
+        for name, share in shared_out(cost - once, measured, parts, in_the_pass=self._in_the_pass).items():
+            self._costs[name].add(share / self._plain_step)
 
     def _plan(self, step: int) -> None:
         """Stretch the largest share while the shares exceed the target; relax the smallest where there is room."""
-        accounts, before = self._accounts, {name: account.stretch for name, account in self._accounts.items()}
-        total = math.fsum(account.share(step) for account in accounts.values())
+        costs, before = self._costs, {name: one.stretch for name, one in self._costs.items()}
+        total = math.fsum(one.share(step) for one in costs.values())
         while total > self._target:
-            largest = max(sorted(accounts), key=lambda name: accounts[name].share(step))
-            accounts[largest].stretch *= 2
-            total = math.fsum(account.share(step) for account in accounts.values())
-        for name in sorted(accounts, key=lambda name: (accounts[name].share(step), name)):
-            account = accounts[name]
-            while account.stretch > 1 and total + account.share(step) <= _ROOM * self._target:
-                total += account.share(step)
-                account.stretch //= 2
-        now = {name: account.stretch for name, account in sorted(accounts.items())}
+            largest = max(sorted(costs), key=lambda name: costs[name].share(step))
+            costs[largest].stretch *= 2
+            total = math.fsum(one.share(step) for one in costs.values())
+        for name in sorted(costs, key=lambda name: (costs[name].share(step), name)):
+            one = costs[name]
+            while one.stretch > 1 and total + one.share(step) <= _ROOM * self._target:
+                total += one.share(step)
+                one.stretch //= 2
+        now = {name: one.stretch for name, one in sorted(costs.items())}
         if now != before:
             self._stretched.append({"step": step} | {name: stretch for name, stretch in now.items() if stretch > 1})
             self.changed = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,25 +17,14 @@ from ics.landscape.random_state import replayed
 from ics.landscape.substitution import attributes_kept
 from ics.probes.drift import SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
 from ics.probes.structure.grouping import Grouping
-from ics.recording.batches import copy_batch
-from ics.recording.one_shot import feed
+from ics.recording.inputs import copy_batch, feed
+from ics.recording.measuring.measured_step import MeasuredStep
 from ics.records import Block
 
 Forward = Callable[[nn.Module, Any], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One update: the parameters before and after it, and the buffers and random state that its step began with."""
-
-    step: int
-    before: Mapping[str, Tensor]
-    after: Mapping[str, Tensor]
-    buffers: Mapping[str, Tensor]
-    random_state: RandomState
-
-
-class Drift:
+class SameBatchDrift:
     """Measures the drift of a probe batch, which it keeps from step to step together with the reference.
 
     At step t the sites of the probe batch under W(t+1) are compared with those under W(t) (reference
@@ -96,20 +84,20 @@ class Drift:
         """Whether the next measured batch is to be the probe batch."""
         return self._batch is None
 
-    def measure(self, update: Update, *, batch: Any, accumulate: bool) -> Block:
-        """Return the rows of one step; `batch` becomes the probe batch if there is none yet."""
+    def measure(self, step: MeasuredStep) -> Block:
+        """Return the rows of one step; its batch becomes the probe batch if there is none yet."""
         if self._batch is None:
-            self._batch = copy_batch(batch[0] if accumulate else batch)
+            self._batch = copy_batch(step.batch[0] if step.accumulate else step.batch)
         if self._random_state is None:
-            self._random_state = update.random_state
-        before = self._sites(update.before, update.buffers, halves=True)
-        after = self._sites(update.after, update.buffers, halves=False)
+            self._random_state = step.random_state
+        before = self._sites(step.before, step.buffers, halves=True)
+        after = self._sites(step.after, step.buffers, halves=False)
         rows = drift_rows(after, before, reference="before_update", floor=before)
         if self._reference is not None:
-            step, kept = self._reference
-            rows += drift_rows(before, kept, reference=f"step_{step}", floor=before)
-        elif update.step >= self._from_step:
-            self._reference = update.step, before.without_halves()
+            number, kept = self._reference
+            rows += drift_rows(before, kept, reference=f"step_{number}", floor=before)
+        elif step.number >= self._from_step:
+            self._reference = step.number, before.without_halves()
         return drift_block(rows)
 
     def _sites(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *, halves: bool) -> SitesOfPass:

@@ -1,61 +1,63 @@
-"""One measured step: what is armed before the user's block and what is evaluated after it."""
+"""One measured step: what is kept before the user's block, and what instruments can ask for after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ics import schema
-from ics.landscape import (
-    Objective,
-    RandomState,
-    Transition,
-    attribution,
-    curvature,
-    default_etas,
-    gradient_line,
-    gradient_shift,
-    make_transition,
-)
+from ics.landscape import Objective, RandomState, Transition, make_transition
 from ics.probes import Probes, find_layers, select_layers
 from ics.probes.hooks import before_optimizer_step
-from ics.recording.compiled import forced_eager
-from ics.recording.instruments import PROBES, needs_batch
-from ics.recording.measuring.drift import Drift, Update
+from ics.recording.inputs import forced_eager
 from ics.recording.measuring.setup import Setup, learning_rate
 from ics.recording.measuring.step_parameters import StepParameters
 from ics.records import Block, Layer
 
-_OF_THE_PASSES = frozenset({"activations", "normalization"})
+Batch = tuple[Any, bool]
+"""A batch as it was handed in, and whether it is a list of micro-batches."""
 
 
 @dataclass
 class MeasuredStep:
     """A step at which instruments are due.
 
-    `arm` before the block, `disarm` after it whatever happened, then `measure` each instrument. Parameters, buffers
-    and the random state are kept from before the block, so that every evaluation sees the step as training saw it.
+    The recorder calls `arm` before the user's block and `disarm` after it, whatever happened. Instruments then read
+    what they need from the attributes below; what several of them need is made once. Parameters, buffers, and random
+    state are kept from before the block, so that every evaluation sees the step as training saw it.
+
+    Attributes:
+        setup: what the recorder was told.
+        due: names of the instruments that are due.
+        needs: what they need; see `ics.Instrument`.
+        number: optimizer steps done before this one, from 0.
+        batch: the batch as it was handed to `Recorder.step`.
+        accumulate: whether it is a list of micro-batches.
+        previous: the batch of the step before, the second batch of the noise floor; None if it was not kept.
+        kept: by instrument, what it keeps from step to step.
+        learning_rate: of the first parameter group as the optimizer stepped; None without an optimizer.
     """
 
     setup: Setup
     due: frozenset[str]
+    needs: frozenset[str]
+    number: int
     batch: Any
     accumulate: bool
-    number: int
-    drift: Drift
-    parameters: StepParameters = field(init=False)
-    buffers: dict[str, Tensor] = field(init=False)
-    random_state: RandomState = field(init=False)
-    probes: Probes | None = None
+    previous: Batch | None
+    kept: Mapping[str, Any]
     learning_rate: float | None = None
+    attached: dict[str, ExitStack] = field(default_factory=dict)
     _armed: ExitStack = field(default_factory=ExitStack)
-    _objective: Objective | None = None
-    _transition: Transition | None = None
+    _probes: Probes | None = None
+    _parameters: StepParameters | None = None
+    _buffers: dict[str, Tensor] | None = None
+    _random_state: RandomState | None = None
 
     def arm(self) -> None:
         """Keep W(t), buffers and random state, and attach what the due instruments need."""
@@ -69,16 +71,16 @@ class MeasuredStep:
         model, optimizer = self.setup.model, self.setup.optimizer
         self._armed.enter_context(forced_eager())
         self.learning_rate = learning_rate(optimizer)
-        if self._asks_about_update:
-            self.parameters = self._kept_parameters()
+        if "update" in self.needs:
+            self._parameters = self._keep_parameters()
             if self._replays:
-                self.buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
-                self.random_state = RandomState.capture(model)
+                self._buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+                self._random_state = RandomState.capture(model)
             if optimizer is not None:
                 handle = before_optimizer_step(optimizer, self._optimizer_steps)
                 self._armed.callback(handle.remove)
         if self._looks_at_passes:
-            self.probes = self._armed.enter_context(self.setup.probes(self.due))
+            self._probes = self._armed.enter_context(self.setup.probes(self.due))
 
     def disarm(
         self,
@@ -88,16 +90,6 @@ class MeasuredStep:
     ) -> None:
         """Detach everything, telling what was armed how the block ended; safe to call twice."""
         self._armed.__exit__(kind, error, traceback)
-
-    def layers(self) -> tuple[Layer, ...]:
-        """All layers in execution order: from one replayed pass where there can be one, else as the probes saw them."""
-        if self._asks_about_update and self._can_replay:
-            objective = self.objective()
-            found = find_layers(self.setup.model, lambda: objective(self.before), grouping=self.setup.grouping)
-        else:
-            found = self.probes.layers() if self.probes else ()
-        self.setup.seen.layers = bool(found)
-        return found
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -112,122 +104,112 @@ class MeasuredStep:
         finally:
             now.restore()
 
-    def measurements(
-        self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None
-    ) -> Iterator[tuple[frozenset[str], Callable[[], list[Block]]]]:
-        """Yield what is due: the instruments a measurement serves, and the measurement.
+    @property
+    def model(self) -> nn.Module:
+        """The model, at W(t+1) after the block."""
+        return self.setup.model
 
-        `previous` is the batch before, and whether it is a list of micro-batches: the second batch of the floor.
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in execution order. Needs "layers".
+
+        Found once, by a replayed pass where there can be one, else by the probes.
         """
-        if self.probes is not None:
-            probes = self.probes
-            yield self.due & PROBES, lambda: probes.blocks(layers)
-        if "gradients" in self.due:
-            yield frozenset({"gradients"}), lambda: [self.parameters.rows(layers)]
-        if "gradient_shift" in self.due:
-            yield frozenset({"gradient_shift"}), lambda: [self.gradient_shift(layers, previous)]
-        if "attribution" in self.due:
-            yield frozenset({"attribution"}), lambda: [self.attribution(layers, previous)]
-        if "gradient_line" in self.due:
-            yield frozenset({"gradient_line"}), lambda: [self.gradient_line(layers, previous)]
-        if "curvature" in self.due:
-            options = self.setup.options.get("curvature", {})
-            yield frozenset({"curvature"}), lambda: [curvature(self.transition(previous), **options)]
-        if "drift" in self.due:
-            yield frozenset({"drift"}), lambda: [self.drift_rows()]
+        found = self.setup.found
+        if not found.layers:
+            if self._can_replay:
+                objective = self.objective
+                found.layers = find_layers(self.model, lambda: objective(self.before), grouping=self.setup.grouping)
+            elif self._probes is not None:
+                found.layers = self._probes.layers()
+        return found.layers
+
+    @property
+    def selected(self) -> tuple[Layer, ...]:
+        """The layers that the user asked for, in execution order."""
+        return select_layers(self.layers, self.setup.selection)
+
+    @cached_property
+    def pass_rows(self) -> list[Block]:
+        """Rows of the tables that are measured in training's own passes, all of them in one look."""
+        return [] if self._probes is None else self._probes.blocks(self.layers)
+
+    @property
+    def parameters(self) -> StepParameters:
+        """The parameters around the optimizer's step. Needs "update"."""
+        assert self._parameters is not None, 'kept for instruments with needs = frozenset({"update"})'
+        return self._parameters
+
+    @property
+    def before(self) -> dict[str, Tensor]:
+        """W(t). Needs "update"."""
+        return self.parameters.before
+
+    @property
+    def after(self) -> dict[str, Tensor]:
+        """W(t+1). Needs "update"."""
+        return self.parameters.after()
+
+    @property
+    def gradients(self) -> dict[str, Tensor | None]:
+        """Gradients as the optimizer used them; as left in `.grad` where no optimizer was given. Needs "update"."""
+        return self.parameters.gradients()
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffers as they were before the block. Needs "replay"."""
+        assert self._buffers is not None, 'kept for instruments with needs = frozenset({"replay"})'
+        return self._buffers
+
+    @property
+    def random_state(self) -> RandomState:
+        """The random state as it was before the block. Needs "replay"."""
+        assert self._random_state is not None, 'kept for instruments with needs = frozenset({"replay"})'
+        return self._random_state
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The loss of this batch as training saw it, a function of the parameters. Needs "loss"."""
+        return self._objective_of(self.batch, accumulate=self.accumulate)
+
+    @cached_property
+    def transition(self) -> Transition:
+        """W(t) to W(t+1) on this batch, with the batch before for the noise floor. Needs "loss"."""
+        second = None if self.previous is None else self._objective_of(self.previous[0], accumulate=self.previous[1])
+        return make_transition(
+            self.objective,
+            before=self.before,
+            after=self.after,
+            second=second,
+            learning_rate=self.learning_rate,
+        )
 
     def norms(self) -> dict[str, Tensor | float | None]:
         """Gradient and update norm of the whole step, and the regulariser that weight decay stands for.
 
         Not where only the passes are looked at: on small models they would cost more than all that was asked for.
         """
-        if not self._asks_about_update:
-            return {}
-        return self.parameters.norms()
-
-    def gradients(self) -> dict[str, Tensor | None]:
-        """Gradients as the optimizer used them; as left in `.grad` where no optimizer was given."""
-        return self.parameters.gradients()
-
-    @property
-    def before(self) -> dict[str, Tensor]:
-        """W(t)."""
-        return self.parameters.before
-
-    def objective(self) -> Objective:
-        """The loss of this batch as training saw it."""
-        assert self.setup.loss_fn is not None, "checked when the instruments were chosen"
-        if self._objective is None:
-            self._objective = self._objective_of(self.batch, accumulate=self.accumulate)
-        return self._objective
-
-    def transition(self, previous: tuple[Any, bool] | None) -> Transition:
-        """W(t) to W(t+1) on this batch; `previous` is (batch, accumulate) of the second batch for the floor."""
-        if self._transition is None:
-            second = None if previous is None else self._objective_of(previous[0], accumulate=previous[1])
-            self._transition = make_transition(
-                self.objective(),
-                before=self.before,
-                after=self.parameters.after(),
-                second=second,
-                learning_rate=self.learning_rate,
-            )
-        return self._transition
-
-    def gradient_shift(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
-        """Rows of `gradient_shift` for the selected layers."""
-        selected = select_layers(layers, self.setup.selection)
-        options = self.setup.options.get("gradient_shift", {})
-        return gradient_shift(self.transition(previous), layers=layers, selected=selected, **options)
-
-    def attribution(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
-        """Rows of `attribution` for the selected layers."""
-        selected = select_layers(layers, self.setup.selection)
-        return attribution(self.transition(previous), layers=layers, selected=selected)
-
-    def gradient_line(self, layers: tuple[Layer, ...], previous: tuple[Any, bool] | None) -> Block:
-        """Rows of `gradient_line`; step sizes of 1/2 to 4 times the learning rate unless `etas` are given.
-
-        With the option `layers`, besides the whole net those layers one at a time.
-        """
-        options = dict(self.setup.options.get("gradient_line", {}))
-        etas = options.pop("etas", None) or default_etas(self.learning_rate)
-        selection = options.pop("layers", None)
-        alone = () if selection is None else select_layers(layers, selection)
-        return gradient_line(self.transition(previous), etas=etas, layers=alone, **options)
-
-    def drift_rows(self) -> Block:
-        """Rows of `drift`: the probe batch before and after this update, and against the reference step."""
-        update = Update(self.number, self.before, self.parameters.after(), self.buffers, self.random_state)
-        return self.drift.measure(update, batch=self.batch, accumulate=self.accumulate)
-
-    @property
-    def _asks_about_update(self) -> bool:
-        """Whether anything is due that compares parameters or evaluates the loss: the state before is kept for it."""
-        return bool(self.due - _OF_THE_PASSES)
+        return {} if self._parameters is None else self._parameters.norms()
 
     @property
     def _replays(self) -> bool:
         """Whether a pass is run again, from the buffers and random state of before: by an instrument, or for layers."""
-        return bool(
-            needs_batch(self.due)
-            or "drift" in self.due
-            or (self._asks_about_update and self._can_replay and not self.setup.seen.layers)
-        )
+        return "replay" in self.needs or (self._can_replay and not self.setup.found.layers)
 
     @property
     def _can_replay(self) -> bool:
-        return self.setup.loss_fn is not None and self.batch is not None
+        return "update" in self.needs and self.setup.loss_fn is not None and self.batch is not None
 
     @property
     def _looks_at_passes(self) -> bool:
-        """Whether probes are needed; not for gradients of parameters alone, once the layers are known."""
-        sites = self.setup.options.get("gradients", {}).get("sites", schema.SITES)
-        return bool(self.due & (PROBES if sites or not self.setup.seen.layers else _OF_THE_PASSES))
+        """Whether probes are attached; not for gradients of parameters alone, once the layers are known."""
+        of_gradients = "gradients" in self.due and bool(self.setup.in_the_pass["gradients"]["sites"])
+        unknown = "layers" in self.needs and not self.setup.found.layers and not self._can_replay
+        return of_gradients or unknown or bool(self.due & {"activations", "normalization"})
 
-    def _kept_parameters(self) -> StepParameters:
-        options = self.setup.options.get("gradients", {})
-        rows = {name: options.get(name, True) for name in ("histogram", "per_channel")}
+    def _keep_parameters(self) -> StepParameters:
+        options = self.setup.in_the_pass["gradients"]
+        rows = {name: options[name] for name in ("histogram", "per_channel")}
         return StepParameters(
             self.setup.parameters,
             self.setup.optimizer,
@@ -236,9 +218,9 @@ class MeasuredStep:
         )
 
     def _objective_of(self, batch: Any, *, accumulate: bool) -> Objective:
-        assert self.setup.loss_fn is not None
+        assert self.setup.loss_fn is not None, "checked when the instruments were chosen"
         return Objective(
-            self.setup.model,
+            self.model,
             self.setup.loss_fn,
             batch,
             accumulate=accumulate,

@@ -10,22 +10,30 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ics import schema
 from ics.probes import ParameterWatch, Plans, Probes
-
-_EVERYTHING: Mapping[str, Any] = {"sites": schema.SITES, "histogram": True, "per_channel": True}
+from ics.records import Layer
 
 
 @dataclass
-class Seen:
-    """What measured steps found out, and later ones need not."""
+class Found:
+    """What measured steps found out, and later ones need not find again."""
 
-    layers: bool = False
+    layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a recorder was told, unchanged from step to step."""
+    """What a recorder was told, unchanged from step to step.
+
+    Attributes:
+        model: the model, without what compiles it.
+        loss_fn: the loss that is trained, if it was given.
+        optimizer: whose steps these are, if it was given.
+        grad_scaler: what scales the loss, if anything does.
+        selection: which layers were asked for.
+        grouping: which modules make up a layer.
+        in_the_pass: options of the instruments that share one look at training's passes.
+    """
 
     model: nn.Module
     loss_fn: Callable[[nn.Module, Any], Tensor] | None
@@ -33,9 +41,9 @@ class Setup:
     grad_scaler: torch.amp.GradScaler | None
     selection: Any
     grouping: Literal["paper", "leaf"]
-    options: Mapping[str, Mapping[str, Any]]
+    in_the_pass: Mapping[str, Mapping[str, Any]]
     plans: Plans = field(default_factory=Plans)
-    seen: Seen = field(default_factory=Seen)
+    found: Found = field(default_factory=Found)
 
     @cached_property
     def parameters(self) -> ParameterWatch:
@@ -44,7 +52,7 @@ class Setup:
 
     def probes(self, due: frozenset[str]) -> Probes:
         """Return probes for a step, not attached, that see what is due of the passes."""
-        options = self.options
+        options = self.in_the_pass
         return Probes(
             self.model,
             activations="activations" in due,
@@ -53,9 +61,9 @@ class Setup:
             layers=self.selection,
             loss_scale=None if self.grad_scaler is None else self.grad_scaler.get_scale(),
             plans=self.plans,
-            gradient_options={**_EVERYTHING, **options.get("gradients", {})},
-            normalization_per_channel=options.get("normalization", {}).get("per_channel", True),
-            **{**_EVERYTHING, **options.get("activations", {})},
+            gradient_options=options["gradients"],
+            normalization_per_channel=options["normalization"]["per_channel"],
+            **options["activations"],
         )
 
 

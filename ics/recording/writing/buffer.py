@@ -13,7 +13,7 @@ from typing import Any
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.writing.background import Background
-from ics.recording.writing.disk_writer import Scribe
+from ics.recording.writing.disk_writer import DiskWriter
 from ics.recording.writing.transfer import Sent, send, tensor_sizes
 from ics.records import Block
 from ics.stats.parallel import compute_alone
@@ -38,16 +38,16 @@ class _Page:
     sent: Sent | None = None
 
 
-class Logbook:
+class RecordBuffer:
     """Collects blocks and step rows, and has them written beside the training.
 
-    A flush starts one copy per device and returns; encoding and writing are done by a thread of the logbook's. It
+    A flush starts one copy per device and returns; encoding and writing are done by a thread of the buffer's. It
     flushes after `flush_every` steps, 30 seconds, or 4 million pending values, whichever comes first. Where more than
     256 MiB wait to be written, a flush waits until there is room.
 
     A disk that takes nothing is warned about once, and rows are kept and tried again. Other errors of the thread are
     raised by the next call that flushes. Who exits, or is interrupted in the midst of a call, loses nothing that was
-    added before. A forked process has no part in the logbook: what it closes stays as it is.
+    added before. A forked process has no part in the buffer: what it closes stays as it is.
     """
 
     def __init__(self, writer: Writer, *, flush_every: int) -> None:
@@ -58,8 +58,8 @@ class Logbook:
         self._notes: list[str] = []
         self._info: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._scribe = Scribe(writer, note=self._keep_note, keep=self._keep)
-        self._background = Background(self._work, name="ics-logbook", prepare=compute_alone)
+        self._disk = DiskWriter(writer, note=self._keep_note, keep=self._keep)
+        self._background = Background(self._work, name="ics-writing", prepare=compute_alone)
         self._flushed = time.perf_counter()
         self._closed = False
 
@@ -117,7 +117,7 @@ class Logbook:
         try:
             self._turn_page()
         except Exception as error:  # what cannot be copied is lost, what can is written
-            self._scribe.error = self._scribe.error or error
+            self._disk.error = self._disk.error or error
         self._background.stop()
         self._writer.close(state=state)
         self._closed = True
@@ -141,13 +141,13 @@ class Logbook:
             page = self._pages[0]
             page.blocks, page.rows = [], []
             if page.sent is not None:
-                self._scribe.take(page.sent)
+                self._disk.take(page.sent)
             self._pages.popleft()
             self._background.progressed()
-            self._scribe.write()
+            self._disk.write()
         with self._lock:
             info, self._info = self._info, {}
-        if info and not self._scribe.write_info(info):
+        if info and not self._disk.write_info(info):
             with self._lock:
                 self._info = info | self._info
 
@@ -163,9 +163,9 @@ class Logbook:
 
     def _report(self) -> None:
         """Warn of what the thread met, or raise it, where the user sees it."""
-        while self._scribe.warnings:
-            warnings.warn(self._scribe.warnings.popleft(), MeasurementWarning, stacklevel=4)
-        error, self._scribe.error = self._scribe.error, None
+        while self._disk.warnings:
+            warnings.warn(self._disk.warnings.popleft(), MeasurementWarning, stacklevel=4)
+        error, self._disk.error = self._disk.error, None
         if error is not None:
             raise error
 

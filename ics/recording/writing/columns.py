@@ -27,14 +27,13 @@ _DISTANCES = tuple(column.name for column in schema.DRIFT.values if column.dtype
 _MOMENTS = ("mean", "m2", "m3", "m4", "minimum", "maximum", "zero_fraction", "negative_fraction", "saturated_fraction")
 
 
-def host_columns(block: HostBlock) -> Columns:
+def host_columns(block: HostBlock, table: schema.Table) -> Columns:
     """Return the rows of a table as Arrow columns.
 
     A dense histogram becomes its non-empty buckets, moments of no values and distances that no channel defines become
     null with their reason. Integer columns are integers, whatever the tensors were.
     """
     block = expanded(block)
-    table = schema.table_named(block.table)
     columns: Columns = {}
     for name, cells in block.columns.items():
         if name == "histogram" and isinstance(cells, TensorCells):

@@ -18,7 +18,7 @@ from ics.store import Writer
 _KEPT_BYTES = 2**30
 
 
-class Scribe:
+class DiskWriter:
     """Turns rows into columns and writes them. Raises nothing: in the thread that calls it nobody could react.
 
     Rows that the disk does not take are kept, up to 1 GiB. After that further rows are given up, with a warning and a
@@ -49,7 +49,7 @@ class Scribe:
         with self._keeping_errors():
             for block in receive(sent):
                 with self._keeping_errors():
-                    self._append(block.table, host_columns(block))
+                    self._append(block.table, host_columns(block, self._writer.tables[block.table]))
 
     def write(self) -> None:
         """Write what the writer holds; what cannot be written it keeps."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ics import schema
 from ics.recording.writing.columns import as_lists, host_columns
 from ics.recording.writing.host_blocks import HostBlock, TensorCells
 from ics.records import Block, Stacked
@@ -33,7 +34,9 @@ def to_host(blocks: Sequence[Block]) -> list[tuple[str, HostColumns]]:
     Blocks of one table that have the same columns are put below each other. A dense histogram becomes its non-empty
     buckets; moments of no values become null with their reason. Waits for the device.
     """
-    return [(block.table, as_lists(host_columns(block))) for block in receive(send(blocks))]
+    return [
+        (block.table, as_lists(host_columns(block, schema.table_named(block.table)))) for block in receive(send(blocks))
+    ]
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import ics
-from ics.recording.instruments import PROBES
+from ics.experiments.benchmarking.ways import IN_THE_PASS
 from ics.recording.presets import PRESETS
 from scripts.bench.suite.nets import Training
 from scripts.bench.suite.ways import Running, Start, Way
@@ -65,7 +65,7 @@ def preset(name: str, interval: int) -> Start:
     What evaluates the loss elsewhere costs whole steps, is due once in hundreds, and has a page of its own.
     """
     chosen = PRESETS[name]
-    return recorded({key: interval for key in chosen.schedules if key in PROBES}, chosen.options)
+    return recorded({key: interval for key in chosen.schedules if key in IN_THE_PASS}, chosen.options)
 
 
 def pooled(*instruments: str, interval: int) -> Start:

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from ics.errors import MeasurementWarning, UsageError
-from ics.recording.writing import buffer as logbook_module
-from ics.recording.writing import disk_writer as scribe_module
-from ics.recording.writing.buffer import Logbook
+from ics.recording.writing import buffer as buffer_module
+from ics.recording.writing import disk_writer as disk_writer_module
+from ics.recording.writing.buffer import RecordBuffer
 from ics.recording.writing.transfer import receive
 from ics.records import Block
 from ics.stats.parallel import openmp
@@ -31,7 +31,7 @@ FULL = OSError(28, "No space left on device")
 
 
 def make(path, **options):
-    return Logbook(Writer(path, info={}), **{"flush_every": 2} | options)
+    return RecordBuffer(Writer(path, info={}), **{"flush_every": 2} | options)
 
 
 def rows(step, *, value=None):
@@ -40,10 +40,10 @@ def rows(step, *, value=None):
     return Block("activations", {**keys, "mean": list(mean)})
 
 
-def record(logbook, steps):
+def record(buffer, steps):
     for step in steps:
-        logbook.add(rows(step), step=step)
-        logbook.add_step({"step": step, "loss": torch.tensor(step / 2)})
+        buffer.add(rows(step), step=step)
+        buffer.add_step({"step": step, "loss": torch.tensor(step / 2)})
 
 
 def check(path, num_steps):
@@ -74,10 +74,10 @@ def stuck(monkeypatch):
 
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 7])
 def test_what_was_recorded_is_what_is_read(num_steps, tmp_path):
-    logbook = make(tmp_path)
-    record(logbook, range(num_steps))
-    logbook.close("completed")
-    logbook.close("failed")
+    buffer = make(tmp_path)
+    record(buffer, range(num_steps))
+    buffer.close("completed")
+    buffer.close("failed")
     if num_steps:
         check(tmp_path, num_steps)
     assert open_run(tmp_path).state == "completed"
@@ -85,35 +85,35 @@ def test_what_was_recorded_is_what_is_read(num_steps, tmp_path):
 
 def test_a_flush_does_not_wait_for_the_disk_and_drain_does(tmp_path, stuck):
     go, reached = stuck
-    logbook = make(tmp_path)
-    record(logbook, range(4))  # flushes twice, while nothing can be written
+    buffer = make(tmp_path)
+    record(buffer, range(4))  # flushes twice, while nothing can be written
     assert reached.wait(20)
     assert open_run(tmp_path).tables == ()
     go.set()
-    record(logbook, range(4, 5))
-    logbook.drain()
+    record(buffer, range(4, 5))
+    buffer.drain()
     check(tmp_path, 5)
-    logbook.close("completed")
+    buffer.close("completed")
 
 
 def test_a_flush_waits_when_too_many_bytes_are_in_the_queue(tmp_path, stuck, monkeypatch):
-    monkeypatch.setattr(logbook_module, "_QUEUE_BYTES", 3 * 2 * (2 * 520))  # three flushes of two steps
+    monkeypatch.setattr(buffer_module, "_QUEUE_BYTES", 3 * 2 * (2 * 520))  # three flushes of two steps
     go, _ = stuck
-    logbook = make(tmp_path)
-    trainer = threading.Thread(target=record, args=(logbook, range(40)))
+    buffer = make(tmp_path)
+    trainer = threading.Thread(target=record, args=(buffer, range(40)))
     trainer.start()
     trainer.join(0.5)
     assert trainer.is_alive()
-    held = logbook._waiting_bytes()
-    assert 0 < held <= logbook_module._QUEUE_BYTES
+    held = buffer._waiting_bytes()
+    assert 0 < held <= buffer_module._QUEUE_BYTES
     go.set()
     trainer.join(20)
-    logbook.close("completed")
+    buffer.close("completed")
     check(tmp_path, 40)
 
 
 def test_a_full_disk_is_warned_about_once_and_loses_nothing(tmp_path, monkeypatch):
-    logbook = make(tmp_path)
+    buffer = make(tmp_path)
     real = os.replace
 
     def full(*arguments):
@@ -122,27 +122,27 @@ def test_a_full_disk_is_warned_about_once_and_loses_nothing(tmp_path, monkeypatc
     monkeypatch.setattr(os, "replace", full)
     with pytest.warns(MeasurementWarning, match="kept in memory: .*No space left") as caught:
         for first in (0, 2, 4):
-            record(logbook, range(first, first + 2))
-            logbook.drain()
+            record(buffer, range(first, first + 2))
+            buffer.drain()
     assert len(caught) == 1
     monkeypatch.setattr(os, "replace", real)
-    record(logbook, range(6, 8))
-    logbook.drain()
+    record(buffer, range(6, 8))
+    buffer.drain()
     check(tmp_path, 8)
     monkeypatch.setattr(os, "replace", full)
     with pytest.warns(MeasurementWarning, match="No space left"):  # a second time the disk is full
-        record(logbook, range(8, 10))
-        logbook.drain()
+        record(buffer, range(8, 10))
+        buffer.drain()
     with pytest.raises(Exception, match="No space left"):
-        logbook.close("completed")
+        buffer.close("completed")
     monkeypatch.setattr(os, "replace", real)
-    logbook.close("completed")  # room was made
+    buffer.close("completed")  # room was made
     assert check(tmp_path, 10).state == "completed"
 
 
 def test_memory_stays_bounded_while_the_disk_takes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(scribe_module, "_KEPT_BYTES", 2000)
-    logbook = make(tmp_path)
+    monkeypatch.setattr(disk_writer_module, "_KEPT_BYTES", 2000)
+    buffer = make(tmp_path)
     real = os.replace
 
     def full(*arguments):
@@ -152,12 +152,12 @@ def test_memory_stays_bounded_while_the_disk_takes_nothing(tmp_path, monkeypatch
         warnings.simplefilter("always")
         monkeypatch.setattr(os, "replace", full)
         for step in range(0, 100, 2):
-            record(logbook, [step, step + 1])
-            logbook.drain()
-        assert logbook._writer.pending_bytes < 4000
+            record(buffer, [step, step + 1])
+            buffer.drain()
+        assert buffer._writer.pending_bytes < 4000
         monkeypatch.setattr(os, "replace", real)
-        record(logbook, [100, 101])
-        logbook.close("completed")
+        record(buffer, [100, 101])
+        buffer.close("completed")
     assert sum("are given up until" in str(one.message) for one in caught) == 1
     run = open_run(tmp_path)
     steps = [step for step in run.table("steps")["step"] if step < 100]
@@ -167,42 +167,42 @@ def test_memory_stays_bounded_while_the_disk_takes_nothing(tmp_path, monkeypatch
 
 
 def test_a_mistake_of_the_program_is_raised_and_costs_only_its_own_rows(tmp_path):
-    logbook = make(tmp_path)
-    record(logbook, range(2))
-    logbook.drain()
-    logbook.add(Block("gradient_shift", {"layer": ["a"]}), step=2)  # without keys
-    record(logbook, range(2, 4))
+    buffer = make(tmp_path)
+    record(buffer, range(2))
+    buffer.drain()
+    buffer.add(Block("gradient_shift", {"layer": ["a"]}), step=2)  # without keys
+    record(buffer, range(2, 4))
     with pytest.raises(UsageError, match="got none of"):
-        logbook.drain()
-    record(logbook, range(4, 6))
-    logbook.add(Block("gradient_shift", {"layer": ["a"]}), step=6)
+        buffer.drain()
+    record(buffer, range(4, 6))
+    buffer.add(Block("gradient_shift", {"layer": ["a"]}), step=6)
     with pytest.raises(UsageError, match="got none of"):
-        logbook.close("completed")
+        buffer.close("completed")
     assert check(tmp_path, 6).state == "completed"
 
 
 def test_notes_and_fields_arrive_in_order_and_are_snapshots(tmp_path):
-    logbook = make(tmp_path)
+    buffer = make(tmp_path)
     layers = [{"name": "a"}]
-    logbook.update_info(layers=layers, objective={"equal": True})
-    logbook.note("first")
+    buffer.update_info(layers=layers, objective={"equal": True})
+    buffer.note("first")
     layers.append({"name": "later"})
-    logbook.note("second")
-    logbook.drain()
+    buffer.note("second")
+    buffer.drain()
     info = open_run(tmp_path).info
     assert info["notes"] == ["first", "second"]
     assert info["layers"] == [{"name": "a"}]
     with pytest.raises(UsageError, match="got object"):
-        logbook.update_info(thing=object())
-    logbook.close("completed")
+        buffer.update_info(thing=object())
+    buffer.close("completed")
 
 
 def test_a_loss_that_is_not_finite_is_counted_and_warned_about_once(tmp_path):
-    logbook = make(tmp_path)
+    buffer = make(tmp_path)
     with pytest.warns(MeasurementWarning, match="not finite from step 1 on") as caught:
         for step, loss in enumerate([1.0, math.nan, 0.5, None, math.inf, math.nan]):
-            logbook.add_step({"step": step} if loss is None else {"step": step, "loss": loss})
-        logbook.close("completed")
+            buffer.add_step({"step": step} if loss is None else {"step": step, "loss": loss})
+        buffer.close("completed")
     assert len(caught) == 1
     info = open_run(tmp_path).info
     assert info["num_nonfinite_losses"] == 3
@@ -211,16 +211,16 @@ def test_a_loss_that_is_not_finite_is_counted_and_warned_about_once(tmp_path):
 
 @pytest.mark.parametrize("moment", [*range(0, 204, 12), *range(204, 234)])  # the page is turned at about 210
 def test_an_interrupt_at_any_line_loses_and_doubles_nothing(moment, tmp_path):
-    """Ctrl-C is raised at the given line of `logbook`, `background` or `transfer` that the training thread runs."""
-    logbook = make(tmp_path)
-    logbook.add(rows(0), step=0)
-    logbook.add_step({"step": 0, "loss": torch.tensor(0.0)})
-    logbook.add(rows(1), step=1)
+    """Ctrl-C is raised at the given line of `buffer`, `background` or `transfer` that the training thread runs."""
+    buffer = make(tmp_path)
+    buffer.add(rows(0), step=0)
+    buffer.add_step({"step": 0, "loss": torch.tensor(0.0)})
+    buffer.add(rows(1), step=1)
     seen = 0
 
     def interrupt(frame, event, argument):
         nonlocal seen
-        if not frame.f_code.co_filename.endswith(("logbook.py", "background.py", "transfer.py")):
+        if not frame.f_code.co_filename.endswith(("buffer.py", "background.py", "transfer.py")):
             return None
         if event == "line":
             seen += 1
@@ -231,16 +231,16 @@ def test_an_interrupt_at_any_line_loses_and_doubles_nothing(moment, tmp_path):
                 raise KeyboardInterrupt
         return interrupt
 
-    logbook._pages[-1].rows.append({"step": 1, "loss": torch.tensor(0.5)})
+    buffer._pages[-1].rows.append({"step": 1, "loss": torch.tensor(0.5)})
     sys.settrace(interrupt)
     try:
-        logbook.flush()
+        buffer.flush()
     except KeyboardInterrupt:
         pass
     finally:
         sys.settrace(None)
-    record(logbook, range(2, 5))
-    logbook.close("interrupted")
+    record(buffer, range(2, 5))
+    buffer.close("interrupted")
     check(tmp_path, 5)
 
 
@@ -271,10 +271,10 @@ def test_ctrl_c_while_closing_waits_still_writes_what_was_handed_over(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.3)
             signalled.set()
-        logbook = make(sys.argv[1])
-        record(logbook, range(8))
+        buffer = make(sys.argv[1])
+        record(buffer, range(8))
         threading.Thread(target=interrupt).start()
-        logbook.close("completed")
+        buffer.close("completed")
         """,
         tmp_path,
     )
@@ -287,18 +287,18 @@ def test_ctrl_c_while_closing_waits_still_writes_what_was_handed_over(tmp_path):
 def test_a_fork_neither_hangs_nor_writes(tmp_path):
     done = run_program(
         """
-        logbook = make(sys.argv[1])
-        record(logbook, range(3))
+        buffer = make(sys.argv[1])
+        record(buffer, range(3))
         child = os.fork()
         if child == 0:
-            logbook.close("interrupted")        # as an exit handler would
+            buffer.close("interrupted")        # as an exit handler would
             try:
-                record(logbook, range(9, 12))
+                record(buffer, range(9, 12))
             except UsageError:
                 sys.exit(7)                     # runs the exit handlers too
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        record(logbook, range(3, 5))
-        logbook.close("completed")
+        record(buffer, range(3, 5))
+        buffer.close("completed")
         """,
         tmp_path,
     )
@@ -309,11 +309,11 @@ def test_a_fork_neither_hangs_nor_writes(tmp_path):
 def test_workers_of_a_data_loader_leave_the_run_alone(tmp_path):
     done = run_program(
         """
-        logbook = make(sys.argv[1])
+        buffer = make(sys.argv[1])
         loader = torch.utils.data.DataLoader(range(40), num_workers=2, multiprocessing_context="fork")
         for step, _ in enumerate(loader):
-            record(logbook, [step])
-        logbook.close("completed")
+            record(buffer, [step])
+        buffer.close("completed")
         """,
         tmp_path,
     )
@@ -330,14 +330,14 @@ def test_the_thread_that_writes_takes_no_helpers_that_training_would_have_to_sha
         threads.append((threading.current_thread().name, torch.get_num_threads()))
         return receive(sent)
 
-    monkeypatch.setattr(scribe_module, "receive", counting)
+    monkeypatch.setattr(disk_writer_module, "receive", counting)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        logbook = make(tmp_path / "run")
-        logbook.add(rows(0), step=0)
-        logbook.close("finished")
+        buffer = make(tmp_path / "run")
+        buffer.add(rows(0), step=0)
+        buffer.close("finished")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert threads == [("ics-logbook", 1)]
+    assert threads == [("ics-writing", 1)]

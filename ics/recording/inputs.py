@@ -1,11 +1,29 @@
-"""Batches as a user's loop has them: nested tuples, lists and mappings of tensors."""
+"""What the user hands in: models as they are wrapped or compiled, and batches as a loop has them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wrapped, or the model itself; both share parameters and buffers."""
+    return getattr(model, "_orig_mod", model)
+
+
+def forced_eager() -> AbstractContextManager[object]:
+    """Return a context in which whatever was compiled runs eagerly.
+
+    Compiled code ignores hooks added after the first call, and even before it when an identical model was compiled
+    earlier in the process; under this stance hooks fire, and outside it the compiled code is used again. A model
+    cannot tell whether a function that calls it was compiled, so this asks only whether a compiler is loaded at all.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def copy_batch(batch: Any) -> Any:
@@ -34,3 +52,12 @@ def holds_micro_batches(batch: Any) -> bool:
         (False, True)
     """
     return type(batch) is list and bool(batch) and all(isinstance(part, tuple | list | Mapping) for part in batch)
+
+
+def feed(model: nn.Module, batch: Any) -> object:
+    """Call the model on a batch without knowing its loss: see `activation_stats`."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(batch[0])
+    return model(batch)
