@@ -40,4 +40,4 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": page.stem}
     for number, block in enumerate(blocks(page), start=1):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+        exec(compile(block, f"{page.name}, block {number}", "exec", dont_inherit=True), namespace)

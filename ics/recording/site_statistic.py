@@ -123,9 +123,9 @@ def statistic(
     Example:
         >>> import ics
         >>> ratio = ics.statistic(
-        ...     "l2_over_rms", lambda x: x.norm() / x.square().mean().sqrt(), sites="activation", unit="1"
+        ...     "peak_over_rms", lambda x: x.abs().amax() / x.square().mean().sqrt(), sites="activation", unit="1"
         ... )
-        >>> ratio.table.column("l2_over_rms").dtype
+        >>> ratio.table.column("peak_over_rms").dtype
         'float64'
         >>> recorder = ics.Recorder(model, to="runs/mine-0", instruments={ratio: ics.every(10)})   # doctest: +SKIP
     """
@@ -134,7 +134,7 @@ def statistic(
     if not isinstance(name, str) or not name.isidentifier() or name in _TAKEN:
         raise UsageError(
             f"statistic expects a name of letters, digits and _ that no table or key has, got {name!r}; "
-            "type e.g. 'l2_over_rms'"
+            "type e.g. 'peak_over_rms'"
         )
     chosen = (sites,) if isinstance(sites, str) else tuple(sites)
     for site in chosen:
