@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Attach `ics` to any model and any loop
 #
-# A network from torchvision, untrained and as it comes, on real data: scans of handwritten digits. Nothing in
-# the model is changed or subclassed, and the loop is one that you would have written anyway. The recorder
-# takes two lines of it.
+# This notebook trains an unmodified network from torchvision, from scratch, on scans of handwritten digits. Nothing in
+# the model is changed or subclassed, and the loop is one that you would have written anyway. The recorder adds
+# two lines to it.
 
 # %%
 import torch
@@ -35,9 +35,8 @@ labels = torch.tensor(digits.target)
 images.shape, labels.shape
 
 # %% [markdown]
-# The model, the optimizer, and the loss as a function of the model and a batch: that is all the recorder has to know.
-# With the loss it can evaluate what training never does: the gradient after *other* layers moved, the loss further along the
-# gradient.
+# The recorder needs the model, the optimizer, and the loss as a function of the model and a batch. With the loss it can
+# evaluate what training never does: the gradient after *other* layers moved, or the loss further along the gradient.
 
 # %%
 model = resnet18(num_classes=10)
@@ -45,8 +44,8 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 loss_fn = lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])
 
 # %% [markdown]
-# Which instruments, and when. Probes are cheap and may run often; those that evaluate the loss elsewhere cost several
-# passes each time (`docs/metrics.md` says how many).
+# Choose the instruments, and when each is due. Probes are cheap and may run often. Instruments that evaluate the loss
+# elsewhere cost several passes each time (`docs/metrics.md` says how many).
 
 # %%
 num_steps, batch_size = 10, 32
@@ -80,8 +79,9 @@ recorder.close()
 # %% [markdown]
 # ## What was recorded
 #
-# A folder. `run.info` is what was known at the start and end, `run.tables` what was measured. The layers are listed in the order in
-# which they ran, each with the BatchNorm that follows it, the shortcuts of the residual blocks where they really run.
+# A run is a folder. `run.info` holds what was known at the start and end, `run.tables` what was measured. Layers are
+# listed in execution order, each with the BatchNorm that follows it. The shortcuts of the residual blocks stand where
+# they really run.
 
 # %%
 run = ics.open_run("../runs/notebook-resnet18")
@@ -91,9 +91,9 @@ run.layers[["index", "name", "kind", "num_parameters"]]
 # %% [markdown]
 # ## Internal covariate shift
 #
-# How much did the gradient of each layer change because the layers *before* it were updated? The first row is exactly
-# 0: nothing runs before it. Beside each shift stands its floor: how much the gradient changes from
-# one batch to another at the same weights.
+# How much did the gradient of each layer change because the layers *before* it were updated? The first row is exactly 0,
+# because nothing runs before that layer. Each row also holds the floor: how much the gradient changes from one batch to
+# another at the same weights.
 
 # %%
 shift = run.table("gradient_shift", where={"parameters": "weight", "step": 9})
@@ -105,8 +105,8 @@ ics.plots.gradient_shift_by_layer(run.table("gradient_shift"))
 # %% [markdown]
 # ## Did the recorder measure the loss that was trained?
 #
-# It compared its own gradient with the one that the optimizer used, once, and wrote down what came out. Check this first in
-# every run of your own.
+# The recorder compared its own gradient with the one the optimizer used, once, and stored the result. Check this first
+# in every run of your own.
 
 # %%
 run.info["objective"]
@@ -114,7 +114,7 @@ run.info["objective"]
 # %% [markdown]
 # ## One number without a recorder
 #
-# Each measurement is also a function that returns a frame.
+# Several measurements are also functions that measure once and return a frame.
 
 # %%
 line = ics.gradient_line(model, loss_fn, batch, [0.025, 0.05, 0.1, 0.2])

@@ -13,8 +13,9 @@
 # %% [markdown]
 # # Read runs: frames and figures
 #
-# The runs of `ics demo`: a small net on digits, standard and with BatchNorm, several seeds each. Where they have not been made, the
-# next cell trains shorter ones. From there on nothing needs torch: runs are read, analysed and drawn on any laptop.
+# This notebook reads the runs of `ics demo`: a small net on digits, standard and with BatchNorm, several seeds each. If they
+# do not exist, the next cell trains shorter ones. Nothing after that needs torch: you can read, analyse and plot runs on
+# any laptop.
 
 # %%
 from pathlib import Path
@@ -34,8 +35,8 @@ runs = ics.open_runs(str(folder / "*-[0-9]"))
 # %% [markdown]
 # ## A table is a frame
 #
-# `columns` and `where` are pushed down to the files: only what is asked for is read. `runs.table` puts the run, the net and the
-# seed in front of each row.
+# `columns` and `where` are pushed down to the files: other columns, and groups of rows without a match, are not read.
+# `runs.table` puts the run, the net and the seed in front of each row.
 
 # %%
 shift = runs.table(
@@ -46,7 +47,7 @@ shift = runs.table(
 shift.head()
 
 # %% [markdown]
-# What each column means, its unit and source, is part of the schema (`ics schema gradient_shift`):
+# The schema says what each column means, with its unit and source (`ics schema gradient_shift`):
 
 # %%
 from ics.schema import TABLES
@@ -66,7 +67,7 @@ ics.plots.training_curves(runs.table("steps"))
 ics.plots.gradient_shift_by_layer(runs.table("gradient_shift"))
 
 # %% [markdown]
-# The same as a number: the shift as a multiple of its floor, median over steps and layers, per run.
+# As a number per run: the shift as a multiple of its floor, median over steps and layers.
 
 # %%
 ratio = ics.analysis.shift_against_floor(runs.table("gradient_shift"))
@@ -75,7 +76,7 @@ ratio.groupby(["net", "seed"])["shift_over_floor"].median().unstack().round(2)
 # %% [markdown]
 # ## The loss along the gradient
 #
-# Bands over the step sizes that were probed; the line 2/lr is where training at the edge of stability holds beta.
+# The bands span the step sizes that were probed. Training at the edge of stability holds beta at the line 2/lr.
 
 # %%
 ics.plots.landscape(runs.table("gradient_line"))
@@ -83,8 +84,8 @@ ics.plots.landscape(runs.table("gradient_line"))
 # %% [markdown]
 # ## Distributions
 #
-# Moments and a histogram were stored, the rest is derived: here skewness and the distance to the normal distribution of what enters the last
-# activation function, at the first and the last measured step.
+# Moments and a histogram were stored, and the rest is derived. Here: skewness, and the distance to the normal distribution,
+# of what enters the last activation function, at the first and the last measured step.
 
 # %%
 activations = runs.table("activations", where={"layer": "linear3", "site": ["preactivation", "scaled"]})
@@ -98,7 +99,7 @@ ics.plots.distributions(runs.table("activations"), site="preactivation")
 # %% [markdown]
 # ## Two nets, in numbers and in words
 #
-# With two seeds an interval is no more than their range; that is what `n` is for.
+# With two seeds an interval is only their range. `n` tells how many seeds there are.
 
 # %%
 standard = [run for run in runs if run.info["config"]["norm"] == "none"]

@@ -13,8 +13,9 @@
 # %% [markdown]
 # # Read the ledger of claims
 #
-# What is said about BatchNorm, and what was measured. A ledger is a folder of JSON and Parquet files; reading it needs no torch.
-# Where the project's own ledger is not at hand, the next cell makes a tiny one of a single claim, which decides nothing.
+# What is said about BatchNorm, and what was measured. A ledger is a folder of JSON and Parquet files, and reading it does
+# not need torch. If the project's own ledger is missing, the next cell makes a tiny one of a single claim, which decides
+# nothing.
 
 # %%
 from pathlib import Path
@@ -45,8 +46,8 @@ with pd.option_context("display.max_colwidth", 90):
 # %% [markdown]
 # ## One claim
 #
-# C21: does BatchNorm make the loss smoother along the gradient? A row per measure and setting: the estimate over seeds, its
-# interval, the region in which it would have to lie, and what it therefore says.
+# C21: does BatchNorm make the loss smoother along the gradient? There is a row per measure and setting: the estimate over
+# seeds, its interval, the region in which it would have to lie, and the resulting vote.
 
 # %%
 effects = effects_frame(entries)
@@ -54,7 +55,7 @@ c21 = effects[effects["id"] == "C21"]
 c21[["measure", "setting", "center", "low", "high", "n", "criterion", "vote"]]
 
 # %% [markdown]
-# The same as a picture. The shaded stretch is where the effect lies if the claim is true.
+# The same as a figure. The shaded range is where the effect lies if the claim is true.
 
 # %%
 ics.plots.forest(c21[c21["vote"].notna()])
@@ -62,8 +63,8 @@ ics.plots.forest(c21[c21["vote"].notna()])
 # %% [markdown]
 # ## The numbers behind it
 #
-# A verdict depends on the border that was chosen beforehand. The value of every seed is kept, so anyone can put another question to
-# the same numbers: at how many seeds is BatchNorm's value the smaller one at all?
+# A verdict depends on the border that was chosen in advance. The value of every seed is kept, so anyone can ask the same
+# numbers another question: at how many seeds is BatchNorm's value smaller at all?
 
 # %%
 rows = pd.read_parquet(folder / "ledger" / entries["C21"].budget / "C21.parquet")
