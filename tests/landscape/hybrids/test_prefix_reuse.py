@@ -14,9 +14,10 @@ import ics.landscape.hybrids.replay.prefix_reuse as fast
 from ics.errors import MeasurementWarning
 from ics.landscape import Objective, RandomState, gradient_shift, make_transition
 from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import plan_hybrids
 from ics.landscape.hybrids.replay.call_recording import Recording
 from ics.landscape.hybrids.replay.calls import Interception
-from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
 from ics.probes import find_layers
 from tests.landscape.hybrids.tricky import TRICKY
 from tests.landscape.nets import NETS, OPTIMIZERS, copies, take_step
@@ -62,7 +63,8 @@ def assert_equal_to_the_reference(transition, layers, circumstances, *, selected
     objective = transition.objective
     selected = [layer.name for layer in layers] if selected is None else selected
     found = {
-        layer.name: shifted for layer, shifted in kept_prefix(transition, layers=layers, selected=selected, **options)
+        layer.name: shifted
+        for layer, shifted in prefix_reuse(plan_hybrids(transition, layers=layers, selected=selected), **options)
     }
     wanted = shifted_gradients(
         model=objective.model,
@@ -128,14 +130,14 @@ def test_what_comes_before_a_layer_is_computed_once():
     names = [layer.name for layer in layers]
     replays = 9 + sum(range(1, 10))  # for layer i those from i on; batch norm starts where the second linear layer does
     Counting.runs = 0
-    assert len(list(kept_prefix(transition, layers=layers, selected=names))) == 11
+    assert len(list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))) == 11
     # to keep, to see that all can be replayed, the replays, and two full passes to compare with
     assert Counting.runs == 10 + replays + 1 + replays + 2 * 10
     Counting.runs = 0
-    list(kept_prefix(transition, layers=layers, selected=names))
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))
     assert Counting.runs == 10 + 5 + 1 + replays  # seen once, checked in the middle and at the end only
     Counting.runs = 0
-    list(full_passes(transition, layers=layers, selected=names))
+    list(full_passes(plan_hybrids(transition, layers=layers, selected=names)))
     assert Counting.runs == 10 * 10
 
 
@@ -145,7 +147,7 @@ def test_chunks_keep_the_outputs_of_as_many_layers_and_run_the_updated_net_once_
     model = nn.Sequential(stem, Counting(6, 3))
     transition, layers, _ = moved(model, cross_entropy, vectors(5))
     names = [layer.name for layer in layers]
-    list(kept_prefix(transition, layers=layers, selected=names))  # the first time more is checked
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))  # the first time more is checked
     kept = []
     recorded = fast.record_again
 
@@ -159,7 +161,7 @@ def test_chunks_keep_the_outputs_of_as_many_layers_and_run_the_updated_net_once_
     for chunk, passes in ((2, 4), (3, 3), (8, 1)):
         kept.clear()
         Counting.runs = 0
-        list(kept_prefix(transition, layers=layers, selected=names, chunk=chunk))
+        list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names), chunk=chunk))
         assert Counting.runs == 9 * (1 + passes) + sum(range(1, 9)) + 4 + 1  # replays, middle and end checked
         assert len(kept) == passes
         assert max(kept) < 3 * chunk  # of each layer: before and after its activation, and a few single numbers
@@ -181,7 +183,9 @@ def test_a_call_that_returns_its_own_argument_is_handed_back_too():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 6), Adding(), Adding(), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
     transition, layers, circumstances = moved(model, cross_entropy, vectors())
-    list(kept_prefix(transition, layers=layers, selected=["3", "4", "5"]))  # the first time more is checked
+    list(
+        prefix_reuse(plan_hybrids(transition, layers=layers, selected=["3", "4", "5"]))
+    )  # the first time more is checked
     Counting.runs = 0
     assert_equal_to_the_reference(transition, layers, circumstances, selected=["3", "4", "5"])
     assert Counting.runs == 2 + 3 * 2  # once to keep, and in the reference's three passes
@@ -195,9 +199,11 @@ def test_batch_norm_alone_does_not_keep_the_second_micro_batch_from_being_replay
     before = copies(model.named_parameters())
     transition = make_transition(objective, before=before, after={name: 1.1 * value for name, value in before.items()})
     layers = find_layers(model, lambda: objective(before), grouping="leaf")
-    list(kept_prefix(transition, layers=layers, selected=["2", "3", "4"]))  # the first time more is checked
+    list(
+        prefix_reuse(plan_hybrids(transition, layers=layers, selected=["2", "3", "4"]))
+    )  # the first time more is checked
     Counting.runs = 0
-    list(kept_prefix(transition, layers=layers, selected=["2", "3", "4"]))
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=["2", "3", "4"])))
     assert Counting.runs == 2  # once for each micro-batch
 
 
@@ -223,8 +229,8 @@ def test_frozen_layers(frozen):
     for name in frozen:
         model.get_submodule(name).requires_grad_(False)
     transition, layers, _ = moved(model, cross_entropy, vectors())
-    found = dict(kept_prefix(transition, layers=layers, selected=[layer.name for layer in layers]))
-    full = dict(full_passes(transition, layers=layers, selected=[layer.name for layer in layers]))
+    found = dict(prefix_reuse(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
+    full = dict(full_passes(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
     for layer in layers:
         assert found[layer].keys() == full[layer].keys()
         assert all(torch.equal(found[layer][name], full[layer][name]) for name in full[layer])
@@ -272,8 +278,8 @@ def test_micro_batches(name):
     layers = find_layers(model, lambda: objective(before), grouping="leaf")
     transition = make_transition(objective, before=before, after=after)
     names = [layer.name for layer in layers]
-    found = dict(kept_prefix(transition, layers=layers, selected=names))
-    for layer, gradients in full_passes(transition, layers=layers, selected=names):
+    found = dict(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))
+    for layer, gradients in full_passes(plan_hybrids(transition, layers=layers, selected=names)):
         for parameter, gradient in gradients.items():
             same = found[layer][parameter]
             assert (same is None) if gradient is None else torch.equal(same, gradient), (layer.name, parameter)
@@ -294,7 +300,7 @@ def test_nothing_is_left_behind():
     transition, layers, _ = moved(model, cross_entropy, vectors())
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
     state = torch.get_rng_state()
-    list(kept_prefix(transition, layers=layers, selected=[layer.name for layer in layers]))
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
     for name, module in model.named_modules():
         assert vars(module).keys() == before[name].keys()
         assert all(vars(module)[key] is value for key, value in before[name].items()), name
@@ -430,11 +436,11 @@ def test_a_model_that_cannot_be_replayed_is_measured_by_full_passes_and_one_warn
     transition, layers, _ = moved(model, loss_fn, vectors())
     names = [layer.name for layer in layers]
     with pytest.warns(MeasurementWarning, match=reason) as caught:
-        found = dict(kept_prefix(transition, layers=layers, selected=names))
+        found = dict(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))
     assert len(caught) == 1
     assert type(model).__name__ in str(caught[0].message)
     if build is not Fickle:
-        for layer, gradients in full_passes(transition, layers=layers, selected=names):
+        for layer, gradients in full_passes(plan_hybrids(transition, layers=layers, selected=names)):
             assert all(torch.equal(found[layer][name], gradient) for name, gradient in gradients.items())
         gradient_shift(transition, layers=layers)  # no second warning
     assert not any("forward" in vars(module) for module in model.modules())
@@ -484,7 +490,7 @@ def test_an_error_of_the_user_is_raised_as_it_is():
 
     transition.objective.model.blocks[1].register_forward_pre_hook(broken)
     with pytest.raises(KeyError, match="out of luck"), pytest.warns(MeasurementWarning, match="out of luck"):
-        list(kept_prefix(transition, layers=layers, selected=[layer.name for layer in layers]))
+        list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
 
 
 def test_what_is_kept_of_a_part_is_freed_once_the_part_is_handed_back_whole():

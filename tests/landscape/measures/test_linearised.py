@@ -12,6 +12,7 @@ from torch import nn
 from ics.errors import SelectionError, UsageError
 from ics.landscape import Objective, gradient_shift, make_transition
 from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import plan_hybrids
 from ics.landscape.measures.linearised import compare_linearised, linearised_shift
 from ics.records import Layer
 from tests.landscape.nets import NETS, cross_entropy, layers_of, take_step
@@ -49,7 +50,8 @@ def quadratic(seed=0):
 
 def shifted_of(transition, layers):
     names = [layer.name for layer in layers]
-    return {layer.name: found for layer, found in full_passes(transition, layers=layers, selected=names)}
+    plan = plan_hybrids(transition, layers=layers, selected=names)
+    return {layer.name: found for layer, found in full_passes(plan)}
 
 
 def compared(transition, layers):
