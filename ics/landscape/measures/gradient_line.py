@@ -94,11 +94,11 @@ def gradient_line(
         >>> block.columns["loss"], block.columns["gradient_change_l2"], block.columns["distance"]
         ([0.5, 0.125, 0.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0])
     """
-    etas = _checked(etas)
+    etas = _checked_etas(etas)
     keys: list[dict[str, Any]] = []
     measured: list[Tensor] = []
-    known = _known(directions, transition)
-    draws = [(direction, draw) for direction in known for draw in range(num_random if direction == "random" else 1)]
+    chosen = _checked_directions(directions, transition)
+    draws = [(direction, draw) for direction in chosen for draw in range(num_random if direction == "random" else 1)]
     moved = [(schema.WHOLE_NET, tuple(transition.gradients))]
     moved += [(layer.name, trained_names(transition, layer)) for layer in layers]
     for (layer_name, names), (direction, draw) in product(moved, draws):
@@ -111,14 +111,14 @@ def gradient_line(
     return Block("gradient_line", {column: [each.get(column) for each in cells] for column in _COLUMNS})
 
 
-def _checked(etas: Sequence[float]) -> list[float]:
+def _checked_etas(etas: Sequence[float]) -> list[float]:
     for eta in etas:
         if not math.isfinite(eta):
             raise UsageError(f"etas are expected to be finite step sizes, got {eta}; type e.g. etas=[0.05, 0.1, 0.2]")
     return sorted({0.0, *(float(eta) for eta in etas)})
 
 
-def _known(directions: Sequence[str], transition: Transition) -> list[str]:
+def _checked_directions(directions: Sequence[str], transition: Transition) -> list[str]:
     for direction in directions:
         if direction not in schema.DIRECTIONS:
             raise unknown_name("direction", direction, schema.DIRECTIONS)

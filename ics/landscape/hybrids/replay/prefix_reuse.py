@@ -81,20 +81,18 @@ def _replay_all(plan: HybridPlan, found: dict[str, ParameterGradients], *, chunk
         foreign: list[Tensor] = []
         recordings, updated = record(objective, transition.after, interception, foreign, copied=chunk is None)
         frontiers = {hybrid.layer.name: _frontiers(recordings, hybrid) for hybrid in hybrids}
-        for number, recording in enumerate(recordings):
-            recording.settle(last_frontier=max(at[number] for at in frontiers.values()))
+        _settle(recordings, list(frontiers.values()))
         first_pass = recordings
         checked = hybrids if objective.model not in _verified else (hybrids[len(hybrids) // 2],)
         for together in plan.chunks(chunk):
             if chunk is not None:
-                recordings = []  # free what the last chunk kept before more is kept
+                recordings = []  # nothing else holds them: what the last chunk kept is freed before more is kept
                 ends = [frontiers[hybrid.layer.name] for hybrid in together]
                 recordings, again = record_again(objective, transition.after, interception, first_pass, ends)
                 _check(updated, again)
             for hybrid in together:
                 at = frontiers[hybrid.layer.name]
-                for recording, frontier in zip(recordings, at, strict=True):
-                    recording.release(frontier)
+                _release(recordings, at)
                 if hybrid in checked:
                     _check(updated, replay(objective, transition.after, interception, recordings, at))
                 there = replay(
@@ -113,6 +111,18 @@ def _replay_all(plan: HybridPlan, found: dict[str, ParameterGradients], *, chunk
         for number in sorted({len(hybrids) // 2, len(hybrids) - 1}):
             _check_gradients(full_pass(transition, hybrids[number]), found[hybrids[number].layer.name])
     _verified.add(objective.model)
+
+
+def _settle(recordings: Sequence[Recording], frontiers: Sequence[Sequence[float]]) -> None:
+    """End of the first pass: give up what no replay will need."""
+    for recording, of_one in zip(recordings, zip(*frontiers, strict=True), strict=True):
+        recording.settle(last_frontier=max(of_one))
+
+
+def _release(recordings: Sequence[Recording], frontier: Sequence[float]) -> None:
+    """Free what neither this replay nor a later one will hand back."""
+    for recording, at in zip(recordings, frontier, strict=True):
+        recording.release(at)
 
 
 def _check_gradients(expected: ParameterGradients, found: ParameterGradients) -> None:

@@ -11,7 +11,7 @@ import torch
 from tests.reference.equality import compare
 from tests.reference.families import FAMILIES
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[4] / "docs"
 QUICK = ["squeezenet", "vit", "convnext", "transformer_encoder", "split_attention"]
 QUICK += ["lstm", "tied_embeddings", "sync_batch_norm", "instance_norm", "reused", "under_no_grad", "checkpointed"]
 QUICK += ["branching", "hypernetwork", "spectral_norm", "leaves_on_itself", "leaves_on_a_child", "moving_average"]
