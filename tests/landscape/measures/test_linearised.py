@@ -238,3 +238,19 @@ def test_the_first_layers_linearisation_is_null_with_its_reason_once():
     assert table["unexplained_relative"][0] is None
     assert "floor: no second batch" in table["null_reason"][0]
     assert table["null_reason"][0].count("exactly zero") == 1
+
+
+def test_a_frozen_layer_behind_one_that_moved_has_no_part_and_no_number():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 2, bias=False)
+    ).double()
+    model[1].requires_grad_(False)
+    objective = Objective(model, lambda model, x: model(x).square().sum(), torch.ones(4, 3, dtype=torch.float64))
+    before = objective.parameters
+    transition = make_transition(objective, before=before, after={"0.weight": 1.01 * before["0.weight"]})
+    layers = layers_of(model, [("0",), ("1",), ("2",)])
+    assert linearised_shift(transition, layers=layers)["1"] == {}
+    columns = compared(transition, layers)
+    assert "frozen" in columns["null_reason"][2]
+    assert 0 < columns["unexplained_relative"][4] < 0.1

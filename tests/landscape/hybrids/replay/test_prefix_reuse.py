@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -299,3 +302,20 @@ def test_what_is_kept_of_a_part_is_freed_once_the_part_is_handed_back_whole():
     recording.release(in_second)
     assert first.result is not None
     assert (linear.result, tanh.result) == (None, None)
+
+
+def test_a_recording_is_freed_with_its_last_user():
+    """Without waiting for Python to collect cycles: until then all that it kept would fill the memory."""
+    torch.manual_seed(3)
+    model = TRICKY["attributes"]()
+    interception, recording = Interception(model), Recording(model, RandomState.capture(model))
+    with interception.installed(), recording.watching(), interception.handled_by(recording):
+        model(vectors()[0])
+    recording.settle(last_frontier=fast.EVERYTHING)
+    gone = weakref.ref(recording)
+    gc.disable()
+    try:
+        del recording
+        assert gone() is None
+    finally:
+        gc.enable()
