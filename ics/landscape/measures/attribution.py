@@ -83,6 +83,7 @@ def attribution(transition: Transition, *, layers: Sequence[Layer], selected: Se
         for row in _rows(transition, later, source.name, source.index):
             rows.append(row)
             measured.append(_measure(transition, parts, whole, row.names))
+        # Subtracted as soon as measured: the parts of one source are as large as all parameters, and are not kept.
         remainder.update({name: remainder[name] - part for name, part in parts.items()})
     for row in _rows(transition, targets, schema.REMAINDER, -1):
         rows.append(row)

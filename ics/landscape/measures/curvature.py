@@ -93,6 +93,7 @@ def _largest(operator: _Counted, count: int, tolerance: float, max_products: int
     """Return the `count` largest eigenvalues, descending; fewer where not all converged."""
     size = operator.size
     if size <= max(_DENSE, count + 1):
+        # The products are symmetric only up to rounding, and `eigvalsh` reads one triangle.
         matrix = np.stack([operator(column) for column in np.eye(size)])
         return np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:count]
     basis = min(size, max(2 * count + 1, 20))

@@ -167,6 +167,7 @@ def _measure(transition: Transition, line: _Line, eta: float) -> Tensor:
     if line.divisor == 0 or not names:
         return torch.stack([zero, start, zero, size, zero, start]) * torch.nan
     step = line.displacement(eta)
+    # W(t) in float32 swallows digits of the step: the displacement is what is left of it, not what was asked for.
     point = {**transition.before, **{name: transition.before[name] + step[name] for name in names}}
     moved = [point[name] - transition.before[name] for name in names]
     there = transition.objective(point, wanted=None if len(names) == len(transition.gradients) else names)

@@ -64,6 +64,8 @@ class Recording:
         And every reading of running statistics by anyone but their own module.
         """
         names = {id(value): name for name, value in self._model.named_parameters()}
+        # Readings and not calls of modules: a parent may read a child's weight without ever calling the child, and
+        # replays are exact only if the frontier is the first reading by anyone.
 
         def read(module: nn.Module, value: Tensor | None) -> None:
             if id(value) in names:
@@ -87,6 +89,7 @@ class Recording:
         arguments = tensors_in(args, kwargs)
         plain = all(map(is_plain, arguments))
         versions = [argument._version for argument in arguments] if plain else []
+        # What changed since the last call is the doing of code between calls, in the modules that are running now.
         self._note(self._state.changes(self._reachable(module), keep=self._keep_attribute))
         hooked = _has_hooks(module)
         for outer in self._open if hooked else ():
@@ -173,6 +176,7 @@ class Recording:
         return keep(value, (), self._keep)
 
     def _keep(self, tensor: Tensor) -> Kept:
+        # A tensor that several calls return or hold is kept once per version, so that a replay hands out one object.
         key = (id(tensor), tensor._version)
         return self._kept.setdefault(key, self._kept.get(key) or Kept(tensor, copied=self._copying))
 
@@ -182,6 +186,8 @@ class Recording:
         for position, (argument, version) in enumerate(zip(arguments, versions, strict=True)):
             if argument._version != version:
                 written.append((position, self._keep(argument)))
+                # A replay that hands this call back hands back what it wrote, too, and what was kept of the argument
+                # from before needs no copy: nobody writes into it for real.
                 earlier = self._kept.get((id(argument), version))
                 if earlier is not None and earlier.overwritten_until is None and call.precedes(call.exit):
                     earlier.overwritten_until = call.exit
@@ -195,6 +201,8 @@ class Recording:
                     call.repeatable = False
                 else:
                     call.changes.append(change)
+            # Running statistics of a normalisation in training mode are written in every pass, and enter no output:
+            # alone, they do not keep the next micro-batch from being replayed, unless somebody else reads them.
             if isinstance(change, BufferChange) and is_norm(change.module):
                 self._changes_statistics = True
             else:

@@ -36,6 +36,7 @@ class BufferChange:
 
     def apply(self, hand_out: Callable[[Kept], Tensor]) -> None:
         """Do it again, with a copy of the value: a later call may write further."""
+        # In place where it was in place: others may hold the same tensor.
         buffers = self.module._buffers
         present = buffers[self.name]
         if self.in_place and present is not None and self.value is not None:
@@ -127,6 +128,7 @@ class BufferValues:
     def uncounted(self) -> Iterator[BufferChange]:
         """Yield the buffers that hold other values now, although their version is the same."""
         for name, (value, version, before) in self._values.items():
+            # `dict.get`, since a watched dictionary would take the question for a reading by the model.
             unseen = value is dict.get(self._module._buffers, name) and value._version == version
             if unseen and (is_norm(self._module) or not torch.equal(value, before)):
                 yield BufferChange(self._module, name, value.detach().clone(), in_place=True)

@@ -74,7 +74,7 @@ def _written_down(
         recordings.append(recording)
 
     def inspect(loss: Tensor, own: Collection[Tensor]) -> None:
-        if foreign is not None:
+        if foreign is not None:  # a loss may use a leaf of its own, a learned temperature say: that is no mistake
             foreign.extend(foreign_leaves(loss, own))
 
     return recordings, objective(parameters, wanted=(), around=around, inspect=inspect)

@@ -32,6 +32,8 @@ _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.Scr
 
 EVERYTHING = float("inf")
 
+# Remembered as long as the model lives. A model is verified when all its replays were compared once; a refused one is
+# not tried again, since every try costs a pass.
 _verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _refused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -83,6 +85,7 @@ def _replay_all(plan: HybridPlan, found: dict[str, ParameterGradients], *, chunk
         frontiers = {hybrid.layer.name: _frontiers(recordings, hybrid) for hybrid in hybrids}
         _settle(recordings, list(frontiers.values()))
         first_pass = recordings
+        # A model that was verified may still change its ways, so one hybrid is checked each time.
         checked = hybrids if objective.model not in _verified else (hybrids[len(hybrids) // 2],)
         for together in plan.chunks(chunk):
             if chunk is not None:
@@ -105,6 +108,7 @@ def _replay_all(plan: HybridPlan, found: dict[str, ParameterGradients], *, chunk
                     foreign=foreign if hybrid in checked else None,
                 )
                 found[hybrid.layer.name] = there.gradients
+        # A replay of the whole pass after the last hybrid shows whether that one left something behind.
         everything = [EVERYTHING] * len(recordings)
         _check(updated, replay(objective, transition.after, interception, recordings, everything))
     if objective.model not in _verified:

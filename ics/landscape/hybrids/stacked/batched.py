@@ -1,9 +1,9 @@
-"""G' of every layer from few passes: the hybrids of several layers are stacked and evaluated at once.
+"""G' of every layer from one pass: the hybrids of all layers are stacked and evaluated at once.
 
-In small nets the time goes into launching operations, not into the operations. Several hybrids W'_i are stacked along
-a new axis and `torch.vmap` runs the user's loss at all of them. What does not differ within a stack is not stacked:
-layers before the first of the stack (all at t+1) and after the last (all at t), so that the part of the pass before
-the stack's first layer is computed once for all of it.
+In small nets the time goes into launching operations, not into the operations. The hybrids W'_i are stacked along a
+new axis and `torch.vmap` runs the user's loss at all of them. What does not differ between them is not stacked: layers
+before the first that moved, and layers after the last that is wanted. The part of the pass before the first difference
+is computed once.
 
 The kernels are others than those of a plain pass, so the numbers are the same only up to rounding.
 """
@@ -138,7 +138,7 @@ def _evaluate_stacked(
 
 
 def _slice(stack: Tensor | None, number: int) -> Tensor | None:
-    """Return one slice in memory of its own, so that the stack can go."""
+    """Return one slice in memory of its own: a view would hold the gradients of all hybrids in memory."""
     return None if stack is None else (stack.to_dense() if stack.is_sparse else stack)[number].clone()
 
 

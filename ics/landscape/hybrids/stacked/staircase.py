@@ -159,7 +159,7 @@ def _losses(objective: Objective, chain: Chain, descent: _Descent, batch: Any, *
     contexts the user opened around it, and once, stacked, for what came out at the bottom.
     """
     with chain.answered(descent) as calls:
-        objective.loss(batch)
+        objective.loss(batch)  # its value is that of the updated net, which is not asked for
     end = start.now()
     if len(calls) != 1:
         raise BatchedPassError("the chain is not called once")
@@ -167,7 +167,7 @@ def _losses(objective: Objective, chain: Chain, descent: _Descent, batch: Any, *
 
     def loss(output: Tensor) -> Tensor:
         def bottom(_: Any) -> Tensor:
-            if drawn:
+            if drawn:  # what the loss draws behind the chain must not depend on what was drawn to get here
                 descent.exit_state.restore()
             return output
 
@@ -222,11 +222,13 @@ class _Descent:
         alone: dict[_Member, Stack] = {}
         self.order: list[_Member] = []
         for position, stage in enumerate(self._chain.stages):
+            # One layout for all that is joined below: the updated net takes it first, and the others start from it.
             updated = updated.prepared(stage.module, features_first=self._features_first)
             alone |= {each: updated for each in self._members if each.first == position}
             running = [(updated, self._after), *((stack, each.parameters) for each, stack in alone.items())]
             running += [] if stacked is None else [(stacked, self._before)]
             through = self._run_each(stage, running)
+            # `through` is longer by the stack of those that have joined, if there is one.
             updated, alone = through[0], dict(zip(alone, through[1:], strict=False))
             arrived = [each for each in alone if each.last == position]
             together = through[len(alone) + 1 :] + [alone.pop(each) for each in arrived]
@@ -241,7 +243,7 @@ class _Descent:
         state = None if is_understood(stage.module) else self._random.now()
         through: list[Stack] = []
         for stack, values in running:
-            version = stack.values._version
+            version = stack.values._version  # an in-place activation would spoil the input of those still to run
             if state is not None:
                 state.restore()
             ready = stack.prepared(stage.module, features_first=self._features_first)
