@@ -73,12 +73,15 @@ def gradient_line(
             loss are of that layer's parameters alone, so that beta is the smoothness of the loss in that layer.
 
     Returns:
+        Distances in weight, losses and their predicted change in loss, gradients and their change in loss/weight.
         A row per layer moved ("(all)", the whole net, first), direction, draw and eta, with the columns of
         `gradient_line` but for `step`. Frozen parameters stay; a layer of which all are frozen has null rows.
         The Taylor error is null at eta = 0, and where g.d is 0 or below the resolution of the loss: what is computed
         there is rounding.
 
     Cost: a forward-backward pass per eta other than 0, direction and draw, for the whole net and each of `layers`.
+
+    Source: Santurkar et al. 2018 (arXiv 1805.11604), sec. 3.1 and Fig. 4, for the gradient direction.
 
     Raises:
         UsageError: an eta that is not finite, or "update" without a learning rate.

@@ -50,8 +50,8 @@ def gradient_shift(
         linearised: also measure how much of each shift its linearisation explains (see `linearised_shift`); without
             it those columns are null.
         batched: also try ways that evaluate several hybrids in one pass (`staircase`, `batched_passes`), which gains
-            most on small nets and on GPUs; they round differently, so the last digits then depend on what was faster.
-            Without it the result is bit-identical to full passes.
+            most on small nets. They round differently, so the last digits then depend on what was faster. Without it
+            the result is bit-identical to full passes.
         chunk: keep what the updated net's modules returned for this many consecutive layers at a time, not for all:
             less memory, for (1 + layers / chunk) forward passes more and the same bits.
 
@@ -60,7 +60,10 @@ def gradient_shift(
         `step`. Norms in loss/weight. A gradient that is zero, exactly or by construction (a bias that the
         normalisation behind it subtracts again), has no direction: cosine and relative shift are null.
 
-    Cost: a forward-backward pass per selected layer before which something moved, and one for the floor.
+    Cost: a forward-backward pass per selected layer before which something moved, or the part of it that comes after
+    the layer (docs/benchmarks.md), and one for the floor. With `linearised` those of `linearised_shift` besides.
+
+    Source: Santurkar et al. 2018 (arXiv 1805.11604), Def. 2.1; the floor is not in the paper.
 
     Raises:
         UsageError: `layers` is not every layer in the order of execution, or `chunk` is no positive number, or stands
