@@ -1,4 +1,4 @@
-"""G' of all layers by the kept prefix and by the slow reference, over all families of nets: docs/equality.md and .csv.
+"""G' of all layers by prefix reuse and by the slow reference, over all families of nets: docs/equality.md and .csv.
 
     OMP_NUM_THREADS=1 python scripts/equality_table.py             # all families: about five minutes
     OMP_NUM_THREADS=1 python scripts/equality_table.py vgg11 lstm  # these anew, the others as they stand in the CSV
@@ -56,14 +56,15 @@ Made by `OMP_NUM_THREADS=1 python scripts/equality_table.py` (CPU, one thread, t
 For each net: two steps of SGD (learning rate {rate}, momentum 0.9), then G' of **every** layer for the second step, by
 `ics/landscape/hybrids/replay/prefix_reuse.py` and by `tests/reference/gradient_shift_kpass.py`, which copies the model
 for every layer, loads the hybrid's weights into the copy, replays the random state (dropout and stochastic depth draw
-the same masks) and runs a full pass. The two share the list of layers and nothing else. The kept prefix is measured
-twice, since the first time it checks that the model can be replayed; both results are compared, and the worse one counts.
+the same masks) and runs a full pass. The two share the list of layers and nothing else. The fast way is measured
+twice, since the first time it checks that the model can be replayed. Both results are compared, and the worse one
+counts.
 
 - *equal*: layers whose gradients are equal bit for bit, of all layers, in float32 and in float64.
 - *moved*: layers whose G' differs from G; equality of the others says little. The first layer never moves.
 - *difference*: largest ||fast - slow|| / ||slow|| of a layer; 0 where all bits are equal.
-- *way*: whether the prefix was kept, or full passes were taken, which the toolkit warns about.
-- *first*, *fast*, *slow*: CPU time in plain training steps of the same net: of the kept prefix the first time and from
+- *way*: prefix reuse, or full passes where that is not possible, which the toolkit warns about.
+- *first*, *fast*, *slow*: CPU time in plain training steps of the same net: of prefix reuse the first time and from
   then on, and of the reference. One run each: indicative. In nets whose step takes a millisecond the fast way costs
   about what the slow one does, or more; `ics.gradient_shift` then takes full passes.
 
@@ -82,14 +83,14 @@ def main() -> None:
     if unknown:
         parser.error(f"expected families of {', '.join(FAMILIES)}; got {', '.join(unknown)}")
     torch.set_num_threads(1)
-    rows = _known() if asked else {}
+    rows = _stored_rows() if asked else {}
     for name in asked or FAMILIES:
         rows[name] = _row(name)
         print(*(f"{column}={rows[name][column]}" for column in COLUMNS), flush=True)
         _write([rows[name] for name in FAMILIES if name in rows])
 
 
-def _known() -> dict[str, dict[str, str]]:
+def _stored_rows() -> dict[str, dict[str, str]]:
     with TABLE.open(newline="") as file:
         return {row["family"]: row for row in csv.DictReader(file)}
 
@@ -161,7 +162,7 @@ def _fell_back(row: dict[str, str]) -> bool:
 
 
 def _line(row: dict[str, str]) -> str:
-    way = "full passes" if _fell_back(row) else "kept prefix"
+    way = "full passes" if _fell_back(row) else "prefix reuse"
     differences = f"{row['difference_float32']}, {row['difference_float64']}"
     cells = (
         *(row["family"] + ("" if row["finite"] == "True" else " (not finite)"), row["layers"]),

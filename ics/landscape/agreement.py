@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ics import stats
 
-Verdict = Literal["equal", "proportional", "different", "undefined"]
+AgreementVerdict = Literal["equal", "proportional", "different", "undefined"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Agreement:
             their coarsest dtype.
     """
 
-    verdict: Verdict
+    verdict: AgreementVerdict
     scale: float
     difference: float
     repeated_difference: float
@@ -85,7 +85,7 @@ def compare(
         >>> compare(gradient, gradient, {"weight": torch.tensor([1.5, 2.0])}).verdict
         'proportional'
     """
-    names = [name for name in dict.fromkeys([*measured, *used]) if _known(name, measured, used)]
+    names = [name for name in dict.fromkeys([*measured, *used]) if _has_gradient(name, measured, used)]
     g, g_again, t = (_filled(names, gradients, measured, used) for gradients in (measured, again, used))
     squares, size = float(stats.dot(g, g)), float(stats.norm(t))
     scale = float(stats.dot(g, t)) / squares if squares else 1.0
@@ -97,13 +97,13 @@ def compare(
     return Agreement(verdict, scale, difference, _ratio(float(stats.distance(g, g_again)), squares**0.5), tolerance)
 
 
-def _verdict(scale: float, difference: float, left_over: float, tolerance: float) -> Verdict:
+def _verdict(scale: float, difference: float, left_over: float, tolerance: float) -> AgreementVerdict:
     if difference <= tolerance:
         return "equal"
     return "proportional" if scale > 0 and left_over <= tolerance else "different"
 
 
-def _known(name: str, *gradients: Mapping[str, Tensor | None]) -> bool:
+def _has_gradient(name: str, *gradients: Mapping[str, Tensor | None]) -> bool:
     return any(each.get(name) is not None for each in gradients)
 
 

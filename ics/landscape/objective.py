@@ -126,6 +126,8 @@ class Objective:
         """
         names = self.trainable if wanted is None else tuple(wanted)
         self._check_names([*parameters, *names], given=parameters)
+        # All trained parameters require a gradient even where few are wanted: which kernels are chosen, and with them
+        # the last bits, depends on it.
         leaves = self.leaves(parameters, (*self.trainable, *names) if requiring is None else requiring)
         loss, gradients = self._evaluate(leaves, names, around, inspect)
         if wanted is None and all(gradient is None for gradient in gradients.values()):
@@ -154,6 +156,7 @@ class Objective:
         drawn = None if self._evaluates_often else self._random_state.now()
         self._random_state.restore()
         try:
+            # `enable_grad`: the caller may be inside `torch.no_grad()`, in an evaluation loop for example.
             with (
                 attributes_kept(self.model, modules=self._modules),
                 substituted(self.model, {**leaves, **buffers}, places=self._places),
@@ -240,7 +243,7 @@ def add_gradients(gradients: dict[_Key, Tensor | None], loss: Tensor, leaves: Ma
     found = gradients_of(loss, [leaves[name] for name in gradients])
     for name, gradient in zip(gradients, found, strict=True):
         if gradient is not None:
-            dense = gradient.to_dense() if gradient.is_sparse else gradient
+            dense = gradient.to_dense() if gradient.is_sparse else gradient  # embeddings with sparse=True
             before = gradients[name]
             gradients[name] = dense if before is None else before + dense
 

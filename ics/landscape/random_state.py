@@ -18,14 +18,14 @@ class RandomState:
     """States of Python's, numpy's and torch's generators, of those of the model's devices, and of those it holds.
 
     Attributes:
-        python: state of the module `random`; None if it was not asked for.
-        numpy: state of `numpy.random`'s global generator; None if numpy is not imported, or it was not asked for.
+        python: state of the module `random`.
+        numpy: state of `numpy.random`'s global generator; None if numpy is not imported.
         cpu: state of torch's CPU generator.
         devices: state of the generator of each device that the model's tensors are on.
         held: generators that modules keep as attributes, with their states.
     """
 
-    python: tuple[Any, ...] | None
+    python: tuple[Any, ...]
     numpy: Any
     cpu: Tensor
     devices: Mapping[torch.device, Tensor]
@@ -44,24 +44,21 @@ class RandomState:
         """
         return _capture(_devices(model), _generators(model))
 
-    def now(self, *, only_torch: bool = False) -> RandomState:
-        """Return the present state of the same generators, or of torch's alone, which costs a tenth."""
-        return _capture(self.devices, [generator for generator, _ in self.held], only_torch=only_torch)
+    def now(self) -> RandomState:
+        """Return the present state of the same generators."""
+        return _capture(self.devices, [generator for generator, _ in self.held])
 
     def equals(self, other: RandomState) -> bool:
         """Return whether no number was drawn between two states of the same generators."""
         tensors = [self.cpu, *self.devices.values(), *(state for _, state in self.held)]
         others = [other.cpu, *other.devices.values(), *(state for _, state in other.held)]
-        return all(map(torch.equal, tensors, others)) and not self.differs_outside_torch(other)
-
-    def differs_outside_torch(self, other: RandomState) -> bool:
-        """Return whether Python's or numpy's state is another one."""
-        return self.python != other.python or _plain(self.numpy) != _plain(other.numpy)
+        if not all(map(torch.equal, tensors, others)):
+            return False
+        return self.python == other.python and _plain(self.numpy) == _plain(other.numpy)
 
     def restore(self) -> None:
         """Put every generator back into this state."""
-        if self.python is not None:
-            random.setstate(self.python)
+        random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
@@ -82,12 +79,10 @@ def replayed(state: RandomState, model: nn.Module) -> Iterator[None]:
         now.restore()
 
 
-def _capture(
-    devices: Iterable[torch.device], generators: Iterable[torch.Generator], *, only_torch: bool = False
-) -> RandomState:
-    numpy = None if only_torch else sys.modules.get("numpy")
+def _capture(devices: Iterable[torch.device], generators: Iterable[torch.Generator]) -> RandomState:
+    numpy = sys.modules.get("numpy")  # a program that never imported numpy draws nothing from it
     return RandomState(
-        python=None if only_torch else random.getstate(),
+        python=random.getstate(),
         numpy=None if numpy is None else numpy.random.get_state(),
         cpu=torch.get_rng_state(),
         devices={device: _device_state(device) for device in devices},

@@ -64,6 +64,7 @@ def attributes_kept(model: nn.Module, *, modules: Iterable[nn.Module] | None = N
         model: the model.
         modules: `model.modules()`, where they are known already.
     """
+    # References to the attributes, not copies: assignments are seen by identity, at the cost of a dictionary a module.
     kept = [(module, dict(vars(module))) for module in (model.modules() if modules is None else modules)]
     try:
         yield

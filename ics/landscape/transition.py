@@ -11,6 +11,9 @@ from torch import Tensor
 from ics.errors import UsageError, unknown_name
 from ics.landscape.objective import Objective
 
+# Gradient by parameter name; None where the loss does not depend on the parameter.
+ParameterGradients = Mapping[str, Tensor | None]
+
 
 @dataclass(frozen=True)
 class Transition:
@@ -29,7 +32,7 @@ class Transition:
     objective: Objective
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
-    gradients: Mapping[str, Tensor | None]
+    gradients: ParameterGradients
     loss: Tensor
     learning_rate: float | None = None
     second: Objective | None = None
@@ -86,7 +89,7 @@ def make_transition(
     )
 
 
-def vector(gradients: Mapping[str, Tensor | None], names: Iterable[str], *, like: Mapping[str, Tensor]) -> list[Tensor]:
+def vector(gradients: ParameterGradients, names: Iterable[str], *, like: Mapping[str, Tensor]) -> list[Tensor]:
     """Return the gradients of `names` as one vector; where the loss does not depend on a parameter, zeros."""
     found = [(gradients.get(name), like[name]) for name in names]
     return [torch.zeros_like(value) if gradient is None else gradient for gradient, value in found]

@@ -1,4 +1,4 @@
-"""What G' of all layers costs, in plain training steps: the kept prefix beside slower ways to the same numbers.
+"""What G' of all layers costs, in plain training steps: prefix reuse beside slower ways to the same numbers.
 
     python scripts/bench/gradient_shift.py                # all nets, CSV and plot into docs/bench/
     python scripts/bench/gradient_shift.py resnet18 --repeats 5 --batch 128
@@ -6,7 +6,7 @@
 Four ways, one after the other in one process in every repeat, so that a machine's slow minutes hit all of them:
 
 - plain: a training step (forward, backward, SGD with momentum), the unit;
-- kept_prefix: what `ics.gradient_shift` does;
+- kept_prefix: prefix reuse, which is what `ics.gradient_shift` does (the column keeps its first name);
 - full_passes: one whole forward pass per layer, and its backward pass down to that layer;
 - k_pass: one whole forward and backward pass per layer, as the definition reads.
 
@@ -29,11 +29,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from ics.landscape import Objective, Transition, make_transition
-from ics.landscape.hybrids.full_passes import full_passes, hybrids
-from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape import Objective, make_transition
+from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import HybridPlan, plan_hybrids
+from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
 from ics.probes import find_layers
-from ics.records import Layer
 
 DOCS = Path(__file__).parents[2] / "docs" / "bench"
 
@@ -78,11 +78,11 @@ def loss_fn(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def k_pass(transition: Transition, *, layers: Sequence[Layer], selected: frozenset[str]) -> Iterator[object]:
+def k_pass(plan: HybridPlan) -> Iterator[object]:
     """One whole forward and backward pass per layer."""
-    for hybrid in hybrids(transition, layers=layers, selected=selected):
+    for hybrid in plan.hybrids:
         if hybrid.moved:
-            yield transition.objective(hybrid.parameters)
+            yield plan.transition.objective(hybrid.parameters)
 
 
 def measure(
@@ -108,12 +108,12 @@ def measure(
     transition = make_transition(objective, before=before, after=after)
     for grouping in groupings:
         layers = find_layers(model, lambda: objective(before), grouping=grouping)
-        every = {"layers": layers, "selected": frozenset(layer.name for layer in layers)}
+        plan = plan_hybrids(transition, layers=layers, selected={layer.name for layer in layers})
         ways = {
             "plain": plain,
-            "kept_prefix": partial(exhaust, kept_prefix, transition, **every),
-            "full_passes": partial(exhaust, full_passes, transition, **every),
-            "k_pass": partial(exhaust, k_pass, transition, **every),
+            "kept_prefix": partial(exhaust, prefix_reuse, plan),
+            "full_passes": partial(exhaust, full_passes, plan),
+            "k_pass": partial(exhaust, k_pass, plan),
         }
         for repeat in range(repeats):
             plain()  # warms up, and is not counted

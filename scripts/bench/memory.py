@@ -38,7 +38,8 @@ def one(net: str, way: str, batch_size: int) -> None:
 
     from ics.landscape import Objective, make_transition
     from ics.landscape.hybrids.full_passes import full_passes
-    from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+    from ics.landscape.hybrids.plan import plan_hybrids
+    from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
     from ics.probes import find_layers
 
     torch.manual_seed(0)
@@ -59,10 +60,10 @@ def one(net: str, way: str, batch_size: int) -> None:
         layers = find_layers(model, lambda: objective(before), grouping="leaf")
         transition = make_transition(objective, before=before, after=objective.parameters)
         chunk = int(way.removeprefix("chunk_")) if way.startswith("chunk_") else None
-        passes = full_passes if way == "full_passes" else partial(kept_prefix, chunk=chunk)
+        passes = full_passes if way == "full_passes" else partial(prefix_reuse, chunk=chunk)
         for measured in (layers[-3:], layers):  # a model's first measurement checks more, and is kept short here
             start = time.process_time()
-            for _ in passes(transition, layers=layers, selected={layer.name for layer in measured}):
+            for _ in passes(plan_hybrids(transition, layers=layers, selected={layer.name for layer in measured})):
                 pass
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB

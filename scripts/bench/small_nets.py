@@ -6,8 +6,8 @@
 
 Every repeat runs a plain step (forward, backward, SGD with momentum) and each of the ways, one after the other in one
 process. Times on a CPU are the thread's own, which other processes disturb little; on a GPU they are those of the
-clock on the wall. `fastest` is what `ics.landscape.hybrids.autotune` settles on, with `kept_prefix` as the
-usual way; what its first measurement costs stands in rows of their own.
+clock on the wall. `fastest` is what `ics.landscape.hybrids.autotune` settles on, with prefix reuse (the rows
+named kept_prefix) as the usual way; what its first measurement costs stands in rows of their own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from torch import nn
 from ics.landscape import Objective, Transition, make_transition
 from ics.landscape.hybrids.autotune import fastest
 from ics.landscape.hybrids.full_passes import full_passes
-from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape.hybrids.plan import plan_hybrids
+from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
 from ics.landscape.hybrids.stacked.batched import batched_passes
 from ics.landscape.hybrids.stacked.staircase import staircase
 from ics.probes import find_layers
@@ -77,19 +78,17 @@ def measure(name: str, *, repeats: int, device: str) -> Iterator[dict[str, objec
 
     transition = step_of(model, batch, plain)
     layers = find_layers(model, lambda: transition.objective(transition.before))
-    every = {"layers": layers, "selected": [layer.name for layer in layers]}
+    plan = plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])
     run = {
         "plain": plain,
-        "first_fastest": partial(exhaust, fastest, transition, usual=kept_prefix, **every),
-        "full_passes": partial(exhaust, full_passes, transition, **every),
-        "kept_prefix": partial(exhaust, kept_prefix, transition, **every),
-        "batched_6": partial(exhaust, batched_passes, transition, chunk=6, **every),
-        "batched_12": partial(exhaust, batched_passes, transition, chunk=12, **every),
-        "batched_all": partial(exhaust, batched_passes, transition, **every),
-        "staircase": partial(exhaust, staircase, transition, **every),
-        "staircase_ff": partial(exhaust, staircase, transition, features_first=True, **every),
-        "fastest": partial(exhaust, fastest, transition, usual=kept_prefix, **every),
-        "fastest_exact": partial(exhaust, fastest, transition, usual=kept_prefix, exact=True, **every),
+        "first_fastest": partial(exhaust, fastest, plan, usual=prefix_reuse),
+        "full_passes": partial(exhaust, full_passes, plan),
+        "kept_prefix": partial(exhaust, prefix_reuse, plan),
+        "batched_all": partial(exhaust, batched_passes, plan),
+        "staircase": partial(exhaust, staircase, plan),
+        "staircase_ff": partial(exhaust, staircase, plan, features_first=True),
+        "fastest": partial(exhaust, fastest, plan, usual=prefix_reuse),
+        "fastest_exact": partial(exhaust, fastest, plan, usual=prefix_reuse, exact=True),
     }
     seconds: dict[str, list[float]] = {way: [] for way in run}
     for _ in range(5):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ics.landscape import Objective, make_transition
+from ics.landscape.hybrids.plan import plan_hybrids
 from tests.landscape.nets import layers_of
 
 DEPTH = 6
@@ -52,7 +53,8 @@ def step_of(model, groups, *, loss_fn=squared_error, accumulate=False, dtype=tor
 
 def all_of(way, transition, layers, **options):
     selected = options.pop("selected", [layer.name for layer in layers])
-    return {layer.name: found for layer, found in way(transition, layers=layers, selected=selected, **options)}
+    plan = plan_hybrids(transition, layers=layers, selected=selected)
+    return {layer.name: found for layer, found in way(plan, **options)}
 
 
 def assert_same(found, wanted, *, rel=1e-12):

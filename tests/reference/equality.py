@@ -1,4 +1,4 @@
-"""One training step of a net, G' of all its layers by the kept prefix and by the reference, and how they compare."""
+"""One training step of a net, G' of all its layers by prefix reuse and by the reference, and how they compare."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 
 from ics.errors import MeasurementWarning
 from ics.landscape import Objective, RandomState, make_transition
-from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape.hybrids.plan import plan_hybrids
+from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
 from ics.probes import find_layers
 from tests.reference.gradient_shift_kpass import shifted_gradients
 
 LEARNING_RATE = 0.02
-FAST = import_module("ics.landscape.hybrids.replay.prefix_reuse")  # of the same name as the function in it
+FULL = import_module("ics.landscape.hybrids.full_passes")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Comparison:
         difference: largest ||fast - slow|| / ||slow|| over the layers.
         worst: name of that layer; None if all are equal.
         finite: whether all gradients are finite.
-        fell_back: why full passes were taken; None if every G' came from a kept prefix.
-        seconds: CPU time of a plain step, of the kept prefix the first and the second time, and of the reference.
+        fell_back: why full passes were taken; None if every G' came from a replay.
+        seconds: CPU time of a plain step, of prefix reuse the first and the second time, and of the reference.
     """
 
     layers: int
@@ -82,13 +83,13 @@ def compare(family, dtype):
 
 
 def _fast(transition, layers):
-    """G' by the kept prefix, why it was not kept, and the CPU time."""
+    """G' by prefix reuse, why it fell back, and the CPU time."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         started = time.process_time()
-        with mock.patch.object(FAST, "full_pass", side_effect=_noting(FAST.full_pass, passes := [])):
-            selected = {layer.name for layer in layers}
-            fast = {layer.name: found for layer, found in kept_prefix(transition, layers=layers, selected=selected)}
+        with mock.patch.object(FULL, "full_pass", side_effect=_noting(FULL.full_pass, passes := [])):
+            plan = plan_hybrids(transition, layers=layers, selected={layer.name for layer in layers})
+            fast = {layer.name: found for layer, found in prefix_reuse(plan)}
         seconds = time.process_time() - started
     reasons = [str(each.message) for each in caught if issubclass(each.category, MeasurementWarning)]
     if not reasons and any(found is fast[name] for name, found in passes):
@@ -101,7 +102,7 @@ def _noting(full_pass, passes):
 
     def noting(transition, hybrid):
         found = full_pass(transition, hybrid)
-        if hybrid.moved and hybrid.wanted:
+        if hybrid.needs_pass:
             passes.append((hybrid.layer.name, found))
         return found
 

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ics import schema, stats
 from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import moved_alone, plan_hybrids
 from ics.landscape.measures.layerwise import (
     NOTHING_TRAINED,
     chosen_layers,
     in_order,
-    moved_names,
     trained_names,
     undirected_shift,
 )
-from ics.landscape.transition import Transition, vector
+from ics.landscape.transition import ParameterGradients, Transition, vector
 from ics.records import Block, Layer
 
 _COLUMNS = tuple(column.name for column in schema.ATTRIBUTION.columns if column.name != "step")
@@ -75,7 +75,7 @@ def attribution(transition: Transition, *, layers: Sequence[Layer], selected: Se
     targets = chosen_layers(layers, selected)
     whole = _whole_shifts(transition, layers, targets)
     remainder = dict(whole)
-    rows: list[_Row] = []
+    rows: list[_AttributionRow] = []
     measured: list[Tensor] = []
     for source in layers:
         later = [layer for layer in targets if layer.index > source.index]
@@ -83,6 +83,7 @@ def attribution(transition: Transition, *, layers: Sequence[Layer], selected: Se
         for row in _rows(transition, later, source.name, source.index):
             rows.append(row)
             measured.append(_measure(transition, parts, whole, row.names))
+        # Subtracted as soon as measured: the parts of one source are as large as all parameters, and are not kept.
         remainder.update({name: remainder[name] - part for name, part in parts.items()})
     for row in _rows(transition, targets, schema.REMAINDER, -1):
         rows.append(row)
@@ -94,7 +95,7 @@ def attribution(transition: Transition, *, layers: Sequence[Layer], selected: Se
 
 
 @dataclass(frozen=True)
-class _Row:
+class _AttributionRow:
     """What a row is about."""
 
     layer: Layer
@@ -104,31 +105,33 @@ class _Row:
     names: tuple[str, ...]
 
 
-def _rows(transition: Transition, targets: Sequence[Layer], source: str, source_index: int) -> Iterator[_Row]:
+def _rows(
+    transition: Transition, targets: Sequence[Layer], source: str, source_index: int
+) -> Iterator[_AttributionRow]:
     for layer in targets:
         for parameters in schema.PARAMETERS:
             names = trained_names(transition, layer, parameters)
-            yield _Row(layer, source, source_index, parameters, names)
+            yield _AttributionRow(layer, source, source_index, parameters, names)
 
 
 def _whole_shifts(transition: Transition, layers: Sequence[Layer], targets: Sequence[Layer]) -> dict[str, Tensor]:
     """Return G' - G by parameter name; a parameter belongs to one layer."""
     shifts: dict[str, Tensor] = {}
-    for layer, shifted in full_passes(transition, layers=layers, selected={layer.name for layer in targets}):
+    plan = plan_hybrids(transition, layers=layers, selected={layer.name for layer in targets})
+    for layer, shifted in full_passes(plan):
         shifts |= _change(transition, shifted, trained_names(transition, layer))
     return shifts
 
 
 def _parts(transition: Transition, source: Layer, names: Collection[str]) -> dict[str, Tensor]:
     """Return s_ij by parameter name for all layers i behind the source j, from one pass; empty if j did not move."""
-    moved = moved_names(transition, source)
-    if not (names and moved):
+    point = moved_alone(transition, source) if names else None
+    if point is None:
         return {}
-    point = {**transition.before, **{name: transition.after[name] for name in moved}}
     return _change(transition, transition.objective(point, wanted=list(names)).gradients, names)
 
 
-def _change(transition: Transition, gradients: dict[str, Tensor | None], names: Collection[str]) -> dict[str, Tensor]:
+def _change(transition: Transition, gradients: ParameterGradients, names: Collection[str]) -> dict[str, Tensor]:
     here = vector(transition.gradients, names, like=transition.before)
     there = vector(gradients, names, like=transition.before)
     return {name: b - a for name, a, b in zip(names, here, there, strict=True)}
@@ -144,7 +147,7 @@ def _measure(
     return torch.stack([stats.norm(p), stats.norm(s), stats.cosine(p, s)])
 
 
-def _cells(transition: Transition, row: _Row, numbers: Sequence[float]) -> dict[str, Any]:
+def _cells(transition: Transition, row: _AttributionRow, numbers: Sequence[float]) -> dict[str, Any]:
     """Return the cells of a row; what is undefined is null, and null_reason says why."""
     part, whole, cosine = numbers
     cells: dict[str, Any] = {

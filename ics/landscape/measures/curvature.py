@@ -21,10 +21,14 @@ _DENSE = 12  # up to so many parameters the whole matrix is cheaper than an iter
 def curvature(
     transition: Transition, *, num_eigenvalues: int = 1, tolerance: float = 1e-3, max_products: int = 200, seed: int = 0
 ) -> Block:
-    """Largest eigenvalues of the Hessian on the batch at W(t), and the batch sharpness g.Hg / ||g||^2.
+    """Measure the largest eigenvalues of the Hessian on the batch at W(t), and the batch sharpness.
 
-    With full-batch gradient descent the largest eigenvalue rises to 2/lr and stays there (edge of stability, Cohen et
-    al. 2021); on minibatches it is the batch sharpness that does (Andreyev & Beneventano 2024, arXiv 2412.20553).
+    lambda_i = the largest solutions of H v = lambda v,   batch sharpness = g.Hg / ||g||^2
+    H = d^2 L / dW dW and g = dL / dW on the batch of the update, over all trained parameters together
+
+    by Lanczos iteration (ARPACK) on products H v; H itself is built only for a handful of parameters. With full-batch
+    gradient descent the largest eigenvalue rises to 2/lr and stays there (edge of stability, Cohen et al. 2021); on
+    minibatches it is the batch sharpness that does (Andreyev & Beneventano 2024, arXiv 2412.20553).
 
     Args:
         transition: the step that is measured; only W(t) and the learning rate are used.
@@ -34,9 +38,13 @@ def curvature(
         seed: of the first Lanczos vector.
 
     Returns:
-        One row of the table `curvature` without `step`.
+        One row of the table `curvature` without `step`. Eigenvalues and sharpness in loss/weight^2, 2/lr beside them.
+        Where no eigenvalue converged, or the gradient is zero or not finite, they are null.
 
     Cost: one forward-backward pass and one backward pass of the gradient's graph per product, typically 20 to 60.
+
+    Raises:
+        RuntimeError: torch's, for a loss that is not twice differentiable.
 
     Example:
         >>> from ics.landscape import Objective, make_transition
@@ -93,6 +101,7 @@ def _largest(operator: _Counted, count: int, tolerance: float, max_products: int
     """Return the `count` largest eigenvalues, descending; fewer where not all converged."""
     size = operator.size
     if size <= max(_DENSE, count + 1):
+        # The products are symmetric only up to rounding, and `eigvalsh` reads one triangle.
         matrix = np.stack([operator(column) for column in np.eye(size)])
         return np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:count]
     basis = min(size, max(2 * count + 1, 20))

@@ -73,12 +73,15 @@ def gradient_line(
             loss are of that layer's parameters alone, so that beta is the smoothness of the loss in that layer.
 
     Returns:
+        Distances in weight, losses and their predicted change in loss, gradients and their change in loss/weight.
         A row per layer moved ("(all)", the whole net, first), direction, draw and eta, with the columns of
         `gradient_line` but for `step`. Frozen parameters stay; a layer of which all are frozen has null rows.
         The Taylor error is null at eta = 0, and where g.d is 0 or below the resolution of the loss: what is computed
         there is rounding.
 
     Cost: a forward-backward pass per eta other than 0, direction and draw, for the whole net and each of `layers`.
+
+    Source: Santurkar et al. 2018 (arXiv 1805.11604), sec. 3.1 and Fig. 4, for the gradient direction.
 
     Raises:
         UsageError: an eta that is not finite, or "update" without a learning rate.
@@ -94,11 +97,11 @@ def gradient_line(
         >>> block.columns["loss"], block.columns["gradient_change_l2"], block.columns["distance"]
         ([0.5, 0.125, 0.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0])
     """
-    etas = _checked(etas)
+    etas = _checked_etas(etas)
     keys: list[dict[str, Any]] = []
     measured: list[Tensor] = []
-    known = _known(directions, transition)
-    draws = [(direction, draw) for direction in known for draw in range(num_random if direction == "random" else 1)]
+    chosen = _checked_directions(directions, transition)
+    draws = [(direction, draw) for direction in chosen for draw in range(num_random if direction == "random" else 1)]
     moved = [(schema.WHOLE_NET, tuple(transition.gradients))]
     moved += [(layer.name, trained_names(transition, layer)) for layer in layers]
     for (layer_name, names), (direction, draw) in product(moved, draws):
@@ -111,14 +114,14 @@ def gradient_line(
     return Block("gradient_line", {column: [each.get(column) for each in cells] for column in _COLUMNS})
 
 
-def _checked(etas: Sequence[float]) -> list[float]:
+def _checked_etas(etas: Sequence[float]) -> list[float]:
     for eta in etas:
         if not math.isfinite(eta):
             raise UsageError(f"etas are expected to be finite step sizes, got {eta}; type e.g. etas=[0.05, 0.1, 0.2]")
     return sorted({0.0, *(float(eta) for eta in etas)})
 
 
-def _known(directions: Sequence[str], transition: Transition) -> list[str]:
+def _checked_directions(directions: Sequence[str], transition: Transition) -> list[str]:
     for direction in directions:
         if direction not in schema.DIRECTIONS:
             raise unknown_name("direction", direction, schema.DIRECTIONS)
@@ -167,6 +170,7 @@ def _measure(transition: Transition, line: _Line, eta: float) -> Tensor:
     if line.divisor == 0 or not names:
         return torch.stack([zero, start, zero, size, zero, start]) * torch.nan
     step = line.displacement(eta)
+    # W(t) in float32 swallows digits of the step: the displacement is what is left of it, not what was asked for.
     point = {**transition.before, **{name: transition.before[name] + step[name] for name in names}}
     moved = [point[name] - transition.before[name] for name in names]
     there = transition.objective(point, wanted=None if len(names) == len(transition.gradients) else names)

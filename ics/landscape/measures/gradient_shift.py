@@ -14,16 +14,15 @@ from torch import Tensor
 from ics import schema, stats
 from ics.errors import UsageError
 from ics.landscape.hybrids.autotune import Passes, fastest
-from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape.hybrids.plan import plan_hybrids
+from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
 from ics.landscape.measures.layerwise import NOTHING_TRAINED, chosen_layers, in_order, trained_names
 from ics.landscape.measures.linearised import compare_linearised, linearised_shift
 from ics.landscape.measures.zero_gradients import cancelled_parameters
-from ics.landscape.transition import Transition, vector
+from ics.landscape.transition import ParameterGradients, Transition, vector
 from ics.records import Block, Layer
 
 _COLUMNS = tuple(column.name for column in schema.GRADIENT_SHIFT.columns if column.name != "step")
-
-Gradients = Mapping[str, Tensor | None]
 
 
 def gradient_shift(
@@ -51,8 +50,8 @@ def gradient_shift(
         linearised: also measure how much of each shift its linearisation explains (see `linearised_shift`); without
             it those columns are null.
         batched: also try ways that evaluate several hybrids in one pass (`staircase`, `batched_passes`), which gains
-            most on small nets and on GPUs; they round differently, so the last digits then depend on what was faster.
-            Without it the result is bit-identical to full passes.
+            most on small nets. They round differently, so the last digits then depend on what was faster. Without it
+            the result is bit-identical to full passes.
         chunk: keep what the updated net's modules returned for this many consecutive layers at a time, not for all:
             less memory, for (1 + layers / chunk) forward passes more and the same bits.
 
@@ -61,7 +60,10 @@ def gradient_shift(
         `step`. Norms in loss/weight. A gradient that is zero, exactly or by construction (a bias that the
         normalisation behind it subtracts again), has no direction: cosine and relative shift are null.
 
-    Cost: a forward-backward pass per selected layer before which something moved, and one for the floor.
+    Cost: a forward-backward pass per selected layer before which something moved, or the part of it that comes after
+    the layer (docs/benchmarks.md), and one for the floor. With `linearised` those of `linearised_shift` besides.
+
+    Source: Santurkar et al. 2018 (arXiv 1805.11604), Def. 2.1; the floor is not in the paper.
 
     Raises:
         UsageError: `layers` is not every layer in the order of execution, or `chunk` is no positive number, or stands
@@ -86,15 +88,15 @@ def gradient_shift(
     chosen = chosen_layers(layers, selected)
     floor = transition.second is not None
     second = transition.second(transition.before).gradients if transition.second else {}
-    rows: list[_Row] = []
+    rows: list[_ShiftRow] = []
     measured: list[Tensor] = []
-    kept: dict[str, Gradients] = {}
-    names = frozenset(each.name for each in chosen)
-    for layer, shifted in _passes(batched=batched, chunk=chunk)(transition, layers=layers, selected=names):
+    kept: dict[str, ParameterGradients] = {}
+    plan = plan_hybrids(transition, layers=layers, selected={layer.name for layer in chosen})
+    for layer, shifted in _passes(batched=batched, chunk=chunk)(plan):
         if linearised:
             kept[layer.name] = shifted
         for parameters in schema.PARAMETERS:
-            row = _Row(layer, parameters, trained_names(transition, layer, parameters))
+            row = _ShiftRow(layer, parameters, trained_names(transition, layer, parameters))
             rows.append(row)
             measured.append(_measure(transition, shifted, second, row.names))
     numbers = torch.stack(measured).tolist() if measured else []  # the one copy to the host
@@ -107,7 +109,7 @@ def gradient_shift(
 def _passes(*, batched: bool, chunk: int | None) -> Passes:
     """Return the way to G'."""
     if chunk is None:
-        return partial(fastest, usual=kept_prefix, exact=not batched)
+        return partial(fastest, usual=prefix_reuse, exact=not batched)
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise UsageError(
             f"gradient_shift expects chunk= a number of layers, 1 or more, got {chunk!r}; type e.g. chunk=8"
@@ -117,13 +119,13 @@ def _passes(*, batched: bool, chunk: int | None) -> Passes:
             "gradient_shift expects chunk=, which saves memory, or batched=True, which spends it, got both; "
             "type one of them"
         )
-    return partial(kept_prefix, chunk=chunk)
+    return partial(prefix_reuse, chunk=chunk)
 
 
 def _add_linearised(
     cells: Sequence[dict[str, Any]],
     transition: Transition,
-    kept: Mapping[str, Gradients],
+    kept: Mapping[str, ParameterGradients],
     *,
     layers: Sequence[Layer],
     selected: Sequence[Layer],
@@ -138,7 +140,7 @@ def _add_linearised(
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ShiftRow:
     """What a row is about."""
 
     layer: Layer
@@ -146,7 +148,9 @@ class _Row:
     names: tuple[str, ...]
 
 
-def _measure(transition: Transition, shifted: Gradients, second: Gradients, names: Sequence[str]) -> Tensor:
+def _measure(
+    transition: Transition, shifted: ParameterGradients, second: ParameterGradients, names: Sequence[str]
+) -> Tensor:
     """Return ||G||, ||G'||, ||G - G'||, cos(G, G'), ||G - G_b||, cos(G, G_b) of one vector, shape (6,)."""
     g, g_shifted, g_second = (
         vector(gradients, names, like=transition.before) for gradients in (transition.gradients, shifted, second)
@@ -162,7 +166,7 @@ def _measure(transition: Transition, shifted: Gradients, second: Gradients, name
     )
 
 
-def _cells(transition: Transition, row: _Row, numbers: Sequence[float], *, floor: bool) -> dict[str, Any]:
+def _cells(transition: Transition, row: _ShiftRow, numbers: Sequence[float], *, floor: bool) -> dict[str, Any]:
     """Return the cells of a row; what is undefined is null, and null_reason says why."""
     norm, shifted_norm, shift, cosine, floor_l2, floor_cosine = numbers
     cells: dict[str, Any] = {
@@ -192,7 +196,7 @@ def _cells(transition: Transition, row: _Row, numbers: Sequence[float], *, floor
     return cells | {"null_reason": "; ".join(filter(None, reasons)) or None}
 
 
-def _undirected(transition: Transition, row: _Row, norm: float) -> str | None:
+def _undirected(transition: Transition, row: _ShiftRow, norm: float) -> str | None:
     """Say why the gradient has no direction, if it has none."""
     if all(transition.gradients[name] is None for name in row.names):
         return "cosine and relative: the loss does not depend on these parameters"

@@ -78,9 +78,9 @@ class HessianAt:
         rows = self.names if of is None else tuple(of)
         total = {name: torch.zeros_like(self._leaves[name]).detach() for name in rows}
         for terms in slopes:
-            if not terms:
-                continue
             leaves = [self._leaves[name] for name in rows]
+            if not (terms and leaves):  # nothing moved, or a frozen layer: autograd refuses to be asked for nothing
+                continue
             parts = torch.autograd.grad(torch.stack(list(terms)).sum(), leaves, retain_graph=True, allow_unused=True)
             for name, part in zip(rows, parts, strict=True):
                 if part is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from ics.errors import UsageError, unknown_name
 from ics.landscape.measures.zero_gradients import cancelled_parameters
 from ics.landscape.transition import Transition
@@ -37,24 +35,18 @@ def chosen_layers(layers: Sequence[Layer], selected: Sequence[Layer] | None) -> 
     """
     if selected is None:
         return list(layers)
-    known = [layer.name for layer in layers]
+    names = [layer.name for layer in layers]
     for layer in selected:
-        if layer.name not in known:
-            raise unknown_name("layer", layer.name, known)
-    names = {layer.name for layer in selected}
-    return [layer for layer in layers if layer.name in names]
+        if layer.name not in names:
+            raise unknown_name("layer", layer.name, names)
+    chosen = {layer.name for layer in selected}
+    return [layer for layer in layers if layer.name in chosen]
 
 
 def trained_names(transition: Transition, layer: Layer, parameters: str = "all") -> tuple[str, ...]:
     """Return the trained parameters of a layer: of its "weight", or "all" of them."""
     names = layer.weight if parameters == "weight" else layer.parameters
     return tuple(name for name in names if name in transition.gradients)
-
-
-def moved_names(transition: Transition, layer: Layer) -> tuple[str, ...]:
-    """Return the parameters of a layer of which the update changed a bit."""
-    before, after = transition.before, transition.after
-    return tuple(name for name in layer.parameters if not torch.equal(before[name], after[name]))
 
 
 def undirected_shift(transition: Transition, layer: Layer, names: Sequence[str], shift: float) -> str | None:

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 
 from ics import schema, stats
+from ics.landscape.hybrids.plan import moved_names
 from ics.landscape.measures.hessian import HessianAt
 from ics.landscape.measures.layerwise import (
     NOTHING_TRAINED,
     chosen_layers,
     in_order,
-    moved_names,
     trained_names,
     undirected_shift,
 )
-from ics.landscape.transition import Transition, vector
+from ics.landscape.transition import ParameterGradients, Transition, vector
 from ics.records import Layer
-
-Gradients = Mapping[str, Tensor | None]
 
 
 def linearised_shift(
@@ -91,7 +89,7 @@ def linearised_shift(
 def compare_linearised(
     transition: Transition,
     linearised: Mapping[str, Mapping[str, Tensor]],
-    shifted: Mapping[str, Gradients],
+    shifted: Mapping[str, ParameterGradients],
     *,
     layers: Sequence[Layer],
 ) -> dict[str, list[Any]]:
@@ -140,7 +138,7 @@ def _update(transition: Transition, layer: Layer) -> dict[str, Tensor]:
 
 
 def _measure(
-    transition: Transition, linearised: Mapping[str, Tensor], shifted: Gradients, names: Sequence[str]
+    transition: Transition, linearised: Mapping[str, Tensor], shifted: ParameterGradients, names: Sequence[str]
 ) -> Tensor:
     """Return ||s||, ||l||, cos(l, s), ||s - l||, shape (4,)."""
     g, g_shifted = (vector(each, names, like=transition.before) for each in (transition.gradients, shifted))

@@ -15,7 +15,8 @@ import ics
 from ics.experiments.nets.models import mlp
 from ics.experiments.nets.norms import NORMS, make_norm
 from ics.landscape import Objective, make_transition
-from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape.hybrids.plan import plan_hybrids
+from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
 from ics.landscape.hybrids.stacked.batched import batched_passes
 from ics.landscape.measures.zero_gradients import cancelled_parameters
 from ics.probes.structure.layers import find_layers
@@ -81,8 +82,9 @@ def test_gradient_shift_replays_the_pass_of_every_norm(norm: str, accumulate: bo
         model, loss_of_all, two[: 1 + accumulate], before, after, layers, random_state=state, buffers=buffers
     )
     selected = [layer.name for layer in layers]
-    for way in (kept_prefix, batched_passes):
-        found = {layer.name: shifted for layer, shifted in way(transition, layers=layers, selected=selected)}
+    plan = plan_hybrids(transition, layers=layers, selected=selected)
+    for way in (prefix_reuse, batched_passes):
+        found = {layer.name: shifted for layer, shifted in way(plan)}
         assert_same(found, wanted)
     moved = [name for name in selected if not torch.equal(*_weights(transition.gradients, wanted[name]))]
     assert moved == selected[1:]  # the shift of the first layer is 0; that of no other is

@@ -12,6 +12,7 @@ from torch import nn
 from ics.errors import SelectionError, UsageError
 from ics.landscape import Objective, gradient_shift, make_transition
 from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import plan_hybrids
 from ics.records import Layer
 from tests.landscape.nets import NETS, OPTIMIZERS, cross_entropy, layers_of, take_step
 from tests.reference.gradient_shift_kpass import as_vector, loss_and_gradients, shift_numbers, shifted_gradients
@@ -30,10 +31,8 @@ def measured(taken, **options):
 
 def gradients_of(taken):
     names = [layer.name for layer in taken.layers]
-    return {
-        layer.name: gradients
-        for layer, gradients in full_passes(taken.transition(), layers=taken.layers, selected=names)
-    }
+    plan = plan_hybrids(taken.transition(), layers=taken.layers, selected=names)
+    return {layer.name: gradients for layer, gradients in full_passes(plan)}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -241,7 +240,7 @@ def test_no_sum_of_norms_and_no_lone_weight_stands_for_the_layer():
     taken = take_step("normalised_mlp", dtype=torch.float64)
     weight, whole = measured(taken)[2:4]
     assert weight["shift_l2"] < whole["shift_l2"]
-    gradients = full_passes(taken.transition(), layers=taken.layers, selected=[taken.layers[1].name])
+    gradients = full_passes(plan_hybrids(taken.transition(), layers=taken.layers, selected=[taken.layers[1].name]))
     shifted = next(gradients)[1]
     parts = [F.mse_loss(taken.transition().gradients[name], shifted[name], reduction="sum") for name in shifted]
     assert len(parts) == 4

@@ -12,6 +12,7 @@ from torch import nn
 from ics.errors import SelectionError, UsageError
 from ics.landscape import Objective, gradient_shift, make_transition
 from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import plan_hybrids
 from ics.landscape.measures.linearised import compare_linearised, linearised_shift
 from ics.records import Layer
 from tests.landscape.nets import NETS, cross_entropy, layers_of, take_step
@@ -49,7 +50,8 @@ def quadratic(seed=0):
 
 def shifted_of(transition, layers):
     names = [layer.name for layer in layers]
-    return {layer.name: found for layer, found in full_passes(transition, layers=layers, selected=names)}
+    plan = plan_hybrids(transition, layers=layers, selected=names)
+    return {layer.name: found for layer, found in full_passes(plan)}
 
 
 def compared(transition, layers):
@@ -236,3 +238,19 @@ def test_the_first_layers_linearisation_is_null_with_its_reason_once():
     assert table["unexplained_relative"][0] is None
     assert "floor: no second batch" in table["null_reason"][0]
     assert table["null_reason"][0].count("exactly zero") == 1
+
+
+def test_a_frozen_layer_behind_one_that_moved_has_no_part_and_no_number():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.Linear(3, 2, bias=False)
+    ).double()
+    model[1].requires_grad_(False)
+    objective = Objective(model, lambda model, x: model(x).square().sum(), torch.ones(4, 3, dtype=torch.float64))
+    before = objective.parameters
+    transition = make_transition(objective, before=before, after={"0.weight": 1.01 * before["0.weight"]})
+    layers = layers_of(model, [("0",), ("1",), ("2",)])
+    assert linearised_shift(transition, layers=layers)["1"] == {}
+    columns = compared(transition, layers)
+    assert "frozen" in columns["null_reason"][2]
+    assert 0 < columns["unexplained_relative"][4] < 0.1

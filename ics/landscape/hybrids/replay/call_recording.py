@@ -13,7 +13,7 @@ from torch.nn.modules import module as global_hooks
 from ics.landscape.hybrids.replay.calls import NEVER, Call, Forward, ReplayError
 from ics.landscape.hybrids.replay.kept_values import Kept, Tree, is_plain, keep, tensors_in
 from ics.landscape.hybrids.replay.module_state import BufferChange, BufferValues, Change, StateLog, is_norm
-from ics.landscape.hybrids.replay.retention import Outline, blank, outermost, unseen
+from ics.landscape.hybrids.replay.retention import Retention, blank, outermost, unseen
 from ics.landscape.random_state import RandomState
 
 
@@ -23,10 +23,9 @@ class Recording:
     Args:
         model: the model.
         random_state: any state of its generators: tells which there are.
-        only_torch: whether it is known to draw from torch's generators alone.
         copied: take copies of what the pass may overwrite; without, such a recording tells of a pass, and cannot be
             replayed.
-        outline: what to keep of a pass that is known; default everything.
+        retention: what to keep of a pass that was recorded before; default everything.
 
     Attributes:
         calls: every call, in the order of entry.
@@ -38,9 +37,8 @@ class Recording:
         model: nn.Module,
         random_state: RandomState,
         *,
-        only_torch: bool = False,
         copied: bool = True,
-        outline: Outline | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self.calls: list[Call] = []
         self.first_read: dict[str, int] = {}
@@ -51,13 +49,13 @@ class Recording:
         self._time = 0
         self._open: list[Call] = []
         self._kept: dict[tuple[int, int], Kept] = {}
-        self._random, self._only_torch = random_state, only_torch
-        self._copied, self._outline = copied, outline
+        self._random = random_state
+        self._copied, self._retention = copied, retention
         self._copying = copied
         self._overwritten: frozenset[int] = frozenset()
         self._blank: set[int] = set()
         self._inside: dict[nn.Module, tuple[nn.Module, ...]] = {}
-        self._state = StateLog(model, self._keep_attribute)
+        self._state = StateLog(model)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -66,6 +64,8 @@ class Recording:
         And every reading of running statistics by anyone but their own module.
         """
         names = {id(value): name for name, value in self._model.named_parameters()}
+        # Readings and not calls of modules: a parent may read a child's weight without ever calling the child, and
+        # replays are exact only if the frontier is the first reading by anyone.
 
         def read(module: nn.Module, value: Tensor | None) -> None:
             if id(value) in names:
@@ -89,11 +89,12 @@ class Recording:
         arguments = tensors_in(args, kwargs)
         plain = all(map(is_plain, arguments))
         versions = [argument._version for argument in arguments] if plain else []
-        self._note(self._state.changes(self._reachable(module)))
+        # What changed since the last call is the doing of code between calls, in the modules that are running now.
+        self._note(self._state.changes(self._reachable(module), keep=self._keep_attribute))
         hooked = _has_hooks(module)
         for outer in self._open if hooked else ():
             outer.repeatable = False  # or the hook would not fire
-        values, random_state = BufferValues(module), self._random.now(only_torch=self._only_torch)
+        values, random_state = BufferValues(module), self._random.now()
         self._time += 1
         call = Call(module, enter=self._time, num_arguments=len(arguments), repeatable=plain, hooked=hooked)
         call.inside = self._open[-1] if self._open else None
@@ -104,18 +105,18 @@ class Recording:
         try:
             output = forward(*args, **kwargs)
             self._note(values.uncounted())
-            self._note(self._state.changes(self._reachable(module)))
+            self._note(self._state.changes(self._reachable(module), keep=self._keep_attribute))
         finally:
             self._open.pop()
             call.following = len(self.calls)
         self._time += 1
         call.exit = self._time
-        now = self._random.now(only_torch=self._only_torch)
+        now = self._random.now()
         call.random_state = None if now.equals(random_state) else now
-        if self._outline is not None and position in self._outline.instead:
-            call.result, call.writes = self._outline.instead[position]
+        if self._retention is not None and position in self._retention.without_values:
+            call.result, call.writes = self._retention.without_values[position]
         elif plain:
-            self._copying = self._copied if self._outline is None else position in self._outline.overwritten
+            self._copying = self._copied if self._retention is None else position in self._retention.overwritten
             call.result = keep(output, arguments, self._keep)
             call.writes = self._writes(call, arguments, versions)
         return output
@@ -129,7 +130,7 @@ class Recording:
         """End of the pass: give up copies that were not needed, and what no replay will hand back."""
         for kept in self._kept.values():
             kept.settle()
-        if self._outline is not None and any(kept.lost for kept in self._kept.values()):
+        if self._retention is not None and any(kept.lost for kept in self._kept.values()):
             raise ReplayError("it writes into a tensor that it left alone before")
         self._kept.clear()
         for call in self.calls:
@@ -158,8 +159,8 @@ class Recording:
 
     def once_more(self, *, first: float, last: float) -> Recording:
         """Return a recording for the same pass that keeps what replays from `first` to `last` need."""
-        outline = Outline.of(self.calls, overwritten=self._overwritten, first=first, last=last)
-        return Recording(self._model, self._random, only_torch=self._only_torch, outline=outline)
+        retention = Retention.of(self.calls, overwritten=self._overwritten, first=first, last=last)
+        return Recording(self._model, self._random, retention=retention)
 
     def _forget_values(self) -> None:
         """Free all values: what is left tells what to keep when the pass is run again."""
@@ -171,10 +172,11 @@ class Recording:
                 call.changes = [change.blank() for change in call.changes]
 
     def _keep_attribute(self, value: Any) -> Tree | None:
-        self._copying = self._copied  # an outline tells nothing of attributes
+        self._copying = self._copied  # a retention names calls, and says nothing of attributes
         return keep(value, (), self._keep)
 
     def _keep(self, tensor: Tensor) -> Kept:
+        # A tensor that several calls return or hold is kept once per version, so that a replay hands out one object.
         key = (id(tensor), tensor._version)
         return self._kept.setdefault(key, self._kept.get(key) or Kept(tensor, copied=self._copying))
 
@@ -184,6 +186,8 @@ class Recording:
         for position, (argument, version) in enumerate(zip(arguments, versions, strict=True)):
             if argument._version != version:
                 written.append((position, self._keep(argument)))
+                # A replay that hands this call back hands back what it wrote, too, and what was kept of the argument
+                # from before needs no copy: nobody writes into it for real.
                 earlier = self._kept.get((id(argument), version))
                 if earlier is not None and earlier.overwritten_until is None and call.precedes(call.exit):
                     earlier.overwritten_until = call.exit
@@ -197,6 +201,8 @@ class Recording:
                     call.repeatable = False
                 else:
                     call.changes.append(change)
+            # Running statistics of a normalisation in training mode are written in every pass, and enter no output:
+            # alone, they do not keep the next micro-batch from being replayed, unless somebody else reads them.
             if isinstance(change, BufferChange) and is_norm(change.module):
                 self._changes_statistics = True
             else:

@@ -1,4 +1,8 @@
-"""A forward pass in which every call before a moment hands back what it returned in the pass that was written down."""
+"""A forward pass in which every call before a moment hands back what it returned in the recorded pass.
+
+For layer i all earlier layers are at W(t+1), as in the recorded pass. What a call returned before the first reading of
+a parameter that differs is therefore what it would return now, bit for bit, and need not be computed again.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class Replay:
 
     def __call__(self, module: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Hand back what the call returned, or run it."""
-        if self._running:
+        if self._running:  # behind the frontier nothing of the recording holds, not even which modules are called
             return forward(*args, **kwargs)
         if self._position >= len(self._recording.calls):
             raise self._failed("it calls more modules than before")
@@ -42,9 +46,11 @@ class Replay:
         if call.module is not module:
             raise self._failed("it calls its modules in another order than before")
         if not call.precedes(self._frontier):
+            # Begun before the frontier, not over by then: a container of the layer. Its own code runs, and the calls
+            # inside it come here one by one.
             self._position += 1
             return forward(*args, **kwargs)
-        self._position = call.following
+        self._position = call.following  # the calls inside it are not made
         return self._hand_back(call, args, kwargs)
 
     def check(self) -> None:
@@ -62,17 +68,19 @@ class Replay:
         arguments = tensors_in(args, kwargs)
         if len(arguments) != call.num_arguments:
             raise self._failed("it calls a module with other arguments than before")
+        # Everything the call did besides returning comes first: its result may be an argument that it wrote into.
         for position, kept in call.writes:
             self._write(arguments[position], kept)
         for change in call.changes:
             change.apply(self._hand_out)
-        if call.random_state is not None:
+        if call.random_state is not None:  # later draws go on from where the call left the generators
             call.random_state.restore()
         assert call.result is not None
         return call.result.rebuild(arguments, self._hand_out)
 
     def _hand_out(self, kept: Kept) -> Tensor:
         """Return the kept tensor: the same object whenever it is asked for, a copy if the pass will write into it."""
+        # Later code may compare objects or add in place (`out += shortcut`), and then all who hold it must see that.
         if kept not in self._given:
             copied = kept.needs_copy(self._frontier)
             self._given[kept] = self._own(kept.copy() if copied else kept.alias(), copied=copied)
@@ -93,7 +101,7 @@ class Replay:
         self._given[kept] = self._own(tensor, copied=copied)
 
     def _own(self, tensor: Tensor, *, copied: bool) -> Tensor:
-        self._ours[id(tensor)] = tensor
+        self._ours[id(tensor)] = tensor  # the tensor itself too: while it lives, no other tensor has its id
         if copied:
             self._shared.pop(id(tensor), None)
         else:

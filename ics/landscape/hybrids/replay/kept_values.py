@@ -45,11 +45,13 @@ class Kept:
     def settle(self) -> None:
         """End of the pass: keep the tensor itself if it still holds the values, else the copy."""
         assert self._original is not None
+        # torch counts the writes into a tensor, through all its views. A copy of every output would double the memory
+        # of the pass, so copies live only until it is certain who wrote where.
         self.overwritten = self._original._version != self._version
         self.lost = self.overwritten and not self._copied
         if not self.overwritten:
             self.tensor = self._original.detach()
-        self._original = None
+        self._original = None  # it holds the graph of the whole pass
 
     def needs_copy(self, frontier: float) -> bool:
         """Return whether a pass that runs for real from `frontier` on writes into this tensor."""
@@ -58,6 +60,7 @@ class Kept:
 
     def blank(self) -> Kept:
         """Return what stands for a tensor whose values nobody reads: the same shape, a single NaN for its memory."""
+        # NaN and not zero: if somebody reads it after all, the loss shows it.
         empty = torch.full((), torch.nan if self.tensor.is_floating_point() else 0).to(self.tensor)
         kept = Kept(empty.expand(self.tensor.shape), copied=False)
         kept.settle()
@@ -65,7 +68,7 @@ class Kept:
 
     def alias(self) -> Tensor:
         """Return another tensor with the same memory, and a version of its own."""
-        return self.tensor.data
+        return self.tensor.data  # `detach()` would share the version, and a write in one replay would show in all
 
     def copy(self) -> Tensor:
         """Return a copy with the same strides."""

@@ -36,6 +36,7 @@ class BufferChange:
 
     def apply(self, hand_out: Callable[[Kept], Tensor]) -> None:
         """Do it again, with a copy of the value: a later call may write further."""
+        # In place where it was in place: others may hold the same tensor.
         buffers = self.module._buffers
         present = buffers[self.name]
         if self.in_place and present is not None and self.value is not None:
@@ -73,21 +74,26 @@ Change = BufferChange | AttributeChange
 
 
 class StateLog:
-    """Tells what has changed in modules since it last looked."""
+    """Tells what has changed in modules since it was last asked."""
 
-    def __init__(self, model: nn.Module, keep: Keep) -> None:
-        self._known = {module: _State.of(module) for module in model.modules()}
-        self._keep = keep
+    def __init__(self, model: nn.Module) -> None:
+        self._states = {module: _State.of(module) for module in model.modules()}
 
-    def changes(self, modules: Iterable[nn.Module]) -> Iterator[Change | None]:
-        """Yield what has changed in these modules; None for what cannot be done again."""
+    def changes(self, modules: Iterable[nn.Module], *, keep: Keep) -> Iterator[Change | None]:
+        """Yield what has changed in these modules; None for what cannot be done again.
+
+        Args:
+            modules: the modules to compare with their last state.
+            keep: how values of attributes are kept. Not an attribute of the log: a recording that held a log that held
+                a method of the recording would be freed, with all it keeps, only when Python next collects cycles.
+        """
         for module in modules:
-            before = self._known[module]
+            before = self._states[module]
             if not before.holds_for(module):
-                now = self._known[module] = _State.of(module)
-                yield from self._differences(module, before, now)
+                now = self._states[module] = _State.of(module)
+                yield from self._differences(module, before, now, keep)
 
-    def _differences(self, module: nn.Module, before: _State, now: _State) -> Iterator[Change | None]:
+    def _differences(self, module: nn.Module, before: _State, now: _State, keep: Keep) -> Iterator[Change | None]:
         for name, (value, version) in now.buffers.items():
             earlier, earlier_version = before.buffers.get(name, (None, 0))
             if value is not earlier or version != earlier_version:
@@ -99,7 +105,7 @@ class StateLog:
             if name not in now.attributes:
                 yield AttributeChange(module, name, None)
             elif name not in before.attributes or now.attributes[name] is not before.attributes[name]:
-                tree = self._keep(now.attributes[name])
+                tree = keep(now.attributes[name])
                 yield None if tree is None else AttributeChange(module, name, tree)
             elif name in now.contents and not _same(now.contents[name], before.contents[name]):
                 yield None  # appended to a list, say: whoever else holds the list must see it too
@@ -122,6 +128,7 @@ class BufferValues:
     def uncounted(self) -> Iterator[BufferChange]:
         """Yield the buffers that hold other values now, although their version is the same."""
         for name, (value, version, before) in self._values.items():
+            # `dict.get`, since a watched dictionary would take the question for a reading by the model.
             unseen = value is dict.get(self._module._buffers, name) and value._version == version
             if unseen and (is_norm(self._module) or not torch.equal(value, before)):
                 yield BufferChange(self._module, name, value.detach().clone(), in_place=True)

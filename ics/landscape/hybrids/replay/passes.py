@@ -10,7 +10,6 @@ from torch import Tensor
 from ics.landscape.hybrids.replay.call_recording import Recording
 from ics.landscape.hybrids.replay.call_replay import Replay
 from ics.landscape.hybrids.replay.calls import Interception, ReplayError
-from ics.landscape.hybrids.replay.graph_leaves import foreign_leaves
 from ics.landscape.objective import Evaluation, Objective
 from ics.landscape.random_state import RandomState
 
@@ -29,21 +28,10 @@ def record(
     """
     generators = RandomState.capture(objective.model)
 
-    def run(only_torch: bool) -> tuple[list[Recording], Evaluation, bool]:
-        drawn = []
+    def recording(_: int) -> Recording:
+        return Recording(objective.model, generators, copied=copied)
 
-        def recording(_: int) -> Recording:
-            drawn.append(generators.now())
-            return Recording(objective.model, generators, only_torch=only_torch, copied=copied)
-
-        recordings, there = _written_down(objective, parameters, interception, recording, foreign)
-        drawn.append(generators.now())
-        return recordings, there, any(state.differs_outside_torch(drawn[0]) for state in drawn)
-
-    recordings, there, draws_elsewhere = run(only_torch=True)
-    if draws_elsewhere:
-        recordings, there, _ = run(only_torch=False)
-    return recordings, there
+    return _written_down(objective, parameters, interception, recording, foreign)
 
 
 def record_again(
@@ -86,7 +74,7 @@ def _written_down(
         recordings.append(recording)
 
     def inspect(loss: Tensor, own: Collection[Tensor]) -> None:
-        if foreign is not None:
+        if foreign is not None:  # a loss may use a leaf of its own, a learned temperature say: that is no mistake
             foreign.extend(foreign_leaves(loss, own))
 
     return recordings, objective(parameters, wanted=(), around=around, inspect=inspect)
@@ -125,7 +113,36 @@ def replay(
         handler.check()
 
     def inspect(loss: Tensor, own: Collection[Tensor]) -> None:
-        if foreign is not None and foreign_leaves(loss, own, known=foreign):
+        if foreign is not None and foreign_leaves(loss, own, allowed=foreign):
             raise ReplayError("it uses what an earlier pass left behind")
 
     return objective(parameters, wanted=wanted, requiring=(*later, *wanted), around=around, inspect=inspect)
+
+
+def foreign_leaves(loss: Tensor, own: Collection[Tensor], *, allowed: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Return the leaves of a loss's graph that are neither in `own` nor in `allowed`."""
+    ours = {id(leaf) for leaf in (*own, *allowed)}
+    return [leaf for leaf in graph_leaves(loss) if id(leaf) not in ours]
+
+
+def graph_leaves(loss: Tensor) -> Iterator[Tensor]:
+    """Yield every leaf of a loss's graph that would be given a gradient: the tensors that a backward pass ends at.
+
+    Cost: a microsecond for every operation of the pass.
+
+    Example:
+        >>> import torch
+        >>> a, b = (torch.ones(1, requires_grad=True) for _ in "ab")
+        >>> [leaf is a for leaf in graph_leaves((a * 2 + b.detach()).sum())]
+        [True]
+    """
+    nodes = [] if loss.grad_fn is None else [loss.grad_fn]
+    seen = set(nodes)
+    while nodes:  # a stack of our own: the graph of a deep net is deeper than Python may recurse
+        node = nodes.pop()
+        if hasattr(node, "variable"):  # the end of the graph, which accumulates into a tensor's gradient
+            yield node.variable
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                nodes.append(following)

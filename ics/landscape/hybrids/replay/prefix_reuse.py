@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from ics import stats
 from ics.errors import MeasurementWarning
-from ics.landscape.hybrids.full_passes import Gradients, Hybrid, full_pass, hybrids
+from ics.landscape.hybrids.full_passes import full_pass, full_passes
+from ics.landscape.hybrids.plan import Hybrid, HybridPlan
 from ics.landscape.hybrids.replay.call_recording import Recording
 from ics.landscape.hybrids.replay.calls import Interception, ReplayError
 from ics.landscape.hybrids.replay.passes import record, record_again, replay
 from ics.landscape.objective import Evaluation, Objective
-from ics.landscape.transition import Transition
+from ics.landscape.transition import ParameterGradients
 from ics.records import Layer
 
 _WORTHWHILE = 3  # for fewer layers the pass that is written down costs more than it saves
@@ -31,22 +32,20 @@ _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.Scr
 
 EVERYTHING = float("inf")
 
+# Remembered as long as the model lives. A model is verified when all its replays were compared once; a refused one is
+# not tried again, since every try costs a pass.
 _verified: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _refused: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def kept_prefix(
-    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str], chunk: int | None = None
-) -> Iterator[tuple[Layer, Gradients]]:
-    """Yield each selected layer with G'_i, as `full_passes` does.
+def prefix_reuse(plan: HybridPlan, *, chunk: int | None = None) -> Iterator[tuple[Layer, ParameterGradients]]:
+    """Yield each selected layer with G'_i, as `full_passes` does and with the same bits.
 
     A model that cannot be replayed call by call (it calls other modules each time, or changes what is kept) is
     measured by full passes from then on, and one `MeasurementWarning` says why.
 
     Args:
-        transition: W(t) to W(t+1) and the loss.
-        layers: all layers, in the order of execution.
-        selected: names of the layers wanted.
+        plan: the hybrids of the selected layers.
         chunk: for how many consecutive layers to keep at a time what module calls returned. The updated net is then run
             once to see what it does, and once for each chunk, in which only what the chunk needs is kept. Default: for
             all of them, and the updated net is run once.
@@ -57,13 +56,11 @@ def kept_prefix(
     measured, one more forward pass of that part for each layer, to see that it can be replayed from there, and
     two full passes to compare with.
     """
-    planned = list(hybrids(transition, layers=layers, selected=selected))
-    to_run = [hybrid for hybrid in planned if hybrid.moved and hybrid.wanted]
-    found: dict[str, Gradients] = {}
-    model = transition.objective.model
-    if len(to_run) >= _WORTHWHILE and model not in _refused:
+    found: dict[str, ParameterGradients] = {}
+    model = plan.transition.objective.model
+    if len(plan.to_run) >= _WORTHWHILE and model not in _refused:
         try:
-            _replay_all(transition, to_run, found, chunk=chunk)
+            _replay_all(plan, found, chunk=chunk)
         except Exception as error:  # whatever it is, full passes do without it, and raise it again if it is the user's
             _refused.add(model)
             found.clear()
@@ -73,56 +70,66 @@ def kept_prefix(
                 MeasurementWarning,
                 stacklevel=2,
             )
-    for hybrid in planned:
-        known = found.pop(hybrid.layer.name, None)
-        yield hybrid.layer, full_pass(transition, hybrid) if known is None else known
+    yield from full_passes(plan, found=found)
 
 
-def _replay_all(
-    transition: Transition, planned: Sequence[Hybrid], found: dict[str, Gradients], *, chunk: int | None
-) -> None:
-    """Put G' of each hybrid into `found`, as far as it goes."""
+def _replay_all(plan: HybridPlan, found: dict[str, ParameterGradients], *, chunk: int | None) -> None:
+    """Put G' of each hybrid that needs a pass into `found`, as far as it goes."""
+    transition, hybrids = plan.transition, plan.to_run
     objective = transition.objective
     _check_kind(objective)
     interception = Interception(objective.model)
     with _eager(objective.model), objective.evaluating_often(), interception.installed():
         foreign: list[Tensor] = []
         recordings, updated = record(objective, transition.after, interception, foreign, copied=chunk is None)
-        frontiers = [_frontiers(recordings, hybrid) for hybrid in planned]
-        for number, recording in enumerate(recordings):
-            recording.settle(last_frontier=max(at[number] for at in frontiers))
-        passes = recordings
-        checked = range(len(planned)) if objective.model not in _verified else [len(planned) // 2]
-        for number, (hybrid, at) in enumerate(zip(planned, frontiers, strict=True)):
-            if chunk is not None and number % chunk == 0:
-                recordings = []  # free it before the next is made
-                recordings, again = record_again(
-                    objective, transition.after, interception, passes, frontiers[number : number + chunk]
-                )
+        frontiers = {hybrid.layer.name: _frontiers(recordings, hybrid) for hybrid in hybrids}
+        _settle(recordings, list(frontiers.values()))
+        first_pass = recordings
+        # A model that was verified may still change its ways, so one hybrid is checked each time.
+        checked = hybrids if objective.model not in _verified else (hybrids[len(hybrids) // 2],)
+        for together in plan.chunks(chunk):
+            if chunk is not None:
+                recordings = []  # nothing else holds them: what the last chunk kept is freed before more is kept
+                ends = [frontiers[hybrid.layer.name] for hybrid in together]
+                recordings, again = record_again(objective, transition.after, interception, first_pass, ends)
                 _check(updated, again)
-            for recording, frontier in zip(recordings, at, strict=True):
-                recording.release(frontier)
-            if number in checked:
-                _check(updated, replay(objective, transition.after, interception, recordings, at))
-            there = replay(
-                objective,
-                hybrid.parameters,
-                interception,
-                recordings,
-                at,
-                wanted=hybrid.wanted,
-                foreign=foreign if number in checked else None,
-            )
-            found[hybrid.layer.name] = there.gradients
+            for hybrid in together:
+                at = frontiers[hybrid.layer.name]
+                _release(recordings, at)
+                if hybrid in checked:
+                    _check(updated, replay(objective, transition.after, interception, recordings, at))
+                there = replay(
+                    objective,
+                    hybrid.parameters,
+                    interception,
+                    recordings,
+                    at,
+                    wanted=hybrid.wanted,
+                    foreign=foreign if hybrid in checked else None,
+                )
+                found[hybrid.layer.name] = there.gradients
+        # A replay of the whole pass after the last hybrid shows whether that one left something behind.
         everything = [EVERYTHING] * len(recordings)
         _check(updated, replay(objective, transition.after, interception, recordings, everything))
     if objective.model not in _verified:
-        for number in sorted({len(planned) // 2, len(planned) - 1}):
-            _check_gradients(full_pass(transition, planned[number]), found[planned[number].layer.name])
+        for number in sorted({len(hybrids) // 2, len(hybrids) - 1}):
+            _check_gradients(full_pass(transition, hybrids[number]), found[hybrids[number].layer.name])
     _verified.add(objective.model)
 
 
-def _check_gradients(expected: Gradients, found: Gradients) -> None:
+def _settle(recordings: Sequence[Recording], frontiers: Sequence[Sequence[float]]) -> None:
+    """End of the first pass: give up what no replay will need."""
+    for recording, of_one in zip(recordings, zip(*frontiers, strict=True), strict=True):
+        recording.settle(last_frontier=max(of_one))
+
+
+def _release(recordings: Sequence[Recording], frontier: Sequence[float]) -> None:
+    """Free what neither this replay nor a later one will hand back."""
+    for recording, at in zip(recordings, frontier, strict=True):
+        recording.release(at)
+
+
+def _check_gradients(expected: ParameterGradients, found: ParameterGradients) -> None:
     """A full pass must give the same gradients.
 
     What a call leaves where no module shows it (in a plain object, by a user's hook) is left by nobody once the call is
@@ -155,7 +162,7 @@ def _frontiers(recordings: Sequence[Recording], hybrid: Hybrid) -> list[float]:
     What one micro-batch leaves in buffers for the next differs from hybrid to hybrid: then the next runs whole.
     """
     carried = [any(recording.carries_over for recording in recordings[:number]) for number in range(len(recordings))]
-    return [0.0 if late else one.frontier(hybrid.own) for one, late in zip(recordings, carried, strict=True)]
+    return [0.0 if late else one.frontier(hybrid.unlike_later) for one, late in zip(recordings, carried, strict=True)]
 
 
 def _check_kind(objective: Objective) -> None:

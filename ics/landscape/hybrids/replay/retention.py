@@ -1,4 +1,9 @@
-"""What of a pass is worth keeping for some of its frontiers, when the pass is known and is going to be run again."""
+"""What of a recorded pass its replays still need, so that the rest need not be kept.
+
+A replay at a frontier (the moment at which the first parameter that differs is read) hands back the outermost calls
+that were over by then. Nobody sees what lies inside them. Nor does anybody see what one handed-back call of an
+`nn.Sequential` passes to the next handed-back call: only its shape is kept.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +18,27 @@ Returned = tuple[Tree | None, tuple[tuple[int, Kept], ...]]
 
 
 @dataclass(frozen=True)
-class Outline:
+class Retention:
     """What to keep of each call, by its position.
 
     Attributes:
-        instead: for calls of which no values are needed: what to write down as returned and written.
+        without_values: for calls of which no values are needed: what to write down as returned and written.
         overwritten: calls that returned or wrote what was overwritten later: copies are needed.
     """
 
-    instead: dict[int, Returned]
+    without_values: dict[int, Returned]
     overwritten: frozenset[int]
 
     @classmethod
-    def of(cls, calls: Sequence[Call], *, overwritten: frozenset[int], first: float, last: float) -> Outline:
+    def of(cls, calls: Sequence[Call], *, overwritten: frozenset[int], first: float, last: float) -> Retention:
         """Return what all frontiers from `first` to `last` need of a pass with these calls."""
-        instead: dict[int, Returned] = {
+        without_values: dict[int, Returned] = {
             position: (None, ()) for position, call in enumerate(calls) if not call.precedes(last)
         }
         for position, call in outermost(calls, first):
-            instead |= dict.fromkeys(range(position + 1, call.following), (None, ()))
-        instead |= {position: blank(call) for position, call in unseen(calls, first)}
-        return cls(instead, overwritten)
+            without_values |= dict.fromkeys(range(position + 1, call.following), (None, ()))
+        without_values |= {position: blank(call) for position, call in unseen(calls, first)}
+        return cls(without_values, overwritten)
 
 
 def outermost(calls: Sequence[Call], frontier: float) -> Iterator[tuple[int, Call]]:

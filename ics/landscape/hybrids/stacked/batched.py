@@ -1,9 +1,9 @@
-"""G' of every layer from few passes: the hybrids of several layers are stacked and evaluated at once.
+"""G' of every layer from one pass: the hybrids of all layers are stacked and evaluated at once.
 
-In small nets the time goes into launching operations, not into the operations. Several hybrids W'_i are stacked along
-a new axis and `torch.vmap` runs the user's loss at all of them. What does not differ within a stack is not stacked:
-layers before the first of the stack (all at t+1) and after the last (all at t), so that the part of the pass before
-the stack's first layer is computed once for all of it.
+In small nets the time goes into launching operations, not into the operations. The hybrids W'_i are stacked along a
+new axis and `torch.vmap` runs the user's loss at all of them. What does not differ between them is not stacked: layers
+before the first that moved, and layers after the last that is wanted. The part of the pass before the first difference
+is computed once.
 
 The kernels are others than those of a plain pass, so the numbers are the same only up to rounding.
 """
@@ -11,17 +11,18 @@ The kernels are others than those of a plain pass, so the numbers are the same o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.landscape.hybrids.full_passes import Gradients, Hybrid, hybrids
+from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import HybridPlan
 from ics.landscape.objective import Objective
 from ics.landscape.substitution import substituted
-from ics.landscape.transition import Transition, vector
+from ics.landscape.transition import ParameterGradients, Transition, vector
 from ics.records import Layer
 
 _UNSUITABLE = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
@@ -38,77 +39,59 @@ class Point:
     Attributes:
         parameters: a value for every parameter.
         wanted: names of parameters.
-        loss: the loss there, if it is known.
-        gradients: the gradients there, as far as they are known.
     """
 
     parameters: Mapping[str, Tensor]
     wanted: tuple[str, ...]
-    loss: Tensor | None = None
-    gradients: Gradients | None = None
 
 
-def batched_passes(
-    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str], chunk: int | None = None
-) -> Iterator[tuple[Layer, Gradients]]:
+def batched_passes(plan: HybridPlan) -> Iterator[tuple[Layer, ParameterGradients]]:
     """Yield each selected layer with G'_i, as `full_passes` does, up to rounding.
 
-    Every stack begins with a point at which loss and gradients are known: W(t) in the first, the last hybrid of the
-    stack before in all others. If they come out differently there, nothing is yielded at all. Tensors that a loss
-    function or a hook puts aside in a list of its own are vmap's, and cannot be used afterwards.
+    The first point of the stack is W(t), whose loss and gradients are known. If they come out differently there,
+    nothing is yielded at all. Tensors that a loss function or a hook puts aside in a list of its own are vmap's, and
+    cannot be used afterwards.
 
     Args:
-        transition: W(t) to W(t+1) and the loss.
-        layers: all layers, in the order of execution.
-        selected: names of the layers wanted.
-        chunk: number of hybrids in one stack; memory grows with it. Default all of them.
+        plan: the hybrids of the selected layers.
 
-    Cost: (1 + 1 / chunk) forward-backward passes' arithmetic for every selected layer, less what stacks share, in
-    (layers / chunk) passes' launches; memory for `chunk + 1` passes.
+    Cost: the arithmetic of a forward-backward pass for every selected layer and one more, less what the stack shares,
+    in the launches of one pass; memory for as many passes.
 
     Raises:
         BatchedPassError: `torch.vmap` cannot run the model (`.item()`, control flow that depends on data, custom
             autograd functions), or other numbers come out (random numbers drawn in another order).
 
     Example:
+        >>> from ics.landscape.hybrids.plan import plan_hybrids
+        >>> from ics.landscape.transition import make_transition
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> objective = Objective(model, lambda model, x: model(x).square().sum(), torch.ones(4, 2))
         >>> before = objective.parameters
-        >>> from ics.landscape.transition import make_transition
         >>> step = make_transition(objective, before=before, after={name: 0.9 * before[name] for name in before})
         >>> layers = [Layer(n, i, "Linear", (n,), (), (f"{n}.weight",), (), 0) for i, n in enumerate("01")]
-        >>> [(layer.name, list(found)) for layer, found in batched_passes(step, layers=layers, selected="01")]
+        >>> plan = plan_hybrids(step, layers=layers, selected="01")
+        >>> [(layer.name, list(found)) for layer, found in batched_passes(plan)]
         [('0', ['0.weight']), ('1', ['1.weight'])]
     """
-    planned = list(hybrids(transition, layers=layers, selected=selected))
-    to_run = [hybrid for hybrid in planned if hybrid.moved and hybrid.wanted]
-    found = _run_all(transition, to_run, layers, chunk or len(to_run)) if to_run else {}
-    for hybrid in planned:
-        unmoved = {name: transition.gradients[name] for name in hybrid.wanted}
-        yield hybrid.layer, found.pop(hybrid.layer.name, unmoved)
+    yield from full_passes(plan, found=_run_all(plan) if plan.to_run else {})
 
 
-def _run_all(
-    transition: Transition, to_run: Sequence[Hybrid], layers: Sequence[Layer], chunk: int
-) -> dict[str, Gradients]:
-    """Return G' of each hybrid by the name of its layer."""
+def _run_all(plan: HybridPlan) -> dict[str, ParameterGradients]:
+    """Return G' of each hybrid that needs a pass, by the name of its layer."""
+    transition = plan.transition
     check_kind(transition.objective)
-    found: dict[str, Gradients] = {}
-    known = Point(transition.before, (), transition.loss, dict(transition.gradients))
-    for start in range(0, len(to_run), chunk):
-        stacked = to_run[start : start + chunk]
-        points = [Point(hybrid.parameters, hybrid.wanted) for hybrid in stacked]
-        names = known.wanted or tuple(name for point in points for name in point.wanted)
-        losses, gradients = _evaluate(transition.objective, [Point(known.parameters, names), *points], layers=layers)
-        check_known(known, losses[0], gradients[0], transition)
-        found.update((hybrid.layer.name, there) for hybrid, there in zip(stacked, gradients[1:], strict=True))
-        known = Point(points[-1].parameters, points[-1].wanted, losses[-1], gradients[-1])
-    return found
+    points = [Point(hybrid.parameters, hybrid.wanted) for hybrid in plan.to_run]
+    names = tuple(dict.fromkeys(name for point in points for name in point.wanted))
+    reference = Point(transition.before, names)
+    losses, gradients = _evaluate(transition.objective, [reference, *points], layers=plan.layers)
+    check_reference(losses[0], gradients[0], transition)
+    return {hybrid.layer.name: there for hybrid, there in zip(plan.to_run, gradients[1:], strict=True)}
 
 
 def _evaluate(
     objective: Objective, points: Sequence[Point], *, layers: Sequence[Layer]
-) -> tuple[Tensor, list[Gradients]]:
+) -> tuple[Tensor, list[ParameterGradients]]:
     """Return the loss at each point and the gradients wanted there.
 
     A model may write what differs within the stack into something that does not (`out += shortcut(x)` where only the
@@ -127,7 +110,7 @@ def _evaluate(
 
 def _evaluate_stacked(
     objective: Objective, points: Sequence[Point], stacked: frozenset[str], buffers: frozenset[str]
-) -> tuple[Tensor, list[Gradients]]:
+) -> tuple[Tensor, list[ParameterGradients]]:
     leaves: dict[str, Tensor] = dict(objective.leaves(points[0].parameters))
     for name in stacked:
         values = torch.stack([point.parameters[name].detach() for point in points])
@@ -155,7 +138,7 @@ def _evaluate_stacked(
 
 
 def _slice(stack: Tensor | None, number: int) -> Tensor | None:
-    """Return one slice in memory of its own, so that the stack can go."""
+    """Return one slice in memory of its own: a view would hold the gradients of all hybrids in memory."""
     return None if stack is None else (stack.to_dense() if stack.is_sparse else stack)[number].clone()
 
 
@@ -190,13 +173,15 @@ def check_kind(objective: Objective) -> None:
         raise BatchedPassError("it writes into its parameters")
 
 
-def check_known(known: Point, loss: Tensor, gradients: Gradients, transition: Transition) -> None:
-    """Compare loss and gradients with the known ones; half the digits must agree."""
-    assert known.loss is not None
-    assert known.gradients is not None
+def check_reference(loss: Tensor, gradients: ParameterGradients, transition: Transition) -> None:
+    """Compare loss and gradients that a stack gave for W(t) with those of a plain pass; half the digits must agree.
+
+    Raises:
+        BatchedPassError: they do not.
+    """
     tolerance = torch.finfo(loss.dtype).eps ** 0.5
-    there, expected = (vector(found, gradients, like=transition.before) for found in (gradients, known.gradients))
-    same_loss = (loss - known.loss).abs() <= tolerance * known.loss.abs()
+    there, expected = (vector(found, gradients, like=transition.before) for found in (gradients, transition.gradients))
+    same_loss = (loss - transition.loss).abs() <= tolerance * transition.loss.abs()
     same_gradient = stats.distance(there, expected) <= tolerance * stats.norm(expected)
     if not bool(same_loss & same_gradient):  # NaN is never equal
         raise BatchedPassError("another loss or gradient comes out than in a plain pass")

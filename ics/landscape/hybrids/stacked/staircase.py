@@ -23,28 +23,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ics.landscape.hybrids.full_passes import Gradients, Hybrid, hybrids
-from ics.landscape.hybrids.stacked.batched import BatchedPassError, Point, check_kind, check_known
+from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import Hybrid, HybridPlan
+from ics.landscape.hybrids.stacked.batched import BatchedPassError, check_kind, check_reference
 from ics.landscape.hybrids.stacked.chain import Chain, Stage, readings_noted
 from ics.landscape.hybrids.stacked.stack import Stack, is_understood, joined, run
 from ics.landscape.objective import Objective, add_gradients
 from ics.landscape.random_state import RandomState
-from ics.landscape.transition import Transition
+from ics.landscape.transition import ParameterGradients, Transition
 from ics.records import Layer
 
 
-def staircase(
-    transition: Transition, *, layers: Sequence[Layer], selected: Collection[str], features_first: bool = False
-) -> Iterator[tuple[Layer, Gradients]]:
+def staircase(plan: HybridPlan, *, features_first: bool = False) -> Iterator[tuple[Layer, ParameterGradients]]:
     """Yield each selected layer with G'_i, as `full_passes` does, up to rounding.
 
     The net at W(t), whose loss and gradient are known, goes down with the others. If it comes out differently, nothing
     is yielded at all.
 
     Args:
-        transition: W(t) to W(t+1) and the loss.
-        layers: all layers, in the order of execution.
-        selected: names of the layers wanted.
+        plan: the hybrids of the selected layers.
         features_first: multiply matrices in the layout (features, samples), which is faster for narrow layers.
 
     Cost: about (layers / 2) forward-backward passes' arithmetic in three passes' launches, and the loss for every layer
@@ -57,20 +54,17 @@ def staircase(
     Example:
         >>> from torch import nn
         >>> from ics.landscape import Objective, make_transition
+        >>> from ics.landscape.hybrids.plan import plan_hybrids
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> objective = Objective(model, lambda model, x: model(x).square().sum(), torch.ones(4, 2))
         >>> before = objective.parameters
         >>> step = make_transition(objective, before=before, after={name: 0.9 * before[name] for name in before})
         >>> layers = [Layer(n, i, "Linear", (n,), (), (f"{n}.weight",), (), 0) for i, n in enumerate("01")]
-        >>> [(layer.name, list(found)) for layer, found in staircase(step, layers=layers, selected="01")]
+        >>> plan = plan_hybrids(step, layers=layers, selected="01")
+        >>> [(layer.name, list(found)) for layer, found in staircase(plan)]
         [('0', ['0.weight']), ('1', ['1.weight'])]
     """
-    planned = list(hybrids(transition, layers=layers, selected=selected))
-    to_run = [hybrid for hybrid in planned if hybrid.moved and hybrid.wanted]
-    found = _run_all(transition, to_run, features_first=features_first) if to_run else {}
-    for hybrid in planned:
-        unmoved = {name: transition.gradients[name] for name in hybrid.wanted}
-        yield hybrid.layer, found.pop(hybrid.layer.name, unmoved)
+    yield from full_passes(plan, found=_run_all(plan, features_first=features_first) if plan.to_run else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,28 +84,26 @@ class _Member:
     wanted: tuple[str, ...]
 
 
-def _run_all(transition: Transition, to_run: Sequence[Hybrid], *, features_first: bool) -> dict[str, Gradients]:
-    """Return G' of each hybrid by the name of its layer."""
+def _run_all(plan: HybridPlan, *, features_first: bool) -> dict[str, ParameterGradients]:
+    """Return G' of each hybrid that needs a pass, by the name of its layer."""
+    transition = plan.transition
     objective = transition.objective
     check_kind(objective)
     chain = Chain.of(objective.model)
     if chain is None:
         raise BatchedPassError("it is no chain of modules without hooks that share no parameters")
-    known = _known(chain, transition)
-    members = [known, *(_member(chain, transition, hybrid) for hybrid in to_run)]
+    members = [_reference(chain, transition), *(_member(chain, hybrid) for hybrid in plan.to_run)]
     try:
         losses, gradients = _evaluate(chain, transition, members, features_first=features_first)
     except BatchedPassError:
         raise
     except Exception as error:  # vmap has no exception of its own; a user's own error comes again in a plain pass
         raise BatchedPassError(f"{type(error).__name__}: {error}") from error
-    expected = {name: transition.gradients[name] for name in known.wanted}
-    point = Point(known.parameters, known.wanted, transition.loss, expected)
-    check_known(point, losses[0], gradients[0], transition)
-    return {hybrid.layer.name: there for hybrid, there in zip(to_run, gradients[1:], strict=True)}
+    check_reference(losses[0], gradients[0], transition)
+    return {hybrid.layer.name: there for hybrid, there in zip(plan.to_run, gradients[1:], strict=True)}
 
 
-def _known(chain: Chain, transition: Transition) -> _Member:
+def _reference(chain: Chain, transition: Transition) -> _Member:
     """Return the net at W(t), which joins the others behind the first module with parameters."""
     first = next(position for position, stage in enumerate(chain.stages) if stage.names)
     names = chain.stages[first].names.values()
@@ -119,11 +111,11 @@ def _known(chain: Chain, transition: Transition) -> _Member:
     return _Member(0, first, _leaves({name: transition.before[name] for name in names}, wanted), wanted)
 
 
-def _member(chain: Chain, transition: Transition, hybrid: Hybrid) -> _Member:
-    own = set(hybrid.own)
-    moved = {name for name, value in hybrid.parameters.items() if value is not transition.before[name]}
-    first = min(place for name, place in chain.places.items() if name in own)
-    last = max(place for name, place in chain.places.items() if name in moved or name in hybrid.wanted)
+def _member(chain: Chain, hybrid: Hybrid) -> _Member:
+    """Return the hybrid, alone between the stages at which it leaves the updated net and joins the net at W(t)."""
+    first = min(chain.places[name] for name in hybrid.unlike_later)
+    # A hybrid may differ from W(t) behind its own layer too, if a layer that was executed earlier stands there.
+    last = max(chain.places[name] for name in (*hybrid.updated, *hybrid.wanted))
     last = max(first, last)
     between = (name for stage in chain.stages[first : last + 1] for name in stage.names.values())
     parameters = _leaves({name: hybrid.parameters[name] for name in between}, hybrid.wanted)
@@ -136,7 +128,7 @@ def _leaves(values: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, 
 
 def _evaluate(
     chain: Chain, transition: Transition, members: Sequence[_Member], *, features_first: bool
-) -> tuple[Tensor, list[Gradients]]:
+) -> tuple[Tensor, list[ParameterGradients]]:
     """Return the loss of each member and the gradients wanted there."""
     objective = transition.objective
     random_state = RandomState.capture(objective.model)
@@ -167,7 +159,7 @@ def _losses(objective: Objective, chain: Chain, descent: _Descent, batch: Any, *
     contexts the user opened around it, and once, stacked, for what came out at the bottom.
     """
     with chain.answered(descent) as calls:
-        objective.loss(batch)
+        objective.loss(batch)  # its value is that of the updated net, which is not asked for
     end = start.now()
     if len(calls) != 1:
         raise BatchedPassError("the chain is not called once")
@@ -175,7 +167,7 @@ def _losses(objective: Objective, chain: Chain, descent: _Descent, batch: Any, *
 
     def loss(output: Tensor) -> Tensor:
         def bottom(_: Any) -> Tensor:
-            if drawn:
+            if drawn:  # what the loss draws behind the chain must not depend on what was drawn to get here
                 descent.exit_state.restore()
             return output
 
@@ -230,11 +222,13 @@ class _Descent:
         alone: dict[_Member, Stack] = {}
         self.order: list[_Member] = []
         for position, stage in enumerate(self._chain.stages):
+            # One layout for all that is joined below: the updated net takes it first, and the others start from it.
             updated = updated.prepared(stage.module, features_first=self._features_first)
             alone |= {each: updated for each in self._members if each.first == position}
             running = [(updated, self._after), *((stack, each.parameters) for each, stack in alone.items())]
             running += [] if stacked is None else [(stacked, self._before)]
             through = self._run_each(stage, running)
+            # `through` is longer by the stack of those that have joined, if there is one.
             updated, alone = through[0], dict(zip(alone, through[1:], strict=False))
             arrived = [each for each in alone if each.last == position]
             together = through[len(alone) + 1 :] + [alone.pop(each) for each in arrived]
@@ -249,7 +243,7 @@ class _Descent:
         state = None if is_understood(stage.module) else self._random.now()
         through: list[Stack] = []
         for stack, values in running:
-            version = stack.values._version
+            version = stack.values._version  # an in-place activation would spoil the input of those still to run
             if state is not None:
                 state.restore()
             ready = stack.prepared(stage.module, features_first=self._features_first)

@@ -16,23 +16,21 @@ from tests.landscape.steps import all_of, assert_same, deep_linear, groups_of, s
 from tests.reference.gradient_shift_kpass import shifted_gradients
 
 
-@pytest.mark.parametrize("chunk", [1, 3, None])
 @pytest.mark.parametrize("name", NETS)
-def test_gradients_are_those_of_the_reference(name, chunk):
+def test_gradients_are_those_of_the_reference(name):
     taken = take_step(name, dtype=torch.float64)
     wanted = shifted_gradients(
         taken.model, taken.loss_fn, taken.batch, taken.before, taken.after, taken.layers, **taken.circumstances
     )
-    assert_same(all_of(batched_passes, taken.transition(), taken.layers, chunk=chunk), wanted)
+    assert_same(all_of(batched_passes, taken.transition(), taken.layers), wanted)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, None])
 @pytest.mark.parametrize("norm", [False, True])
-def test_deep_linear_nets_as_full_passes(norm, chunk):
+def test_deep_linear_nets_as_full_passes(norm):
     model = deep_linear(norm=norm)
     transition, layers = step_of(model, groups_of(model))
     wanted = all_of(full_passes, transition, layers)
-    found = all_of(batched_passes, transition, layers, chunk=chunk)
+    found = all_of(batched_passes, transition, layers)
     assert_same(found, wanted)
     moved = [
         float((gradients[f"{layer}.weight"] - transition.gradients[f"{layer}.weight"]).norm())
@@ -42,20 +40,18 @@ def test_deep_linear_nets_as_full_passes(norm, chunk):
     assert min(moved[1:]) > 1e-6
 
 
-@pytest.mark.parametrize("chunk", [2, None])
 @pytest.mark.parametrize("selected", [["4"], ["0", "6"], ["2", "8", "10"]])
-def test_only_the_selected_layers(selected, chunk):
+def test_only_the_selected_layers(selected):
     model = deep_linear()
     transition, layers = step_of(model, groups_of(model))
-    found = all_of(batched_passes, transition, layers, selected=selected, chunk=chunk)
+    found = all_of(batched_passes, transition, layers, selected=selected)
     assert_same(found, all_of(full_passes, transition, layers, selected=selected))
 
 
-@pytest.mark.parametrize("chunk", [2, None])
-def test_frozen_parameters(chunk):
+def test_frozen_parameters():
     model = deep_linear()
     transition, layers = step_of(model, groups_of(model), frozen=["0.weight", "4.weight", "6.weight", "7.bias"])
-    found = all_of(batched_passes, transition, layers, chunk=chunk)
+    found = all_of(batched_passes, transition, layers)
     assert "6.weight" not in found["6"]
     assert_same(found, all_of(full_passes, transition, layers))
 
@@ -64,7 +60,7 @@ def test_frozen_parameters(chunk):
 def test_micro_batches(norm):
     model = deep_linear(norm=norm)
     transition, layers = step_of(model, groups_of(model), accumulate=True)
-    assert_same(all_of(batched_passes, transition, layers, chunk=3), all_of(full_passes, transition, layers))
+    assert_same(all_of(batched_passes, transition, layers), all_of(full_passes, transition, layers))
 
 
 def test_nothing_moved_is_the_gradient_itself():
@@ -170,7 +166,7 @@ def test_nothing_is_yielded_when_the_loss_is_not_a_number():
         model, groups_of(model), loss_fn=lambda model, batch: model(batch[0]).sum() * torch.inf
     )
     with pytest.raises(BatchedPassError, match="another loss"):
-        next(batched_passes(transition, layers=layers, selected=["2"]))
+        all_of(batched_passes, transition, layers, selected=["2"])
 
 
 def test_layers_before_and_behind_a_stack_are_not_stacked():
@@ -183,9 +179,9 @@ def test_layers_before_and_behind_a_stack_are_not_stacked():
             return super().forward(x)
 
     model = nn.Sequential(*(Watched(4, 4) for _ in range(6)))
-    transition, layers = step_of(model, [(str(i),) for i in range(6)])
+    still = ["0.weight", "0.bias", "1.weight", "1.bias"]
+    transition, layers = step_of(model, [(str(i),) for i in range(6)], frozen=still)
     seen.clear()
-    all_of(batched_passes, transition, layers, selected=["2", "3"], chunk=1)
-    first = [(False, True), (True, True), (True, True), (True, False), (True, False), (True, False)]
-    second = [(False, False), (False, False), (False, True), (True, True), (True, False), (True, False)]
-    assert seen == [*first, *second]
+    all_of(batched_passes, transition, layers, selected=["3"])
+    before, stacked, behind = [(False, False)] * 2, [(False, True), (True, True)], [(True, False)] * 2
+    assert seen == [*before, *stacked, *behind]

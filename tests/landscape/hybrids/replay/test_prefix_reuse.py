@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import random
-from typing import ClassVar
+import gc
+import weakref
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,75 +10,21 @@ from torch import nn
 from torchvision import models
 
 import ics.landscape.hybrids.replay.prefix_reuse as fast
-from ics.errors import MeasurementWarning
-from ics.landscape import Objective, RandomState, gradient_shift, make_transition
+from ics.landscape import Objective, RandomState, make_transition
 from ics.landscape.hybrids.full_passes import full_passes
+from ics.landscape.hybrids.plan import plan_hybrids
 from ics.landscape.hybrids.replay.call_recording import Recording
 from ics.landscape.hybrids.replay.calls import Interception
-from ics.landscape.hybrids.replay.prefix_reuse import kept_prefix
+from ics.landscape.hybrids.replay.prefix_reuse import prefix_reuse
 from ics.probes import find_layers
-from tests.landscape.hybrids.tricky import TRICKY
+from tests.landscape.hybrids.replay.comparison import assert_equal_to_the_reference, cross_entropy, moved, vectors
+from tests.landscape.hybrids.replay.tricky import TRICKY
 from tests.landscape.nets import NETS, OPTIMIZERS, copies, take_step
-from tests.reference.gradient_shift_kpass import shifted_gradients
 
 
 @pytest.fixture(autouse=True)
 def _always_worthwhile(monkeypatch):
     monkeypatch.setattr(fast, "_WORTHWHILE", 1)
-
-
-def cross_entropy(model, batch):
-    return F.cross_entropy(model(batch[0]), batch[1])
-
-
-def vectors(size=5):
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(size, 6, generator=generator), torch.randint(0, 3, (size,), generator=generator)
-
-
-def moved(model, loss_fn, batch, *, seed=0):
-    """A transition by one gradient step of any model, its layers, and what the reference needs to replay."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-    state, buffers = RandomState.capture(model), copies(model.named_buffers())
-    objective = Objective(model, loss_fn, batch)
-    before = copies(model.named_parameters())
-    after = {name: before[name] - 0.1 * g for name, g in objective(before).gradients.items() if g is not None}
-    layers = find_layers(model, lambda: objective(before), grouping="leaf")
-
-    def replaying(model, batch):
-        random.setstate(state.python)
-        np.random.set_state(state.numpy)
-        return loss_fn(model, batch)
-
-    circumstances = {"loss_fn": replaying, "random_state": state.cpu, "buffers": buffers}
-    return make_transition(objective, before=before, after=after), layers, circumstances
-
-
-def assert_equal_to_the_reference(transition, layers, circumstances, *, selected=None, **options):
-    """Every gradient bit for bit, from the fast path itself: falling back warns, and warnings are errors."""
-    objective = transition.objective
-    selected = [layer.name for layer in layers] if selected is None else selected
-    found = {
-        layer.name: shifted for layer, shifted in kept_prefix(transition, layers=layers, selected=selected, **options)
-    }
-    wanted = shifted_gradients(
-        model=objective.model,
-        batch=objective.batches[0],
-        before=transition.before,
-        after=transition.after,
-        layers=layers,
-        only=selected,
-        **circumstances,
-    )
-    assert list(found) == selected
-    for layer in wanted:
-        for name, gradient in wanted[layer].items():
-            same = found[layer][name] is None if gradient is None else torch.equal(found[layer][name], gradient)
-            assert same, (layer, name)
-    shifted = {name: g for each in found.values() for name, g in each.items() if g is not None}
-    assert any(not torch.equal(g, transition.gradients[name]) for name, g in shifted.items())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -128,14 +73,14 @@ def test_what_comes_before_a_layer_is_computed_once():
     names = [layer.name for layer in layers]
     replays = 9 + sum(range(1, 10))  # for layer i those from i on; batch norm starts where the second linear layer does
     Counting.runs = 0
-    assert len(list(kept_prefix(transition, layers=layers, selected=names))) == 11
+    assert len(list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))) == 11
     # to keep, to see that all can be replayed, the replays, and two full passes to compare with
     assert Counting.runs == 10 + replays + 1 + replays + 2 * 10
     Counting.runs = 0
-    list(kept_prefix(transition, layers=layers, selected=names))
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))
     assert Counting.runs == 10 + 5 + 1 + replays  # seen once, checked in the middle and at the end only
     Counting.runs = 0
-    list(full_passes(transition, layers=layers, selected=names))
+    list(full_passes(plan_hybrids(transition, layers=layers, selected=names)))
     assert Counting.runs == 10 * 10
 
 
@@ -145,7 +90,7 @@ def test_chunks_keep_the_outputs_of_as_many_layers_and_run_the_updated_net_once_
     model = nn.Sequential(stem, Counting(6, 3))
     transition, layers, _ = moved(model, cross_entropy, vectors(5))
     names = [layer.name for layer in layers]
-    list(kept_prefix(transition, layers=layers, selected=names))  # the first time more is checked
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))  # the first time more is checked
     kept = []
     recorded = fast.record_again
 
@@ -159,7 +104,7 @@ def test_chunks_keep_the_outputs_of_as_many_layers_and_run_the_updated_net_once_
     for chunk, passes in ((2, 4), (3, 3), (8, 1)):
         kept.clear()
         Counting.runs = 0
-        list(kept_prefix(transition, layers=layers, selected=names, chunk=chunk))
+        list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names), chunk=chunk))
         assert Counting.runs == 9 * (1 + passes) + sum(range(1, 9)) + 4 + 1  # replays, middle and end checked
         assert len(kept) == passes
         assert max(kept) < 3 * chunk  # of each layer: before and after its activation, and a few single numbers
@@ -181,7 +126,9 @@ def test_a_call_that_returns_its_own_argument_is_handed_back_too():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 6), Adding(), Adding(), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
     transition, layers, circumstances = moved(model, cross_entropy, vectors())
-    list(kept_prefix(transition, layers=layers, selected=["3", "4", "5"]))  # the first time more is checked
+    list(
+        prefix_reuse(plan_hybrids(transition, layers=layers, selected=["3", "4", "5"]))
+    )  # the first time more is checked
     Counting.runs = 0
     assert_equal_to_the_reference(transition, layers, circumstances, selected=["3", "4", "5"])
     assert Counting.runs == 2 + 3 * 2  # once to keep, and in the reference's three passes
@@ -195,9 +142,11 @@ def test_batch_norm_alone_does_not_keep_the_second_micro_batch_from_being_replay
     before = copies(model.named_parameters())
     transition = make_transition(objective, before=before, after={name: 1.1 * value for name, value in before.items()})
     layers = find_layers(model, lambda: objective(before), grouping="leaf")
-    list(kept_prefix(transition, layers=layers, selected=["2", "3", "4"]))  # the first time more is checked
+    list(
+        prefix_reuse(plan_hybrids(transition, layers=layers, selected=["2", "3", "4"]))
+    )  # the first time more is checked
     Counting.runs = 0
-    list(kept_prefix(transition, layers=layers, selected=["2", "3", "4"]))
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=["2", "3", "4"])))
     assert Counting.runs == 2  # once for each micro-batch
 
 
@@ -223,8 +172,8 @@ def test_frozen_layers(frozen):
     for name in frozen:
         model.get_submodule(name).requires_grad_(False)
     transition, layers, _ = moved(model, cross_entropy, vectors())
-    found = dict(kept_prefix(transition, layers=layers, selected=[layer.name for layer in layers]))
-    full = dict(full_passes(transition, layers=layers, selected=[layer.name for layer in layers]))
+    found = dict(prefix_reuse(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
+    full = dict(full_passes(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
     for layer in layers:
         assert found[layer].keys() == full[layer].keys()
         assert all(torch.equal(found[layer][name], full[layer][name]) for name in full[layer])
@@ -272,8 +221,8 @@ def test_micro_batches(name):
     layers = find_layers(model, lambda: objective(before), grouping="leaf")
     transition = make_transition(objective, before=before, after=after)
     names = [layer.name for layer in layers]
-    found = dict(kept_prefix(transition, layers=layers, selected=names))
-    for layer, gradients in full_passes(transition, layers=layers, selected=names):
+    found = dict(prefix_reuse(plan_hybrids(transition, layers=layers, selected=names)))
+    for layer, gradients in full_passes(plan_hybrids(transition, layers=layers, selected=names)):
         for parameter, gradient in gradients.items():
             same = found[layer][parameter]
             assert (same is None) if gradient is None else torch.equal(same, gradient), (layer.name, parameter)
@@ -294,150 +243,11 @@ def test_nothing_is_left_behind():
     transition, layers, _ = moved(model, cross_entropy, vectors())
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
     state = torch.get_rng_state()
-    list(kept_prefix(transition, layers=layers, selected=[layer.name for layer in layers]))
+    list(prefix_reuse(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
     for name, module in model.named_modules():
         assert vars(module).keys() == before[name].keys()
         assert all(vars(module)[key] is value for key, value in before[name].items()), name
     assert torch.equal(state, torch.get_rng_state())
-
-
-class Fickle(nn.Module):
-    """Calls its modules in another order each time, by a count that no replay can put back."""
-
-    calls: ClassVar[list[int]] = []
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Linear(6, 6)
-        self.pair = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x):
-        Fickle.calls.append(1)
-        h, order = torch.tanh(self.stem(x)), len(Fickle.calls) % 2
-        return self.head(torch.tanh(self.pair[order](h)) + torch.tanh(self.pair[1 - order](h)))
-
-
-class Spoiling(nn.Module):
-    """Writes into what a module returned, but not when it is first called: it multiplies by one."""
-
-    calls: ClassVar[list[int]] = []
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.middle, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x):
-        Spoiling.calls.append(1)
-        h = self.stem(x)
-        if len(Spoiling.calls) > 5:
-            h.mul_(1.0)
-        return self.head(torch.tanh(self.middle(h)))
-
-
-class Renormed(nn.Module):
-    """An embedding that writes into its weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed, self.mix, self.head = nn.Embedding(9, 6, max_norm=0.5), nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.mix(self.embed(x.abs().mul(3).long().clamp(max=8)).mean(1))))
-
-
-class Unmoved(nn.Module):
-    """Hands zeros over behind everybody's back: no value tells of which pass they are, only the graph does."""
-
-    memory: ClassVar[list[torch.Tensor]] = []
-
-    class Giving(nn.Linear):
-        def forward(self, x):
-            out = super().forward(x)
-            Unmoved.memory[:] = [out - out.detach()]
-            return out
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.giving, self.later = nn.Linear(6, 6), self.Giving(6, 6), nn.Linear(6, 6)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.later(torch.tanh(self.giving(self.stem(x))))) + Unmoved.memory[0])
-
-
-class Shared(nn.Module):
-    """Hands values over through a global list, behind everybody's back."""
-
-    memory: ClassVar[list[torch.Tensor]] = []
-
-    class Giving(nn.Linear):
-        def forward(self, x):
-            out = super().forward(x)
-            Shared.memory.append(out)
-            return out
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.giving, self.later, self.head = (
-            *(nn.Linear(6, 6), self.Giving(6, 6), nn.Linear(6, 6)),
-            nn.Linear(6, 3),
-        )
-
-    def forward(self, x):
-        Shared.memory.clear()
-        h = self.later(self.giving(self.stem(x)))
-        return self.head(h + sum(Shared.memory))
-
-
-class Remembering(Shared):
-    """Hands a value over through a global dictionary, where that of the pass before would still be."""
-
-    known: ClassVar[dict[str, torch.Tensor]] = {}
-
-    class Giving(nn.Linear):
-        def forward(self, x):
-            Remembering.known["out"] = out = super().forward(x)
-            return out
-
-    def forward(self, x):
-        return self.head(self.later(self.giving(self.stem(x))) + Remembering.known["out"])
-
-
-def gradient_penalised(model, batch):
-    x = batch[0].clone().requires_grad_()
-    out = model(x)
-    (slope,) = torch.autograd.grad(out.logsumexp(1).sum(), x, create_graph=True)
-    return F.cross_entropy(out, batch[1]) + slope.square().sum()
-
-
-@pytest.mark.parametrize(
-    ("build", "loss_fn", "reason"),
-    [
-        (Fickle, cross_entropy, "another order"),
-        (Spoiling, cross_entropy, "a tensor that it left alone"),
-        (Renormed, cross_entropy, "writes into its parameters"),
-        (Shared, cross_entropy, "the loss is another one"),
-        (Remembering, cross_entropy, "the loss is another one"),
-        (Unmoved, cross_entropy, "earlier pass left behind"),
-        (TRICKY["preactivation"], gradient_penalised, "RuntimeError"),
-        (lambda: nn.DataParallel(TRICKY["preactivation"]()), cross_entropy, "cannot be intercepted"),
-    ],
-)
-def test_a_model_that_cannot_be_replayed_is_measured_by_full_passes_and_one_warning_says_so(build, loss_fn, reason):
-    torch.manual_seed(3)
-    model = build()
-    transition, layers, _ = moved(model, loss_fn, vectors())
-    names = [layer.name for layer in layers]
-    with pytest.warns(MeasurementWarning, match=reason) as caught:
-        found = dict(kept_prefix(transition, layers=layers, selected=names))
-    assert len(caught) == 1
-    assert type(model).__name__ in str(caught[0].message)
-    if build is not Fickle:
-        for layer, gradients in full_passes(transition, layers=layers, selected=names):
-            assert all(torch.equal(found[layer][name], gradient) for name, gradient in gradients.items())
-        gradient_shift(transition, layers=layers)  # no second warning
-    assert not any("forward" in vars(module) for module in model.modules())
 
 
 BIG = {
@@ -475,18 +285,6 @@ def test_published_models_equal_the_reference_bit_for_bit(name):
     assert_equal_to_the_reference(transition, layers, circumstances, selected=selected)
 
 
-def test_an_error_of_the_user_is_raised_as_it_is():
-    torch.manual_seed(3)
-    transition, layers, _ = moved(TRICKY["preactivation"](), cross_entropy, vectors())
-
-    def broken(module, args):
-        raise KeyError("out of luck")
-
-    transition.objective.model.blocks[1].register_forward_pre_hook(broken)
-    with pytest.raises(KeyError, match="out of luck"), pytest.warns(MeasurementWarning, match="out of luck"):
-        list(kept_prefix(transition, layers=layers, selected=[layer.name for layer in layers]))
-
-
 def test_what_is_kept_of_a_part_is_freed_once_the_part_is_handed_back_whole():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.Tanh()), nn.Sequential(nn.Linear(6, 6), nn.Tanh()))
@@ -504,3 +302,20 @@ def test_what_is_kept_of_a_part_is_freed_once_the_part_is_handed_back_whole():
     recording.release(in_second)
     assert first.result is not None
     assert (linear.result, tanh.result) == (None, None)
+
+
+def test_a_recording_is_freed_with_its_last_user():
+    """Without waiting for Python to collect cycles: until then all that it kept would fill the memory."""
+    torch.manual_seed(3)
+    model = TRICKY["attributes"]()
+    interception, recording = Interception(model), Recording(model, RandomState.capture(model))
+    with interception.installed(), recording.watching(), interception.handled_by(recording):
+        model(vectors()[0])
+    recording.settle(last_frontier=fast.EVERYTHING)
+    gone = weakref.ref(recording)
+    gc.disable()
+    try:
+        del recording
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -259,4 +259,4 @@ def test_what_is_no_chain_or_comes_out_differently_is_refused(make, loss_fn, why
     names = [(name,) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     transition, layers = step_of(model, names, loss_fn=loss_fn)
     with pytest.raises(BatchedPassError, match=why):
-        next(staircase(transition, layers=layers, selected=[layer.name for layer in layers]))
+        all_of(staircase, transition, layers)

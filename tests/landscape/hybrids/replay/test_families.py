@@ -11,7 +11,7 @@ import torch
 from tests.reference.equality import compare
 from tests.reference.families import FAMILIES
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[4] / "docs"
 QUICK = ["squeezenet", "vit", "convnext", "transformer_encoder", "split_attention"]
 QUICK += ["lstm", "tied_embeddings", "sync_batch_norm", "instance_norm", "reused", "under_no_grad", "checkpointed"]
 QUICK += ["branching", "hypernetwork", "spectral_norm", "leaves_on_itself", "leaves_on_a_child", "moving_average"]
@@ -45,11 +45,11 @@ def test_the_prefix_is_kept_where_a_net_allows_it(name):
 
 
 def test_a_comparison_sees_a_wrong_gradient(monkeypatch):
-    def present_gradients(transition, *, layers, selected):
-        for layer in layers:
-            yield layer, {name: transition.gradients[name] for name in layer.parameters}
+    def present_gradients(plan):
+        for layer in plan.layers:
+            yield layer, {name: plan.transition.gradients[name] for name in layer.parameters}
 
-    monkeypatch.setattr("tests.reference.equality.kept_prefix", present_gradients)
+    monkeypatch.setattr("tests.reference.equality.prefix_reuse", present_gradients)
     found = compare(FAMILIES["layer_norm"], torch.float32)
     assert found.equal == found.layers - found.moved == 1
     assert found.difference > 0
