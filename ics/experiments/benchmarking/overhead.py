@@ -22,7 +22,7 @@ from ics.experiments.benchmarking.peak_memory import Memory, peak_memory
 from ics.experiments.benchmarking.timing import Clock, Seconds, flushed_denormals, interleaved, ratios, wait_until_quiet
 from ics.experiments.benchmarking.ways import WAYS, Setting, Trial
 from ics.experiments.data.examples import Progress
-from ics.experiments.training.train import find_device
+from ics.experiments.training.machine import find_device
 
 INTERVALS = (1, 10, 100)
 WITH_MEMORY = ("plain", "full", "gradient_shift")

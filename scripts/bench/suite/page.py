@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ics.recording.presets import PRESETS
+import ics
 from scripts.bench.suite.all_ways import all_ways
 from scripts.bench.suite.disk import LONG, SHORT
 from scripts.bench.suite.figures import growth_figure, save, tools_figure
@@ -96,7 +96,7 @@ def presets_table(rows: pd.DataFrame) -> str:
         "kB, VGG-16-BN",
     ]
     cells = []
-    for name, preset in PRESETS.items():
+    for name, preset in ics.PRESETS.items():
         found = [ratio_cell(pick(rows, net, "ics", name)) for net in FULL_SUITE]
         disk = pick(rows, FULL_SUITE[-1], "disk", name)
         size = "" if disk is None else f"{disk['kilobytes']:.3g}"
