@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ics.claims.measures.unit_shapes import describe, typical
-from ics.claims.method.budgets import Budget, base
+from ics.claims.method.budgets import ClaimBudget, base
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -94,7 +94,7 @@ def sums(*, seed: int, fan_ins: Sequence[int], num_samples: int, num_units: int)
     return pd.DataFrame(rows)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The sums, and nets of several widths, whose inner layers have their width as fan-in."""
     settings = {"fan_ins": FAN_INS, "num_samples": _SAMPLES[budget.name], "num_units": _UNITS}
     drawn = Study(name="sums", function=f"{__name__}:sums", settings=settings)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ics.claims.c01_shape_drift import SHAPE_CHANGES, changes
 from ics.claims.measures.stability import without_end
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -28,12 +28,12 @@ _WHAT = {"none": "preactivation", "batch": "scaled"}
 """What goes into the activation function: W u + b, or gamma x-hat + beta."""
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard and the BatchNorm net of each base of the budget."""
     return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in _WHAT)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The shapes of the same nets."""
     return tuple(shape_study(config.net, config, budget) for config in nets(budget))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -32,13 +32,13 @@ _VARIANTS: Mapping[str, Mapping[str, Callable[[RunConfig], float]]] = {
 """What is added to the name of a base net, and the settings that are changed."""
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard and the BatchNorm net of each base; of the first also with weight decay, and with 10 x the rate."""
     shared = [base(budget, name, norm=norm) for name in budget.bases for norm in _NORMS]
     return (*shared, *_varied(budget, budget.bases[0]))
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The digits nets once more, looked at weight by weight."""
     plain = [base(budget, norm=norm) for norm in _NORMS]
     silent = {"instruments": {}, "options": {}, "evaluate_every": 0, "device": "cpu"}
@@ -166,7 +166,7 @@ def _rows(weights: Tensor) -> Tensor:
     return weights.detach().flatten(1).double()
 
 
-def _varied(budget: Budget, name: str) -> tuple[RunConfig, ...]:
+def _varied(budget: ClaimBudget, name: str) -> tuple[RunConfig, ...]:
     """A base net under each variant that is not the base net itself."""
     plain = [base(budget, name, norm=norm) for norm in _NORMS]
     few = {"instruments": {"gradients": f"every({max(plain[0].steps // 10, 1)})"}, "options": {}}
@@ -178,7 +178,7 @@ def _varied(budget: Budget, name: str) -> tuple[RunConfig, ...]:
     )
 
 
-def _settings(budget: Budget) -> list[tuple[str, str, str]]:
+def _settings(budget: ClaimBudget) -> list[tuple[str, str, str]]:
     """What is compared: its name, the standard and the BatchNorm net."""
     first, *others = budget.bases
     places = [(first, suffix) for suffix in _VARIANTS] + [(name, "") for name in others]

@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from ics.claims.measures.divergence import worst_where_diverged
 from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
 from ics.claims.measures.taylor_error import TAYLOR_COLUMNS, departure_at, departures
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.measures.training import worst_where_diverged
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio
 from ics.claims.method.evidence import Evidence, MissingEvidenceError
@@ -36,7 +36,7 @@ _BENDS = {
 _KEYS = ["net", "seed", "step"]
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
     shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
     return (*shared, *early_nets(budget))
@@ -70,7 +70,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     return (*effects, *_at_equal_loss(found, probes, worst), *final_losses(found, _shared(found.budget)))
 
 
-def _shared(budget: Budget) -> list[str]:
+def _shared(budget: ClaimBudget) -> list[str]:
     return [net_name(norm, name) for name in budget.bases for norm in ("none", "batch")]
 
 

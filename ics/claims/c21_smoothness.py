@@ -7,7 +7,7 @@ import pandas as pd
 
 from ics.analysis import landscape_bands
 from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -26,7 +26,7 @@ _AT_DISTANCE = {
 }
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
     shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
     return (*shared, *early_nets(budget))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ics.claims.measures.learning import Pair, compared_accuracy, compared_loss, compared_steps, last
 from ics.claims.measures.stability import Reference, before_activation, movement, seen
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, ratio
 from ics.claims.method.evidence import Evidence
@@ -49,7 +49,7 @@ _VIEWS = (
 )
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard, the BatchNorm and the noisy BatchNorm net of each base, once more looked at in pairs of steps."""
     shared = tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch", NOISY))
     return (*shared, *(_in_pairs(config) for config in shared))

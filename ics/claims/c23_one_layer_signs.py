@@ -12,7 +12,7 @@ import pandas as pd
 
 from ics.claims.measures.taylor_error import TAYLOR_COLUMNS, at_learning_rate
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -31,7 +31,7 @@ _ADAM_SETTINGS: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.01}
 """Adam moves every weight by about its learning rate, so that many more of them come across zero than with SGD."""
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard net of each base, and the same with one layer per step, by both meanings; with digits also Adam."""
     shared = [base(budget, name) for name in budget.bases]
     return tuple(
@@ -41,11 +41,11 @@ def nets(budget: Budget) -> tuple[RunConfig, ...]:
     )
 
 
-def _with_adam(budget: Budget, **changes: Any) -> RunConfig:
+def _with_adam(budget: ClaimBudget, **changes: Any) -> RunConfig:
     return base(budget, net=net_name("none") + _ADAM, **_ADAM_SETTINGS, **changes)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """One step in three ways, along the standard trainings of the digits net by SGD and by Adam, in float64."""
     plain: dict[str, Any] = {"instruments": {}, "options": {}, "evaluate_every": 0, "dtype": "float64"}
     configs = {"digits": base(budget, **plain), "digits" + _ADAM: _with_adam(budget, **plain)}
@@ -60,7 +60,7 @@ def studies(budget: Budget) -> tuple[Study, ...]:
     )
 
 
-def _compared(budget: Budget) -> dict[str, str]:
+def _compared(budget: ClaimBudget) -> dict[str, str]:
     """Setting to the net that trains as ever."""
     return {name: net_name("none", name) for name in budget.bases} | {"digits" + _ADAM: net_name("none") + _ADAM}
 

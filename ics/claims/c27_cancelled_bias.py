@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
@@ -29,12 +29,12 @@ _STEPS = {"quick": 200, "cpu": 400, "paper": 400}
 _EARLY, _LOOKS = 10, 20
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The BatchNorm net of each base, as everybody trains it, in float32."""
     return tuple(base(budget, name, norm="batch") for name in budget.bases)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """Twins of the digits net in float64, one without biases, with BatchNorm and, to see the difference, without."""
     plain: dict[str, Any] = {
         "instruments": {},

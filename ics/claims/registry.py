@@ -8,32 +8,32 @@ from ics.claims.c01_shape_drift import C01
 from ics.claims.c02_gaussianity import C02
 from ics.claims.c03_central_limit import C03
 from ics.claims.c04_after_norm import C04
-from ics.claims.c05_placement import C05
-from ics.claims.c06_undone_fixing import C06
-from ics.claims.c07_sameness import C07
-from ics.claims.c08_affine import C08
+from ics.claims.c05_norm_placement import C05
+from ics.claims.c06_affine_undoes_fixing import C06
+from ics.claims.c07_same_over_time import C07
+from ics.claims.c08_affine_keeps_shape import C08
 from ics.claims.c09_lp_norms import C09
 from ics.claims.c10_speed import C10
 from ics.claims.c11_weight_growth import C11
 from ics.claims.c12_saturation import C12
 from ics.claims.c13_running_averages import C13
-from ics.claims.c14_chain import C14
-from ics.claims.c15_simultaneous import C15
+from ics.claims.c14_higher_order_terms import C14
+from ics.claims.c15_simultaneous_updates import C15
 from ics.claims.c16_gaussian_substitute import C16
-from ics.claims.c17_restoring import C17
-from ics.claims.c18_covariate_shift import C18
+from ics.claims.c17_restored_distribution import C17
+from ics.claims.c18_internal_covariate_shift import C18
 from ics.claims.c19_deep_linear import C19
 from ics.claims.c20_planarity import C20
 from ics.claims.c21_smoothness import C21
 from ics.claims.c22_noisy_norm import C22
 from ics.claims.c23_one_layer_signs import C23
 from ics.claims.c24_regularisation import C24
-from ics.claims.c25_c26_detached import C25, C26
+from ics.claims.c25_c26_detached_statistics import C25, C26
 from ics.claims.c27_cancelled_bias import C27
-from ics.claims.c28_population import C28
+from ics.claims.c28_population_statistics import C28
 from ics.claims.c29_gradient_growth import C29
-from ics.claims.c30_edge import C30
-from ics.claims.c31_rank import C31
+from ics.claims.c30_edge_of_stability import C30
+from ics.claims.c31_rank_collapse import C31
 from ics.claims.method.claim import Claim
 from ics.errors import UsageError, unknown_name
 from ics.ledger.statements import STATEMENTS

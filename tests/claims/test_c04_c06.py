@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ics.claims import BUDGETS, Budget, Evidence, weigh
+from ics.claims import BUDGETS, ClaimBudget, Evidence, weigh
 from ics.claims.c01_shape_drift import SHAPE_CHANGES
 from ics.claims.c04_after_norm import C04
-from ics.claims.c06_undone_fixing import C06, moved
+from ics.claims.c06_affine_undoes_fixing import C06, moved
 
 PLAIN, NORMED, FIXED = "standard", "BatchNorm", "BatchNorm, gamma and beta fixed"
 DISTANCES = ("mean_shift", "log_variance_ratio", "wasserstein_1")
@@ -154,7 +154,7 @@ def test_parameters_are_followed_from_first_to_last_step() -> None:
 
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=lambda budget: budget.name)
-def test_what_is_read_is_recorded(budget: Budget) -> None:
+def test_what_is_read_is_recorded(budget: ClaimBudget) -> None:
     for config in (*C04.nets(budget), *C06.nets(budget)):
         assert {"drift", "normalization"} <= config.instruments.keys()
 

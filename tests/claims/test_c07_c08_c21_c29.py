@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from ics.claims import BUDGETS, CLAIMS, Evidence, base, weigh
-from ics.claims.c07_sameness import correlation, spread
+from ics.claims.c07_same_over_time import correlation, spread
 from ics.claims.c21_smoothness import at_equal_distance
 from ics.claims.c29_gradient_growth import PREDICTED, growth
 from ics.claims.measures.equal_loss import early_nets

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ics.claims import BUDGETS, Evidence, base, weigh
-from ics.claims.c14_chain import C14, STEPS, chain_losses, first_order_errors, higher_order
+from ics.claims.c14_higher_order_terms import C14, STEPS, chain_losses, first_order_errors, higher_order
 
 DEPTHS, SEEDS = (2, 4, 8, 16, 32), range(4)
 X = torch.randn(50, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ics.claims import BUDGETS, Evidence, weigh
-from ics.claims.c15_simultaneous import C15, moving, three_ways
+from ics.claims.c15_simultaneous_updates import C15, moving, three_ways
 from ics.experiments import RunConfig
 from ics.experiments.training.experiment import prepare
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ics.claims import BUDGETS, CLAIMS, Evidence, base, weigh
-from ics.claims.c17_restoring import gain_lost, standardised_once
+from ics.claims.c17_restored_distribution import gain_lost, standardised_once
 from ics.claims.method.runs import changed
 from ics.experiments import recipe
 from ics.experiments.training.experiment import prepare

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ics.claims import BUDGETS, Evidence, base, weigh
-from ics.claims.c18_covariate_shift import C18, shifts
+from ics.claims.c18_internal_covariate_shift import C18, shifts
 from ics.claims.c19_deep_linear import C19
 
 SEEDS = range(4)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ics.claims import BUDGETS, CLAIMS, Evidence, base, net_name, weigh
-from ics.claims.c25_c26_detached import FASTER, growth_exponents
-from ics.claims.measures.blow_up import last_norm, peak_loss
+from ics.claims.c25_c26_detached_statistics import FASTER, growth_exponents
+from ics.claims.measures.training import last_norm, peak_loss
 from ics.claims.method.runs import changed
 from ics.claims.studies.detached_training import FIXED, bias_alone, detached_training
 from ics.experiments.training.experiment import prepare

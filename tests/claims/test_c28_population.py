@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ics.claims import BUDGETS, CLAIMS, Evidence, base, net_name, weigh
-from ics.claims.c25_c26_detached import FASTER
-from ics.claims.c28_population import distances, gradients_apart, loss_curves
+from ics.claims.c25_c26_detached_statistics import FASTER
+from ics.claims.c28_population_statistics import distances, gradients_apart, loss_curves
 from ics.claims.method.runs import changed
 from ics.experiments.training.experiment import prepare
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ics.claims import BUDGETS, Evidence, base, weigh
-from ics.claims.c30_edge import C30, exponent
+from ics.claims.c30_edge_of_stability import C30, exponent
 
 SEEDS, STEPS = range(4), range(0, 400, 50)
 CONFIGS = {config.net: config for config in C30.nets(BUDGETS["quick"])}

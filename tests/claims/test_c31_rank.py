@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ics.claims import CLAIMS, Evidence, weigh
-from ics.claims.c31_rank import MEASURES, rank_measures, ranks, through, width_exponents
+from ics.claims.c31_rank_collapse import MEASURES, rank_measures, ranks, through, width_exponents
 
 SEEDS = range(4)
 WIDTHS, LAYERS = (16, 64), range(1, 17)

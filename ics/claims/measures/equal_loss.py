@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ics.claims.measures.divergence import worst_where_diverged
-from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.measures.training import final_loss, worst_where_diverged
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.experiments.training.config import RunConfig
@@ -26,7 +25,7 @@ LEAST_RANGE = 1.25
 """Losses that both nets have must span at least this factor: closer together than this, batches differ."""
 
 
-def early_nets(budget: Budget) -> tuple[RunConfig, ...]:
+def early_nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The nets with and without BatchNorm, looked at most often early, when BatchNorm's loss falls fastest.
 
     Those on images are trained three times as long as usual, or the standard net would have come hardly anywhere. At
@@ -49,13 +48,13 @@ def early_nets(budget: Budget) -> tuple[RunConfig, ...]:
     )
 
 
-def early_pairs(budget: Budget) -> list[tuple[str, tuple[str, str]]]:
+def early_pairs(budget: ClaimBudget) -> list[tuple[str, tuple[str, str]]]:
     """Return settings, each with the names of the standard and the BatchNorm net that are compared at equal loss."""
     name_of = net_name if _is_recorded_early(budget) else _early_name
     return [(name, (name_of("none", name), name_of("batch", name))) for name in budget.bases]
 
 
-def _is_recorded_early(budget: Budget) -> bool:
+def _is_recorded_early(budget: ClaimBudget) -> bool:
     return budget.name == "paper"
 
 

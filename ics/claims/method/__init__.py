@@ -1,6 +1,6 @@
 """How a claim is asked and judged: what is run, which effects are estimated, and the rule that decides."""
 
-from ics.claims.method.budgets import BUDGETS, Budget, base, budget_named, net_name
+from ics.claims.method.budgets import BUDGETS, ClaimBudget, base, budget_named, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, difference, per_seed, ratio, value
 from ics.claims.method.estimates import Estimate, estimate, seeds_needed
@@ -12,8 +12,8 @@ from ics.claims.method.studies import Study
 
 __all__ = [
     "BUDGETS",
-    "Budget",
     "Claim",
+    "ClaimBudget",
     "Criterion",
     "Effect",
     "Estimate",

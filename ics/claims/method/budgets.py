@@ -25,7 +25,7 @@ _LINES = {"gradient_line": {"directions": ["gradient", "update", "random"]}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class ClaimBudget:
     """What a claim may cost.
 
     Attributes:
@@ -54,14 +54,16 @@ class Budget:
         return ("digits", "images") if self.name == "cpu" and self.images is not None else ("digits",)
 
 
-BUDGETS: Mapping[str, Budget] = {
-    "quick": Budget(name="quick", num_seeds=3, steps=200, linear_steps=200, image_steps=100),
-    "cpu": Budget(name="cpu", num_seeds=5, steps=1000, linear_steps=2000, image_steps=300, image_limit=200),
-    "paper": Budget(name="paper", num_seeds=5, steps=5000, linear_steps=10_000, image_steps=15_000),
+BUDGETS: Mapping[str, ClaimBudget] = {
+    "quick": ClaimBudget(name="quick", num_seeds=3, steps=200, linear_steps=200, image_steps=100),
+    "cpu": ClaimBudget(name="cpu", num_seeds=5, steps=1000, linear_steps=2000, image_steps=300, image_limit=200),
+    "paper": ClaimBudget(name="paper", num_seeds=5, steps=5000, linear_steps=10_000, image_steps=15_000),
 }
 
 
-def budget_named(name: str, *, num_seeds: int | None = None, images: str | os.PathLike[str] | None = None) -> Budget:
+def budget_named(
+    name: str, *, num_seeds: int | None = None, images: str | os.PathLike[str] | None = None
+) -> ClaimBudget:
     """Return a budget, with other seeds, and with the images of `images` or else of the variable ICS_CIFAR10.
 
     Raises:
@@ -80,7 +82,7 @@ def budget_named(name: str, *, num_seeds: int | None = None, images: str | os.Pa
     return replace(budget, num_seeds=budget.num_seeds if num_seeds is None else num_seeds, images=path)
 
 
-def base(budget: Budget, name: str = "digits", *, norm: str = "none", **changes: Any) -> RunConfig:
+def base(budget: ClaimBudget, name: str = "digits", *, norm: str = "none", **changes: Any) -> RunConfig:
     """Return one of the nets that claims share.
 
     Args:
@@ -113,7 +115,7 @@ def net_name(norm: str, base: str = "digits") -> str:
     return label if base == "digits" else f"{label}, {base}"
 
 
-def _digits(budget: Budget, norm: str) -> RunConfig:
+def _digits(budget: ClaimBudget, norm: str) -> RunConfig:
     steps = budget.steps
     return recipe(
         "digits-mlp",
@@ -129,15 +131,15 @@ def _digits(budget: Budget, norm: str) -> RunConfig:
     )
 
 
-def _sigmoid(budget: Budget, norm: str) -> RunConfig:
+def _sigmoid(budget: ClaimBudget, norm: str) -> RunConfig:
     return _digits(budget, norm).replace(activation="sigmoid", init="glorot")
 
 
-def _chain(budget: Budget, norm: str) -> RunConfig:
+def _chain(budget: ClaimBudget, norm: str) -> RunConfig:
     return _digits(budget, norm).replace(hidden=(1,) * 8, activation="tanh")
 
 
-def _linear(budget: Budget, norm: str) -> RunConfig:
+def _linear(budget: ClaimBudget, norm: str) -> RunConfig:
     steps = budget.linear_steps
     few = _sparse(steps, looks=5)
     # 25 layers: drift of every site and curvature would cost more than the training and no claim about it needs them.
@@ -145,7 +147,7 @@ def _linear(budget: Budget, norm: str) -> RunConfig:
     return recipe("deep-linear", norm=norm, steps=steps, instruments=instruments, line_points=8)
 
 
-def _images(budget: Budget, norm: str) -> RunConfig:
+def _images(budget: ClaimBudget, norm: str) -> RunConfig:
     steps = budget.image_steps
     data = "cifar10" if budget.images is None else f"images:{budget.images}"
     if budget.name == "paper":
@@ -181,7 +183,7 @@ def _sparse(steps: int, *, looks: int = 10) -> dict[str, str]:
     return instruments | {"gradient_shift": f"every({max(every // 2, 1)})", "curvature": f"every({2 * every})"}
 
 
-BASES: Mapping[str, Callable[[Budget, str], RunConfig]] = {
+BASES: Mapping[str, Callable[[ClaimBudget, str], RunConfig]] = {
     "digits": _digits,
     "sigmoid": _sigmoid,
     "chain": _chain,

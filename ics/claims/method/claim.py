@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.effects import Effect
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import Criterion
@@ -15,7 +15,7 @@ from ics.experiments.training.config import RunConfig
 from ics.ledger.statements import STATEMENTS, Statement
 
 
-def _nothing(budget: Budget) -> tuple[()]:
+def _nothing(budget: ClaimBudget) -> tuple[()]:
     return ()
 
 
@@ -37,8 +37,8 @@ class Claim:
     id: str
     evidence: Callable[[Evidence], tuple[Effect, ...]]
     rule: tuple[Criterion, ...]
-    nets: Callable[[Budget], tuple[RunConfig, ...]] = _nothing
-    studies: Callable[[Budget], tuple[Study, ...]] = _nothing
+    nets: Callable[[ClaimBudget], tuple[RunConfig, ...]] = _nothing
+    studies: Callable[[ClaimBudget], tuple[Study, ...]] = _nothing
     published: str = ""
     remark: str = ""
 

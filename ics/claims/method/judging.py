@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ics.claims.method.claim import Claim
-from ics.claims.method.describing import effect_rows, settings_text, study_text
+from ics.claims.method.claim_jobs import ClaimJobs
 from ics.claims.method.effects import Effect
 from ics.claims.method.evidence import Evidence
-from ics.claims.method.provenance import versions
 from ics.claims.method.rules import Outcome, Verdict, decide
 from ics.claims.method.runs import identity
-from ics.claims.method.work import Work
+from ics.claims.method.settings_text import effect_rows, settings_text, study_text
+from ics.claims.method.stored_results import versions
 from ics.errors import IcsError
 from ics.ledger import Entry
 
 
-def judge(work: Work, *, failures: Sequence[str] = (), command: str = "") -> Entry:
+def judge(work: ClaimJobs, *, failures: Sequence[str] = (), command: str = "") -> Entry:
     """Return what the finished runs and studies of a claim say; `failures` are sentences on those that failed."""
     effects, verdict = weigh(work.claim, work.evidence())
     voting = {criterion.measure for criterion in work.claim.rule}

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.claim import Claim
+from ics.claims.method.claim_jobs import ClaimJobs
 from ics.claims.method.judging import judge
-from ics.claims.method.work import Work
 from ics.experiments.data.examples import Progress
-from ics.experiments.sweep import Outcome, run_jobs
+from ics.experiments.sweep import JobResult, run_jobs
 from ics.ledger import Entry, write_entry
 
 
 def run_claims(
     claims: Iterable[Claim],
     *,
-    budget: Budget,
+    budget: ClaimBudget,
     to: Path,
     workers: int | None = None,
     cluster: str | None = None,
@@ -47,30 +47,30 @@ def run_claims(
         Exception: what the evidence function of a claim raised, after all others were judged.
     """
     root = to.expanduser().absolute()  # workers may stand elsewhere
-    desk = _Desk([Work.of(claim, budget, root) for claim in claims], command=command, judged=judged)
-    jobs = {job.to: job for work in desk.works for job in work.jobs()}
-    run_jobs(jobs.values(), workers=workers, cluster=cluster, progress=progress, ended=desk.take)
-    return desk.entries()
+    pending = _PendingClaims([ClaimJobs.of(claim, budget, root) for claim in claims], command=command, judged=judged)
+    jobs = {job.to: job for work in pending.works for job in work.jobs()}
+    run_jobs(jobs.values(), workers=workers, cluster=cluster, progress=progress, ended=pending.take)
+    return pending.entries()
 
 
-class _Desk:
+class _PendingClaims:
     """Where ended runs arrive: a claim that waits for no more of them is judged and entered."""
 
-    def __init__(self, works: Sequence[Work], *, command: str, judged: Callable[[Entry], None] | None) -> None:
+    def __init__(self, works: Sequence[ClaimJobs], *, command: str, judged: Callable[[Entry], None] | None) -> None:
         self.works = works
         self._folders = [[job.to for job in work.jobs()] for work in works]
         self._awaited = [set(folders) for folders in self._folders]
-        self._ended: dict[Path, Outcome] = {}
+        self._ended: dict[Path, JobResult] = {}
         self._entries: dict[int, Entry] = {}
         self._errors: list[Exception] = []
         self._command, self._judged = command, judged
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, result: JobResult) -> None:
         """Note the end of a job, and judge the claims for which it was the last."""
-        self._ended[outcome.to] = outcome
+        self._ended[result.to] = result
         for place, awaited in enumerate(self._awaited):
-            if outcome.to in awaited:
-                awaited.remove(outcome.to)
+            if result.to in awaited:
+                awaited.remove(result.to)
                 if not awaited:
                     self._judge(place)
 
@@ -85,8 +85,8 @@ class _Desk:
 
     def _judge(self, place: int) -> None:
         work = self.works[place]
-        outcomes = [self._ended[folder] for folder in self._folders[place]]
-        failures = [f"{outcome.to.name}: {outcome.sentence}" for outcome in outcomes if not outcome.ok]
+        results = [self._ended[folder] for folder in self._folders[place]]
+        failures = [f"{result.to.name}: {result.sentence}" for result in results if not result.ok]
         try:
             entry = judge(work, failures=failures, command=self._command)
         except Exception as error:  # hours of other claims' runs must not stop for it

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.runs import changed
 from ics.claims.method.studies import Study
 from ics.experiments.nets.layers import NetLayer, hidden_layers, layers_in_order
@@ -32,7 +32,7 @@ _ALONE_STEPS = 50
 _LOOKS = 20
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """Both studies, on the digits net in float64 under every budget."""
     steps = _STEPS[budget.name]
     config = base(budget, norm=MEAN, dtype="float64", steps=steps, instruments={}, options={}, evaluate_every=0)

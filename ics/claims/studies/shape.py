@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ics.claims.measures.unit_shapes import Shapes, change, describe, of_normal_draws, typical
-from ics.claims.method.budgets import Budget, base
+from ics.claims.method.budgets import ClaimBudget, base
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.runs import changed, data_name
 from ics.claims.method.studies import Study
@@ -46,7 +46,7 @@ class Place(NamedTuple):
     site: str
 
 
-def shape_study(name: str, config: RunConfig, budget: Budget, *, looks: int | None = None) -> Study:
+def shape_study(name: str, config: RunConfig, budget: ClaimBudget, *, looks: int | None = None) -> Study:
     """Return the study of a net's shapes: equal settings share their results, whatever claims call them.
 
     `looks` are those of the budget unless told otherwise.
@@ -58,7 +58,7 @@ def shape_study(name: str, config: RunConfig, budget: Budget, *, looks: int | No
     return Study(name=name, function=function, settings=changed(bare) | sizes, local=moved)
 
 
-def plain_nets(budget: Budget) -> dict[str, RunConfig]:
+def plain_nets(budget: ClaimBudget) -> dict[str, RunConfig]:
     """Return the standard nets on which claims about u = g(Wu' + b) are tested, by setting: g is ReLU, or saturates."""
     images = {"images": base(budget, "images")} if "images" in budget.bases else {}
     if budget.name == "paper":

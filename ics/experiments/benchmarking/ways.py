@@ -61,7 +61,7 @@ DEFAULT_SETTINGS: tuple[Setting, ...] = (
 """A tiny model, whose steps are all overhead, and the two usual ones; about three minutes on two cores."""
 
 
-class Trial:
+class TimedTraining:
     """A model with its optimizer and one batch, ready to take steps with and without a recorder."""
 
     def __init__(self, setting: Setting, *, clock: Clock = time.perf_counter, check: bool = True) -> None:

@@ -14,8 +14,8 @@ import pytest
 import ics
 from ics.claims import (
     BUDGETS,
-    Budget,
     Claim,
+    ClaimBudget,
     Effect,
     Evidence,
     MissingEvidenceError,
@@ -40,7 +40,7 @@ def tiny(norm: str, **changes: object) -> RunConfig:
     return recipe("digits-mlp", norm=norm, **settings)
 
 
-def two_nets(budget: Budget) -> tuple[RunConfig, ...]:
+def two_nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     return tuple(tiny(norm, steps=budget.steps) for norm in ("none", "batch"))
 
 
@@ -129,7 +129,7 @@ def test_more_seeds_add_runs_and_keep_the_others(root: Path) -> None:
 def test_claims_that_call_equal_nets_otherwise_share_their_runs(root: Path) -> None:
     before = times_of(root)
 
-    def renamed(budget: Budget) -> tuple[RunConfig, ...]:
+    def renamed(budget: ClaimBudget) -> tuple[RunConfig, ...]:
         return tuple(config.replace(net=f"my {config.net}") for config in two_nets(budget))
 
     def evidence(found: Evidence) -> tuple[Effect, ...]:

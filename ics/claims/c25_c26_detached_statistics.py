@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.claims.measures.blow_up import last_norm, peak_loss
-from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.measures.training import final_loss, last_norm, peak_loss
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -25,22 +24,22 @@ _FINAL_OF_STUDY = "mean training loss over the last twentieth, float64"
 _PEAK = "largest training loss over the first one"
 
 
-def nets_of_the_bias(budget: Budget) -> tuple[RunConfig, ...]:
+def nets_of_the_bias(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """BatchNorm with its mean detached, and BatchNorm, of each base."""
     return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in (BATCH, MEAN))
 
 
-def nets_of_the_scale(budget: Budget) -> tuple[RunConfig, ...]:
+def nets_of_the_scale(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """BatchNorm, and with mean, or mean and variance, detached, of each base at two learning rates."""
     return tuple(net for norm in (BATCH, MEAN, BOTH) for net in at_two_rates(budget, norm))
 
 
-def studies_of_the_scale(budget: Budget) -> tuple[Study, ...]:
+def studies_of_the_scale(budget: ClaimBudget) -> tuple[Study, ...]:
     """The whole trainings, without the biases by themselves."""
     return tuple(study for study in studies(budget) if study.name == TRAINING)
 
 
-def at_two_rates(budget: Budget, norm: str) -> tuple[RunConfig, ...]:
+def at_two_rates(budget: ClaimBudget, norm: str) -> tuple[RunConfig, ...]:
     """Return the net of each base with its own learning rate and with `FACTOR` times that."""
     shared = [base(budget, name, norm=norm) for name in budget.bases]
     faster = [net.replace(net=net.net + FASTER, learning_rate=FACTOR * net.learning_rate) for net in shared]

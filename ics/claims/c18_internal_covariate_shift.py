@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis import shift_against_floor
-from ics.claims.measures.divergence import worst_where_diverged
 from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.measures.training import worst_where_diverged
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio
 from ics.claims.method.evidence import Evidence
@@ -38,7 +38,7 @@ _MEASURES = {
 _VOTING = ("shift_relative", "shift_angle", "shift_over_floor")
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
     shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
     return (*shared, *early_nets(budget))
@@ -65,7 +65,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     return (*effects, *_at_equal_loss(found, rows), *final_losses(found, _shared(found.budget)))
 
 
-def _shared(budget: Budget) -> list[str]:
+def _shared(budget: ClaimBudget) -> list[str]:
     return [net_name(norm, name) for name in budget.bases for norm in ("none", "batch")]
 
 

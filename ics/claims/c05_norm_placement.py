@@ -6,7 +6,7 @@ import pandas as pd
 
 from ics.claims.measures.learning import Pair, compared
 from ics.claims.measures.stability import movement, seen, skewness_change, without_end
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio
 from ics.claims.method.evidence import Evidence
@@ -22,7 +22,7 @@ _MOVED = {
 }
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """BatchNorm in either place, and none for comparison."""
     return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", BEFORE, AFTER))
 

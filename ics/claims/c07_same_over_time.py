@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -25,7 +25,7 @@ _NORMS = ("none", "batch", "batch-fixed-affine", "noisy-batch", "layer", "group"
 _ALL, _LAYERS, _STEPS = "all nets", "between layers at one step", "between steps of one layer"
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The digits net under six normalisations."""
     return tuple(base(budget, norm=norm) for norm in _NORMS)
 

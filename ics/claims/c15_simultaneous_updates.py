@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -167,7 +167,7 @@ def _relative(number: float, promised: float) -> float:
     return abs(number) / abs(promised) if promised else float("nan")
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """A training per norm; digits in float64, so that small differences of losses are no rounding."""
     found = []
     for name in _bases(budget):
@@ -180,7 +180,7 @@ def studies(budget: Budget) -> tuple[Study, ...]:
     return tuple(found)
 
 
-def _bases(budget: Budget) -> tuple[str, ...]:
+def _bases(budget: ClaimBudget) -> tuple[str, ...]:
     """Digits where there are digits: a study keeps its settings, and where a machine keeps its images is none."""
     return ("digits",) if "digits" in budget.bases else budget.bases
 

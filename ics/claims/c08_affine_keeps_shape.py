@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis import moments
-from ics.claims.method.budgets import Budget, base
+from ics.claims.method.budgets import ClaimBudget, base
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
@@ -20,7 +20,7 @@ _PLACE = ["net", "seed", "step", "layer", "call"]
 _SHAPES = ("skewness", "excess_kurtosis")
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """One net in float64, whose rounding is far below any change of shape."""
     return (base(budget, norm="batch", dtype="float64", net=_NET),)
 

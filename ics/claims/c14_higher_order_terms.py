@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ics.claims.measures.equal_loss import final_losses
 from ics.claims.measures.taylor_error import TAYLOR_COLUMNS, at_learning_rate
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio
 from ics.claims.method.evidence import Evidence
@@ -127,13 +127,13 @@ def _affine(depth: int, num_draws: int) -> Parameters:
     return [torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)]
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """One study of all depths."""
     settings = {"depths": _DEPTHS, "num_draws": _NUM_DRAWS, "batch_size": _BATCH_SIZE}
     return (Study(name=_STUDY, function=f"{__name__}:higher_order", settings=settings),)
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The chain of 8 hidden layers that claims share, with and without BatchNorm, and a chain of 2 without."""
     line = {"gradient_line": base(budget, "chain").instruments["gradient_line"]}
     shallow = base(budget, "chain", hidden=(1,) * _SHALLOW, instruments=line, net=_SHALLOW_NET)

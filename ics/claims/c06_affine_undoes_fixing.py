@@ -7,7 +7,7 @@ import pandas as pd
 
 from ics.claims.c04_after_norm import BEFORE_UPDATE, DRIFT
 from ics.claims.measures.stability import without_end
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -20,7 +20,7 @@ _X_HAT, _Y = "x-hat", "y"
 _AFFINE = {"gamma_change": ("channel_weight", "gamma"), "beta_change": ("channel_bias", "beta")}
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """BatchNorm as it is, and with gamma = 1 and beta = 0 kept, for each base of the budget."""
     return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in (_LEARNED, _FIXED))
 

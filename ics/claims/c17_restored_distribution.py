@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -36,7 +36,7 @@ _COLUMNS = (
 )
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """A restored, a standard and a BatchNorm net of each base, and on digits in full-batch training too."""
     minibatch = [
         config
@@ -53,7 +53,7 @@ def nets(budget: Budget) -> tuple[RunConfig, ...]:
     return (*minibatch, _restored(budget, "digits", full=True), *rivals)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The digits nets that the restored ones start as, trained without restoring anything."""
     silent = {"instruments": {}, "options": {}, "evaluate_every": 0, "device": "cpu"}
     configs = [_restored(budget, "digits", full=full).replace(**silent) for full in (False, True)]
@@ -141,7 +141,7 @@ def gain_lost(rows: pd.DataFrame) -> pd.Series:
     return lost.mask((sums["proposed"] <= 0) & (sums["kept"] > 0), -np.inf)
 
 
-def _restored(budget: Budget, name: str, *, full: bool = False) -> RunConfig:
+def _restored(budget: ClaimBudget, name: str, *, full: bool = False) -> RunConfig:
     plain = base(budget, name)
     setting = name + _FULL * full
     batch = {"batch_size": None} if full else {}
@@ -152,7 +152,7 @@ def _few(steps: int) -> dict[str, Any]:
     return {"instruments": {"activations": f"every({max(steps // 10, 1)})"}, "options": {}}
 
 
-def _settings(budget: Budget) -> tuple[str, ...]:
+def _settings(budget: ClaimBudget) -> tuple[str, ...]:
     return (*budget.bases, f"digits{_FULL}")
 
 

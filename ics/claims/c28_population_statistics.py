@@ -10,10 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ics.claims.c25_c26_detached import FASTER, at_two_rates
-from ics.claims.measures.blow_up import last_norm, peak_loss
-from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.c25_c26_detached_statistics import FASTER, at_two_rates
+from ics.claims.measures.training import final_loss, last_norm, peak_loss
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -33,12 +32,12 @@ _PARTS = 10
 _APART, _FLOOR = "population from BatchNorm", "BatchNorm from BatchNorm of another seed"
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """BatchNorm and the population's normalisation on each base, at two learning rates."""
     return tuple(net for norm in (_BATCH, _POPULATION) for net in at_two_rates(budget, norm))
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The gradients of one step, on the digits net in float64 under every budget."""
     config = base(budget, norm=_BATCH, instruments={}, options={}, evaluate_every=0, dtype="float64")
     settings = {"config": changed(config), "every": max(config.steps // _LOOKS, 1)}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis import landscape_bands
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
@@ -29,7 +29,7 @@ _AT_EDGE = f"median over steps at which the largest eigenvalue is {_EDGE:g} or m
 _EXPONENT = f"exponent of lr in beta at the edge, between lr {_RATES[0]:g} and {_RATES[1]:g}"
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """Nets trained on all examples at every step, by squared loss, and the nets that claims share."""
     full = [
         _full_batch(budget, norm, activation, rate)
@@ -42,7 +42,7 @@ def nets(budget: Budget) -> tuple[RunConfig, ...]:
     return (*full, *(base(budget, name, norm=norm) for name in shared for norm in _NORMS))
 
 
-def _full_batch(budget: Budget, norm: str, activation: str, rate: float) -> RunConfig:
+def _full_batch(budget: ClaimBudget, norm: str, activation: str, rate: float) -> RunConfig:
     steps = 2 * budget.steps
     every = max(steps // _LOOKS, 1)
     return recipe(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.claim import Claim
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.runs import check_names, is_run_done, make_run, reader_of, run_folder
@@ -23,17 +23,17 @@ from ics.store import Run, open_run
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ClaimJobs:
     """What a claim needs under a budget: each net and study with every seed, and the folder of each."""
 
     claim: Claim
-    budget: Budget
+    budget: ClaimBudget
     root: Path
     configs: tuple[RunConfig, ...]
     studies: tuple[Study, ...]
 
     @classmethod
-    def of(cls, claim: Claim, budget: Budget, root: Path) -> Work:
+    def of(cls, claim: Claim, budget: ClaimBudget, root: Path) -> ClaimJobs:
         """Ask the claim."""
         configs = claim.nets(budget)
         check_names(configs)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -42,7 +42,7 @@ MEASURES = {
 }
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """One study: depth and widths stand for infinity."""
     settings = {**_SIZES[budget.name], "samples_per_unit": list(_SAMPLES), "looks": _LOOKS}
     return (Study(name=_STUDY, function=f"{__name__}:ranks", settings=settings),)
