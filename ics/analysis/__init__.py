@@ -8,8 +8,8 @@ from ics.analysis.drift import drift_between, drift_over_steps
 from ics.analysis.gradient_line import landscape_bands, landscape_over_steps
 from ics.analysis.gradient_shift import shift_against_floor, shift_by_layer, shift_over_steps
 from ics.analysis.headline import headline
-from ics.analysis.measures import MEASURES, run_measures
 from ics.analysis.normalization import smoothing_budget, smoothing_over_steps
+from ics.analysis.run_measures import MEASURES, run_measures
 from ics.analysis.training import costs, training_curves
 
 __all__ = [

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ics.analysis.gradient_line import common_etas
-from ics.analysis.measures import measure_named, run_measures
-from ics.analysis.per_step import BANDS
+from ics.analysis.run_measures import measure_named, run_measures
 from ics.analysis.run_tables import as_runs, read
+from ics.analysis.step_measures import BANDS
 from ics.store import Run, Runs
 
 CONFIDENCE = 0.95

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis.comparison import FEW_SEEDS, compare, equal_etas
-from ics.analysis.measures import run_measures
-from ics.analysis.per_step import BANDS, SHIFTS, bands_per_step, shifts_per_step, steps_where_less
+from ics.analysis.run_measures import run_measures
 from ics.analysis.run_tables import as_runs, nets_of
+from ics.analysis.step_measures import BANDS, SHIFTS, bands_per_step, shifts_per_step, steps_where_less
 from ics.store import Run, Runs
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from ics import analysis
 from ics.analysis.activations import COLUMNS as DENSITY_COLUMNS
 from ics.analysis.headline import number
-from ics.analysis.measures import first_and_last
+from ics.analysis.run_measures import first_and_last
 from ics.analysis.run_tables import nets_of, read, read_steps
 from ics.plots import html_page, style
 from ics.plots.activations import distributions

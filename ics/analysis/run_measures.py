@@ -11,8 +11,8 @@ import pandas as pd
 from ics.analysis.activations import HISTOGRAM, normality
 from ics.analysis.drift import drift_between
 from ics.analysis.frames import IDENTITY
-from ics.analysis.per_step import BANDS, SHIFTS, bands_per_step, shifts_per_step
 from ics.analysis.run_tables import as_runs, named, read, read_steps
+from ics.analysis.step_measures import BANDS, SHIFTS, bands_per_step, shifts_per_step
 from ics.analysis.training import logged_measures
 from ics.store import Run, Runs
 
