@@ -1,53 +1,16 @@
-"""C18 and C19 on made-up shifts for which the verdict is known."""
+"""C18 on tables for which the verdict is known, in both directions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ics.claims import BUDGETS, Evidence, base, weigh
+from ics.claims import Evidence, weigh
 from ics.claims.c18_internal_covariate_shift import C18, shifts
-from ics.claims.c19_deep_linear import C19
-
-SEEDS = range(4)
-STEPS, LAYERS = (0, 10), range(4)
-
-
-def row(*, cosine: float, relative: float, norm: float = 2.0) -> dict[str, float]:
-    """A gradient of length `norm`, and G' at this cosine whose distance from it is `relative` times as long.
-
-    ||G'|| solves ||G'||^2 - 2 ||G|| ||G'|| cos + ||G||^2 (1 - relative^2) = 0; the larger root.
-    """
-    after = norm * (cosine + math.sqrt(cosine**2 - 1 + relative**2))
-    return {
-        "gradient_norm": norm,
-        "shifted_gradient_norm": after,
-        "shift_l2": relative * norm,
-        "shift_cosine": cosine,
-        "shift_relative": relative,
-        "floor_l2": 1.0,
-    }
-
-
-def recorded(nets: dict[str, Mapping[str, float]], *, noise: float = 0.01) -> dict[str, pd.DataFrame]:
-    """A row per net, seed, step and layer; the first layer has no shift. Seeds differ by `noise`."""
-    rows, steps = [], []
-    early = {f"{net}, measured from the start": shift for net, shift in nets.items()}
-    for (net, shift), seed in product((nets | early).items(), SEEDS):
-        own = dict(shift) | {"relative": shift["relative"] * math.exp(noise * (seed - 1.5))}
-        steps += [{"net": net, "seed": seed, "step": step, "loss": 2.0 / (1 + step)} for step in STEPS]
-        rows += [
-            {"net": net, "seed": seed, "step": step, "layer": f"l{layer}", "layer_index": layer, "parameters": "weight"}
-            | (row(**own) if layer else row(cosine=1.0, relative=0.0) | {"shift_relative": 0.0})
-            for step, layer in product(STEPS, LAYERS)
-        ]
-    return {"gradient_shift": pd.DataFrame(rows), "steps": pd.DataFrame(steps)}
-
+from tests.claims.shift_tables import SEEDS, recorded
 
 SMALL, LARGE = {"cosine": 0.99, "relative": 0.2}, {"cosine": 0.8, "relative": 0.7}
 
@@ -126,51 +89,3 @@ def test_angles_keep_their_digits_where_the_cosine_has_none() -> None:
     assert shifts(opposite)["shift_angle"].tolist() == pytest.approx([180.0] * (len(turned) // 2))
     nothing = tables.assign(shifted_gradient_norm=0.0, shift_cosine=math.nan)
     assert shifts(nothing)["shift_angle"].isna().all()
-
-
-RATES = ("", ", lr 1e-07")
-
-
-def linear_nets(standard, batch_norm) -> dict[str, pd.DataFrame]:
-    both = {"standard": standard, "BatchNorm": batch_norm}
-    return recorded({f"{net}, linear{rate}": shift for net, shift in both.items() for rate in RATES})
-
-
-STILL, TURNED, SLIGHT = (
-    {"cosine": 0.999, "relative": 0.05},
-    {"cosine": 0.05, "relative": 1.05},
-    {"cosine": 0.9, "relative": 0.5},
-)
-
-
-@pytest.mark.parametrize(
-    ("standard", "batch_norm", "outcome"),
-    [(STILL, TURNED, "supported"), (TURNED, SLIGHT, "contradicted"), (STILL, SLIGHT, "mixed")],
-)
-def test_shift_of_the_deep_linear_net(standard, batch_norm, outcome: str) -> None:
-    effects, verdict = weigh(C19, Evidence.of_frames(linear_nets(standard, batch_norm)))
-    assert verdict.outcome == outcome
-    assert len(effects) == 10
-    found = {(effect.measure, effect.setting): effect.estimate.center for effect in effects}
-    assert found["cosine_without", "lr 1e-07"] == pytest.approx(standard["cosine"])
-    assert found["shift_with", "lr 1e-06"] == pytest.approx(batch_norm["relative"], rel=1e-3)
-
-
-def test_cosines_of_alternating_sign_are_not_uncorrelated() -> None:
-    tables = linear_nets(STILL, TURNED)
-    rows = tables["gradient_shift"]
-    signs = np.where(rows["step"] == 0, 0.95, -0.95)
-    swinging = rows.assign(shift_cosine=np.where(rows["net"].str.startswith("BatchNorm"), signs, rows["shift_cosine"]))
-    effects, verdict = weigh(C19, Evidence.of_frames(tables | {"gradient_shift": swinging}))
-    found = {effect.measure: effect.estimate.center for effect in effects}
-    assert found["cosine_with"] == pytest.approx(0.0)
-    assert found["absolute_cosine_with"] == pytest.approx(0.95)
-    assert verdict.outcome == "mixed"
-
-
-def test_the_deep_linear_nets_are_shared_where_they_can_be() -> None:
-    quick = BUDGETS["quick"]
-    first, second, *others = C19.nets(quick)
-    assert (first, second) == (base(quick, "linear"), base(quick, "linear", norm="batch"))
-    assert [config.learning_rate for config in others] == [1e-7, 1e-7]
-    assert all(list(config.instruments) == ["gradient_shift"] for config in others)
