@@ -59,6 +59,16 @@ def chosen(frame: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:
     return rows
 
 
+def after_first_layer(rows: pd.DataFrame, *, by: str | list[str] = "run") -> pd.DataFrame:
+    """Return the rows of all layers but the one that each run executes first: nothing is updated before it."""
+    return rows[rows["layer_index"] > rows.groupby(by)["layer_index"].transform("min")]
+
+
+def before_last_layer(rows: pd.DataFrame, *, by: str | list[str] = "run") -> pd.DataFrame:
+    """Return the rows of all layers but the one that each run executes last: no normalisation follows it."""
+    return rows[rows["layer_index"] < rows.groupby(by)["layer_index"].transform("max")]
+
+
 def over_seeds(frame: pd.DataFrame, *, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
     """Gather the runs of a net: per group the median, smallest and largest value over its runs.
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ics.analysis.activations import HISTOGRAM, normality
+from ics.analysis.activations import HISTOGRAM, entering, normality
 from ics.analysis.drift import drift_between
-from ics.analysis.frames import IDENTITY
 from ics.analysis.run_tables import as_runs, named, read, read_steps
 from ics.analysis.step_measures import BANDS, SHIFTS, bands_per_step, shifts_per_step
-from ics.analysis.training import logged_measures
+from ics.analysis.training import last_tenth, logged_measures
 from ics.store import Run, Runs
 
 
@@ -87,14 +86,6 @@ def measure_named(name: str) -> Measure:
     return known.get(name, Measure(name, f"last {name.removeprefix('final_')} that the loop logged", "as logged"))
 
 
-def entering(activations: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of what enters each activation function: site scaled where there is one, else preactivation."""
-    rows = activations[activations["site"].isin(("scaled", "preactivation"))]
-    place = [*(name for name in IDENTITY if name in rows.columns), "step", "layer", "call"]
-    has_scaled = (rows["site"] == "scaled").groupby([rows[name] for name in place], dropna=False).transform("any")
-    return rows[(rows["site"] == "scaled") | ~has_scaled]
-
-
 def _cell(value: float | None) -> dict[str, object]:
     if value is None:
         return {"value": np.nan, "null_reason": "not recorded in this run"}
@@ -107,11 +98,11 @@ def _summarise_steps(runs: Runs, _: object) -> pd.DataFrame | None:
         return None
     columns = {}
     for name in logged_measures(frame):
-        known = frame[frame[name].notna()].sort_values("step", kind="stable").groupby("run")[name]
+        logged = frame[frame[name].notna()].sort_values("step", kind="stable").groupby("run")[name]
         if name == "loss":
-            columns["final_loss"] = known.apply(lambda losses: losses.tail(max(len(losses) // 10, 1)).mean())
+            columns["final_loss"] = logged.apply(lambda losses: last_tenth(losses).mean())
         else:
-            columns[f"final_{name}"] = known.last()
+            columns[f"final_{name}"] = logged.last()
     return pd.DataFrame(columns)
 
 

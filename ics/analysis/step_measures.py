@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.analysis.frames import IDENTITY
-from ics.analysis.gradient_line import landscape_bands
+from ics.analysis.frames import IDENTITY, after_first_layer
+from ics.analysis.gradient_line import MAXIMA, band_measures, landscape_bands
 from ics.analysis.gradient_shift import shift_against_floor
 from ics.analysis.run_tables import read
 from ics.store import Runs
@@ -14,7 +14,6 @@ from ics.store import Runs
 SHIFTS = ("shift_l2", "shift_cosine", "shift_relative", "shift_over_floor")
 BANDS = ("loss_range", "gradient_change", "beta", "beta_over_edge")
 _KEYS = [*IDENTITY, "step"]
-_ENDLESS = ("loss_max", "gradient_change_max", "beta_max")
 
 
 def shifts_per_step(runs: Runs) -> pd.DataFrame | None:
@@ -22,9 +21,8 @@ def shifts_per_step(runs: Runs) -> pd.DataFrame | None:
     frame = read(runs, "gradient_shift", where={"parameters": "weight"})
     if frame is None:
         return None
-    later = frame[frame["layer_index"] > frame.groupby("run")["layer_index"].transform("min")]
     ratios = shift_against_floor(frame)["shift_over_floor"]
-    later = later.reset_index(drop=True).assign(shift_over_floor=ratios.to_numpy())
+    later = after_first_layer(frame).reset_index(drop=True).assign(shift_over_floor=ratios.to_numpy())
     return later.groupby(_KEYS, dropna=False)[list(SHIFTS)].median().reset_index()
 
 
@@ -39,13 +37,8 @@ def bands_per_step(runs: Runs, *, etas: tuple[float, float] | None) -> pd.DataFr
         return None
     bands = landscape_bands(frame, etas=etas)
     overflowed = bands["loss_max"].isna()
-    bands = bands.assign(**{name: bands[name].mask(overflowed, np.inf) for name in _ENDLESS})
-    return bands[_KEYS].assign(
-        loss_range=bands["loss_max"] - bands["loss_min"],
-        gradient_change=bands["gradient_change_max"],
-        beta=bands["beta_max"],
-        beta_over_edge=bands["beta_max"] / bands["two_over_lr"],
-    )
+    bands = bands.assign(**{name: bands[name].mask(overflowed, np.inf) for name in MAXIMA})
+    return band_measures(bands)[[*_KEYS, *BANDS]]
 
 
 def steps_where_less(per_step: pd.DataFrame | None, measure: str, *, net: str, than: str) -> tuple[int, int] | None:

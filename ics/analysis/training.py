@@ -56,6 +56,16 @@ def logged_measures(frame: pd.DataFrame) -> list[str]:
     return [name for name in ["loss", *extra] if name in frame.columns and frame[name].notna().any()]
 
 
+def last_tenth(values: pd.Series) -> pd.Series:
+    """Return the last tenth of the values, at least one: a final loss is their mean, which one batch does not decide.
+
+    Example:
+        >>> last_tenth(pd.Series(range(25))).tolist()
+        [23, 24]
+    """
+    return values.tail(max(len(values) // 10, 1))
+
+
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return what each run took: how long its steps were, and how much of it was measuring.
 

@@ -38,7 +38,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 
 def changes(rows: pd.DataFrame, measure: str) -> pd.Series:
-    """Return a measure of `unit_shapes` per net and seed: median over layers, then over pairs of looks (or looks)."""
+    """Return a measure of `unit_shapes` per net and seed: median over layers, then over steps."""
     return per_seed(rows, "value", by=_PAIR, where=rows["measure"] == measure)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ics.analysis import before_last_layer
 from ics.claims.c01_shape_drift import SHAPE_CHANGES, changes
 from ics.claims.measures.stability import without_end
 from ics.claims.method.budgets import ClaimBudget, base, net_name
@@ -41,7 +42,7 @@ def studies(budget: ClaimBudget) -> tuple[Study, ...]:
 def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Ratios BatchNorm / standard of what goes into the activation function, and x-hat's mean and variance."""
     rows = found.table("drift", columns=DRIFT, where={"site": [*_WHAT.values(), "normalized"]})
-    rows = rows[rows["layer_index"] < rows.groupby("run")["layer_index"].transform("max")]
+    rows = before_last_layer(rows)
     effects: list[Effect] = []
     for name in found.budget.bases:
         pair = net_name("batch", name), net_name("none", name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ics.analysis import after_first_layer
 from ics.claims.c04_after_norm import BEFORE_UPDATE, DRIFT
 from ics.claims.measures.stability import without_end
 from ics.claims.method.budgets import ClaimBudget, base, net_name
@@ -54,7 +55,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 def seen_by_the_next(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of inputs that went through a normalisation: those of all layers but the first."""
     inputs = rows[rows["site"] == "input"]
-    return inputs[inputs["layer_index"] > inputs.groupby("run")["layer_index"].transform("min")]
+    return after_first_layer(inputs)
 
 
 def moved(rows: pd.DataFrame, column: str) -> pd.Series:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ics.analysis import after_first_layer
 from ics.claims.measures.training import final_loss
 from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
@@ -34,7 +35,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Rank correlations over nets, and for each net how much further apart its layers are than its steps."""
     inputs = found.table("activations", columns=("step", "layer", "layer_index", "mean", "m2"), where={"site": "input"})
     # What the first layer sees are the data: no training changes them.
-    inputs = inputs[inputs["layer_index"] > inputs.groupby("run")["layer_index"].transform("min")]
+    inputs = after_first_layer(inputs)
     over_time, between_layers = spread(inputs, along="step"), spread(inputs, along="layer")
     loss = final_loss(found)
     time_rank, layer_rank = correlation(over_time, loss), correlation(between_layers, loss)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.analysis import normality
-from ics.analysis.activations import as_array
+from ics.analysis import as_array, normality
 from ics.claims.measures.learning import Pair, compared_accuracy, compared_loss, compared_steps, last
 from ics.claims.measures.stability import before_activation, without_end
 from ics.claims.measures.training import final_loss

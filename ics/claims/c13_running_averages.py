@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ics.analysis.activations import as_array
+from ics.analysis import as_array
 from ics.claims.measures.learning import last, of_net
 from ics.claims.method.budgets import BUDGETS, ClaimBudget, base
 from ics.claims.method.claim import Claim
@@ -193,8 +193,8 @@ def errors(rows: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def _root_mean_square(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.sqrt((known**2).mean())) if known.size else float("nan")
+    defined = values[~np.isnan(values)]
+    return float(np.sqrt((defined**2).mean())) if defined.size else float("nan")
 
 
 def _of_study(found: Evidence) -> list[Effect]:

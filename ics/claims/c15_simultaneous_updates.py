@@ -30,7 +30,7 @@ from ics.experiments.training.losses import LossFunction
 from ics.experiments.training.machine import cpu_threads
 
 _NORMS = ("none", "batch")
-_LOOKS = 20
+_NUM_MEASUREMENTS = 20
 _TOGETHER, _ALONE, _IN_TURN = "all layers at once", "each layer alone", "layers in turn"
 _WAYS = {_TOGETHER: "error_together", _ALONE: "error_alone", _IN_TURN: "error_in_turn"}
 _ERROR = "error of the first-order prediction of a step, median over steps"
@@ -45,12 +45,12 @@ def moving(*, seed: int, config: dict[str, Any], every: int) -> pd.DataFrame:
     Args:
         seed: of weights and batches.
         config: settings of a `RunConfig` that are not their defaults; its instruments are not used.
-        every: steps between two looks, the first at step 0.
+        every: steps between two measurements, the first at step 0.
 
     Returns:
-        A row per look: `net`, `step` and the columns of `three_ways`.
+        A row per measurement: `net`, `step` and the columns of `three_ways`.
 
-    Cost: the training, and per look about three passes per layer on the batch of the step.
+    Cost: the training, and per measurement about three passes per layer on the batch of the step.
     """
     experiment = prepare(RunConfig.from_dict(config).replace(seed=seed))
     settings, optimizer, rows = experiment.config, experiment.optimizer, []
@@ -175,7 +175,7 @@ def studies(budget: ClaimBudget) -> tuple[Study, ...]:
             config = base(budget, name, norm=norm, instruments={}, options={}, evaluate_every=0)
             config = config.replace(dtype="float64") if name == "digits" else config
             own = changed(config) | {"net": config.net, "data": config.data}
-            settings = {"config": own, "every": max(config.steps // _LOOKS, 1)}
+            settings = {"config": own, "every": max(config.steps // _NUM_MEASUREMENTS, 1)}
             found.append(Study(name=config.net, function=f"{__name__}:moving", settings=settings))
     return tuple(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.analysis import shift_against_floor
+from ics.analysis import after_first_layer, shift_against_floor
 from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
 from ics.claims.measures.training import worst_where_diverged
 from ics.claims.method.budgets import ClaimBudget, base, net_name
@@ -85,7 +85,7 @@ def shifts(rows: pd.DataFrame) -> pd.DataFrame:
     The angle is 2 atan2(||a - b||, ||a + b||) of the unit vectors a and b along G and G', from the stored lengths: the
     arc cosine of a number close to 1 keeps none of its digits.
     """
-    later = rows[rows["layer_index"] > rows.groupby("run")["layer_index"].transform("min")]
+    later = after_first_layer(rows)
     before, after = later["gradient_norm"], later["shifted_gradient_norm"]
     # ||a - b||^2 = (||G - G'||^2 - (||G|| - ||G'||)^2) / (||G|| ||G'||), and ||a + b||^2 = 4 - ||a - b||^2
     chord = (later["shift_l2"] ** 2 - (before - after) ** 2) / (before * after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ics.analysis import after_first_layer
 from ics.claims.measures.training import worst_where_diverged
 from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
@@ -46,7 +47,7 @@ def _name(norm: str, rate: float) -> str:
 def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Size and direction of the shift of both nets at each learning rate."""
     rows = found.table("gradient_shift", columns=_COLUMNS, where={"parameters": "weight"})
-    rows = rows[rows["layer_index"] > rows.groupby("run")["layer_index"].transform("min")]
+    rows = after_first_layer(rows)
     rows = rows.assign(absolute_cosine=rows["shift_cosine"].abs())
     # A direction has no infinite value: where the net diverged it is undefined.
     numbers = {

@@ -52,8 +52,10 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     effects: list[Effect] = []
     for name in found.budget.bases:
         plain, normed = net_name("none", name), net_name("batch", name)
-        looks = {words: at_equal_radii(probes, direction, plain, normed) for direction, words in _DIRECTIONS.items()}
-        looks[_WORST] = worst[worst["net"].isin([plain, normed])]
+        by_direction = {
+            words: at_equal_radii(probes, direction, plain, normed) for direction, words in _DIRECTIONS.items()
+        }
+        by_direction[_WORST] = worst[worst["net"].isin([plain, normed])]
         effects += [
             ratio(
                 worst_where_diverged(per_seed(rows, measure), found),
@@ -63,7 +65,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
                 meaning=f"{meaning} at {_RADII[radius]}, median over steps",
                 setting=f"{name}, {words}",
             )
-            for words, rows in looks.items()
+            for words, rows in by_direction.items()
             if not rows.empty
             for measure, (meaning, radius) in _MEASURES.items()
         ]
@@ -75,8 +77,8 @@ def _shared(budget: ClaimBudget) -> list[str]:
 
 
 def _at_equal_loss(found: Evidence, probes: pd.DataFrame, worst: pd.DataFrame) -> list[Effect]:
-    looks = {words: bends(probes[probes["direction"] == direction]) for direction, words in _DIRECTIONS.items()}
-    looks[_WORST] = worst
+    by_direction = {words: bends(probes[probes["direction"] == direction]) for direction, words in _DIRECTIONS.items()}
+    by_direction[_WORST] = worst
     columns = {
         column: (
             column.replace("at_distance", "at_equal_loss"),
@@ -86,7 +88,7 @@ def _at_equal_loss(found: Evidence, probes: pd.DataFrame, worst: pd.DataFrame) -
         for column, meaning in _BENDS.items()
     }
     effects = []
-    for (name, nets), (words, rows) in product(early_pairs(found.budget), looks.items()):
+    for (name, nets), (words, rows) in product(early_pairs(found.budget), by_direction.items()):
         if rows["net"].isin(nets).any():
             effects += ratios_at_equal_loss(found, rows, columns, nets=nets, setting=f"{name}, {words}")
     return effects

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.analysis import landscape_bands
+from ics.analysis import MAXIMA, band_measures, landscape_bands
 from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
 from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
@@ -76,14 +76,7 @@ def at_equal_eta(rows: pd.DataFrame) -> pd.DataFrame:
 
     A maximum over a line on which the loss overflowed is unknown, but larger than any number: inf.
     """
-    bands = landscape_bands(rows)
-    largest = {name: bands[name].fillna(np.inf) for name in ("loss_max", "gradient_change_max", "beta_max")}
-    return bands.assign(
-        loss_range=largest["loss_max"] - bands["loss_min"],
-        gradient_change=largest["gradient_change_max"],
-        beta=largest["beta_max"],
-        beta_over_edge=largest["beta_max"] / bands["two_over_lr"],
-    )
+    return band_measures(landscape_bands(rows).fillna(dict.fromkeys(MAXIMA, np.inf)))
 
 
 def at_equal_distance(rows: pd.DataFrame, plain: str, normed: str) -> pd.DataFrame:
@@ -114,10 +107,10 @@ def _at(line: pd.DataFrame, distance: float) -> tuple[float, float]:
 
 
 def _interpolated(place: float, places: np.ndarray, values: np.ndarray) -> float:
-    known = np.isfinite(values)
-    if not known.any() or place > places[known].max():
+    finite = np.isfinite(values)
+    if not finite.any() or place > places[finite].max():
         return float("inf")
-    return float(np.interp(place, places[known], values[known]))
+    return float(np.interp(place, places[finite], values[finite]))
 
 
 _WHY = "a tenth less is the smallest improvement that counts"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ics.analysis import after_first_layer
 from ics.claims.measures.taylor_error import TAYLOR_COLUMNS, at_learning_rate
 from ics.claims.measures.training import final_loss
 from ics.claims.method.budgets import ClaimBudget, base, net_name
@@ -22,7 +23,7 @@ from ics.claims.method.studies import Study
 from ics.claims.studies.held_back_steps import HELD, SHORTER, WHOLE
 from ics.experiments.training.config import RunConfig
 
-_LOOKS = 20
+_NUM_MEASUREMENTS = 20
 _STUDIES = ("digits", "digits, Adam")
 _SIGN, _UPDATE = ", one layer changes signs", ", one layer moves"
 _MODES = {"sign": _SIGN, "update": _UPDATE}
@@ -54,7 +55,7 @@ def studies(budget: ClaimBudget) -> tuple[Study, ...]:
         Study(
             name=name,
             function=function,
-            settings={"config": changed(config), "every": max(config.steps // _LOOKS, 1)},
+            settings={"config": changed(config), "every": max(config.steps // _NUM_MEASUREMENTS, 1)},
         )
         for name, config in configs.items()
     )
@@ -103,7 +104,7 @@ def _of_one_step(rows: pd.DataFrame, setting: str) -> list[Effect]:
 def _shift(found: Evidence) -> pd.Series:
     columns = ("step", "layer", "layer_index", "shift_relative")
     rows = found.table("gradient_shift", columns=columns, where={"parameters": "weight"})
-    after = rows[rows["layer_index"] > rows.groupby("run")["layer_index"].transform("min")]
+    after = after_first_layer(rows)
     return per_seed(after, "shift_relative")
 
 

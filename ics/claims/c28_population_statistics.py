@@ -27,7 +27,7 @@ from ics.experiments.training.experiment import Experiment, prepare
 _BATCH, _POPULATION = "batch", "population"
 _OTHERS = (_POPULATION, "batch-detached")
 _STUDY = "gradients"
-_LOOKS = 20
+_NUM_MEASUREMENTS = 20
 _PARTS = 10
 _APART, _FLOOR = "population from BatchNorm", "BatchNorm from BatchNorm of another seed"
 
@@ -40,7 +40,7 @@ def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The gradients of one step, on the digits net in float64 under every budget."""
     config = base(budget, norm=_BATCH, instruments={}, options={}, evaluate_every=0, dtype="float64")
-    settings = {"config": changed(config), "every": max(config.steps // _LOOKS, 1)}
+    settings = {"config": changed(config), "every": max(config.steps // _NUM_MEASUREMENTS, 1)}
     return (Study(name=_STUDY, function=f"{__name__}:gradients_apart", settings=settings),)
 
 
@@ -50,14 +50,14 @@ def gradients_apart(*, seed: int, config: Mapping[str, Any], every: int) -> pd.D
     Args:
         seed: of the weights and the batches.
         config: of the training, as `RunConfig.from_dict` takes it, with `norm` "batch"; `net` may be left out.
-        every: steps between two looks.
+        every: steps between two measurements.
 
     Returns:
-        A row per look and other normalisation: `net` (its name), `step`, and with G BatchNorm's gradient and G' the
+        A row per step and other normalisation: `net` (its name), `step`, and with G BatchNorm's gradient and G' the
         other's, over all parameters but hidden biases: `apart` = ||G' - G|| / ||G|| and `cosine` of G and G'. The
         running averages are those of the training: the batches before this one.
 
-    Cost: the training, and two more passes at each look.
+    Cost: the training, and two more passes at each measurement.
     """
     trained = prepare(RunConfig.from_dict({"net": _BATCH, **config, "seed": seed}))
     others = {norm: prepare(trained.config.replace(norm=norm)) for norm in _OTHERS}

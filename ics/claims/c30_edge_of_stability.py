@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import numpy as np
 import pandas as pd
 
-from ics.analysis import landscape_bands
+from ics.analysis import MAXIMA, band_measures, landscape_bands
 from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
@@ -20,7 +20,7 @@ from ics.experiments.training.config import RunConfig
 _NORMS = ("none", "batch")
 _RATES = (2e-5, 4e-5)
 _ACTIVATIONS = {"tanh": _RATES, "relu": _RATES[:1]}
-_LOOKS = 20
+_NUM_MEASUREMENTS = 20
 _EDGE = 0.95
 _LINE = ("step", "layer", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")
 _BETA = "largest ||grad L(w_eta) - g|| / distance along the gradient"
@@ -44,7 +44,7 @@ def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
 
 def _full_batch(budget: ClaimBudget, norm: str, activation: str, rate: float) -> RunConfig:
     steps = 2 * budget.steps
-    every = max(steps // _LOOKS, 1)
+    every = max(steps // _NUM_MEASUREMENTS, 1)
     return recipe(
         "deep-linear",
         norm=norm,
@@ -107,11 +107,9 @@ def with_sharpness(line: pd.DataFrame, curvature: pd.DataFrame) -> pd.DataFrame:
     A step without curvature has null sharpness. A maximum over a line on which the loss overflowed is larger than any
     number: inf.
     """
-    bands = landscape_bands(line)
-    beta = bands["beta_max"].fillna(np.inf)
-    rows = bands.assign(beta=beta).merge(curvature, on=["run", "net", "seed", "step"], how="left")
+    bands = band_measures(landscape_bands(line).fillna(dict.fromkeys(MAXIMA, np.inf)))
+    rows = bands.merge(curvature, on=["run", "net", "seed", "step"], how="left")
     return rows.assign(
-        beta_over_edge=rows["beta"] / rows["two_over_lr"],
         sharpness_over_edge=rows["hessian_max_eigenvalue"] / rows["two_over_lr"],
         batch_sharpness_over_edge=rows["batch_sharpness"] / rows["two_over_lr"],
     )

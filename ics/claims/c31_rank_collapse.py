@@ -30,7 +30,7 @@ _SIZES = {
     "paper": {"depth": 1024, "widths": [16, 32, 64, 128, 256], "draws": 8},
 }
 _SAMPLES = (0.5, 4)
-_LOOKS = 32
+_NUM_MEASUREMENTS = 32
 _EPS = 1e-5
 _SHARE = 0.1
 _NAMES = {"linear": "linear", "relu": "ReLU"}
@@ -44,12 +44,18 @@ MEASURES = {
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """One study: depth and widths stand for infinity."""
-    settings = {**_SIZES[budget.name], "samples_per_unit": list(_SAMPLES), "looks": _LOOKS}
+    settings = {**_SIZES[budget.name], "samples_per_unit": list(_SAMPLES), "num_measurements": _NUM_MEASUREMENTS}
     return (Study(name=_STUDY, function=f"{__name__}:ranks", settings=settings),)
 
 
 def ranks(
-    *, seed: int, depth: int, widths: Sequence[int], samples_per_unit: Sequence[float], looks: int, draws: int
+    *,
+    seed: int,
+    depth: int,
+    widths: Sequence[int],
+    samples_per_unit: Sequence[float],
+    num_measurements: int,
+    draws: int,
 ) -> pd.DataFrame:
     """Return ranks of pre-activations and activations of nets at initialisation, layer by layer.
 
@@ -63,7 +69,7 @@ def ranks(
         depth: number of layers.
         widths: units of all layers, a net for each.
         samples_per_unit: batch sizes as multiples of the width. A batch of m samples has at most rank m.
-        looks: number of layers that are looked at, evenly spread.
+        num_measurements: number of layers that are looked at, evenly spread.
         draws: nets that are drawn anew, with inputs of their own, in each of these settings.
 
     Returns:
@@ -72,7 +78,7 @@ def ranks(
         `activation_` in front, for h.
     """
     rows = []
-    every = max(depth // looks, 1)
+    every = max(depth // num_measurements, 1)
     for activation, samples, width, draw, normed in product(
         _NAMES, samples_per_unit, widths, range(draws), (True, False)
     ):

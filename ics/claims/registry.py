@@ -36,7 +36,7 @@ from ics.claims.c30_edge_of_stability import C30
 from ics.claims.c31_rank_collapse import C31
 from ics.claims.method.claim import Claim
 from ics.errors import UsageError, unknown_name
-from ics.ledger.statements import STATEMENTS
+from ics.ledger import STATEMENTS
 
 CLAIMS: Mapping[str, Claim] = {
     claim.id: claim

@@ -13,13 +13,13 @@ from ics.claims.method.claim import Claim
 
 SETTINGS = ("digits, ReLU", "digits, tanh")
 STATES = ("ks", "skewness", "excess_kurtosis", "density", "zero_fraction")
-LOOKS = ((0, 0), (10, 10), (20, 20), (10, 0), (20, 0), (20, 10))
+MEASUREMENTS = ((0, 0), (10, 10), (20, 20), (10, 0), (20, 0), (20, 10))
 
 
 def study(factor: float | Mapping[str, float], *, seeds: int = 4, spread: float = 0.02) -> pd.DataFrame:
     """u is 1 by every measure; Wu+b is `factor`, or that of the measure; first and last layer are misleading."""
     rows = []
-    for seed, site, layer, (step, then) in product(range(seeds), ("input", "preactivation"), range(4), LOOKS):
+    for seed, site, layer, (step, then) in product(range(seeds), ("input", "preactivation"), range(4), MEASUREMENTS):
         states = (*STATES, *(f"pooled_{name}" for name in STATES), "shape_floor", "ks_of_normal")
         for name in states if step == then else SHAPE_CHANGES:
             wanted = factor if isinstance(factor, float) else factor.get(name, 0.5)

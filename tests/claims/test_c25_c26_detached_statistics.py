@@ -170,7 +170,7 @@ def test_biases_alone_move_along_a_line_and_change_no_loss() -> None:
 
 
 def test_whole_trainings_are_those_of_sgd() -> None:
-    rows = detached_training(seed=1, config=small(), looks=4)
+    rows = detached_training(seed=1, config=small(), num_measurements=4)
     assert rows.groupby("net")["step"].agg(list).map(tuple).unique().tolist() == [(2, 4, 6, 8)]
     experiment = prepare(base(BUDGETS["quick"], norm="batch-detached").replace(**small(), seed=1))
     start = torch.cat([getattr(experiment.model, name).bias.detach().clone() for name in ("linear1", "linear2")])
@@ -192,7 +192,7 @@ def test_whole_trainings_are_those_of_sgd() -> None:
 
 
 def test_gamma_and_beta_stay_where_they_are_fixed() -> None:
-    rows = detached_training(seed=0, config=small(), looks=2).set_index(["net", "step"])
+    rows = detached_training(seed=0, config=small(), num_measurements=2).set_index(["net", "step"])
     # The first step's loss is the same; after it they part.
     assert rows.loc[(MEAN, 8), "first_loss"] == rows.loc[(MEAN + FIXED, 8), "first_loss"]
     assert rows.loc[(MEAN, 8), "loss"] != rows.loc[(MEAN + FIXED, 8), "loss"]

@@ -95,7 +95,7 @@ def test_layers_against_numpy(relu: bool, normed: bool) -> None:
 
 
 def test_a_net_that_sends_every_sample_to_zero_has_rank_zero() -> None:
-    found = ranks(seed=0, depth=64, widths=[2], samples_per_unit=[4], looks=8, draws=2)
+    found = ranks(seed=0, depth=64, widths=[2], samples_per_unit=[4], num_measurements=8, draws=2)
     last = found[(found["activation"] == "relu") & (found["layer"] == 64)].groupby("net")[[*MEASURES]].max()
     assert last.loc["standard"].tolist() == [0.0, 0.0, 0.0]
     assert last.loc["BatchNorm"].min() >= 1.0
@@ -103,7 +103,7 @@ def test_a_net_that_sends_every_sample_to_zero_has_rank_zero() -> None:
 
 
 def test_a_deep_plain_net_does_collapse() -> None:
-    rows = ranks(seed=0, depth=64, widths=[8], samples_per_unit=[4], looks=4, draws=2)
+    rows = ranks(seed=0, depth=64, widths=[8], samples_per_unit=[4], num_measurements=4, draws=2)
     last = rows[(rows["layer"] == 64) & (rows["draw"] == 1)].set_index(["net", "activation"])
     assert sorted(rows["layer"].unique()) == [16, 32, 48, 64]
     assert last.loc["standard", "participation_ratio"].max() < 1.05

@@ -17,7 +17,7 @@ from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.experiments.training.config import RunConfig
 
-_NUM_LOOKS, _NUM_LOSSES = 25, 20
+_NUM_MEASUREMENTS, _NUM_LOSSES = 25, 20
 _INSTRUMENTS = ("gradient_shift", "gradient_line", "gradients", "curvature")
 _FROM_THE_START = "measured from the start"
 _FINAL = "mean training loss over the last tenth of the steps; of ten classes log 10 = 2.30 is nothing learnt"
@@ -37,7 +37,7 @@ def early_nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
             name,
             norm=norm,
             net=_early_name(norm, name),
-            instruments=dict.fromkeys(_INSTRUMENTS, f"log_spaced({_NUM_LOOKS})"),
+            instruments=dict.fromkeys(_INSTRUMENTS, f"log_spaced({_NUM_MEASUREMENTS})"),
             options={"gradient_line": {"directions": ["gradient", "random"]}},
             evaluate_every=0,
             **({"steps": 3 * budget.image_steps} if name == "images" else {}),

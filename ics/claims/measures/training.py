@@ -10,10 +10,9 @@ import math
 import numpy as np
 import pandas as pd
 
+from ics.analysis import before_last_layer, last_tenth
 from ics.claims.method.evidence import Evidence, MissingEvidenceError
 from ics.errors import UsageError
-
-_TAIL = 10
 
 
 def final_loss(found: Evidence, *, column: str = "loss") -> pd.Series:
@@ -85,18 +84,17 @@ def last_norm(found: Evidence, *, parameter: str) -> pd.Series:
             normalisation follows, is left out, and so are gamma and beta.
     """
     columns = ("step", "layer", "layer_index", "of", "parameter_norm")
-    rows = found.table("gradients", columns=columns, where={"kind": "parameter"})
+    rows = before_last_layer(found.table("gradients", columns=columns, where={"kind": "parameter"}))
     own = rows["of"] == rows["layer"] + f".{parameter}"
-    hidden = rows["layer_index"] < rows.groupby("run")["layer_index"].transform("max")
     last = rows["step"] == rows.groupby("run")["step"].transform("max")
-    squares = rows[own & hidden & last].assign(square=lambda chosen: chosen["parameter_norm"] ** 2)
+    squares = rows[own & last].assign(square=lambda chosen: chosen["parameter_norm"] ** 2)
     # NaN is no small norm: what a sum would leave out is a net that diverged.
     norms = np.sqrt(squares.groupby(["net", "seed"])["square"].sum(skipna=False))
     return norms.where(np.isfinite(norms), np.inf)
 
 
 def _mean_of_tail(losses: pd.Series) -> float:
-    tail = losses.tail(max(len(losses) // _TAIL, 1)).to_numpy(float)
+    tail = last_tenth(losses).to_numpy(float)
     return float(tail.mean()) if np.isfinite(tail).all() else float("inf")
 
 

@@ -2,7 +2,7 @@
 
 | budget | seeds | nets | for |
 |---|---|---|---|
-| quick | 3 | digits, sigmoid, linear, chain | a look: a claim in under a minute on two cores |
+| quick | 3 | digits, sigmoid, linear, chain | a first impression: a claim in under a minute on two cores |
 | cpu | 5 | the same, longer, and small convolutional nets on images where there are some | the ledger of docs/claims |
 | paper | 5 | VGG-16 on CIFAR-10, the deep linear net in full | the published settings, on a GPU |
 """
@@ -141,7 +141,7 @@ def _chain(budget: ClaimBudget, norm: str) -> RunConfig:
 
 def _linear(budget: ClaimBudget, norm: str) -> RunConfig:
     steps = budget.linear_steps
-    few = _sparse(steps, looks=5)
+    few = _sparse(steps, num_measurements=5)
     # 25 layers: drift of every site and curvature would cost more than the training and no claim about it needs them.
     instruments = {name: when for name, when in few.items() if name not in ("drift", "curvature")}
     return recipe("deep-linear", norm=norm, steps=steps, instruments=instruments, line_points=8)
@@ -152,7 +152,7 @@ def _images(budget: ClaimBudget, norm: str) -> RunConfig:
     data = "cifar10" if budget.images is None else f"images:{budget.images}"
     if budget.name == "paper":
         published = recipe("vgg16-cifar", norm=norm, data=data, steps=steps)
-        # Two forward passes a look: claims about distributions need the same batch seen again, the recipe does not.
+        # Two forward passes each: claims about distributions need the same batch seen again, the recipe does not.
         return published.replace(instruments={**published.instruments, "drift": "log_spaced(40)"})
     if budget.images is None:
         raise UsageError(f"the images net needs images; type --images PATH or set {IMAGES_VARIABLE}")
@@ -167,7 +167,7 @@ def _images(budget: ClaimBudget, norm: str) -> RunConfig:
         learning_rate=0.05,
         steps=steps,
         evaluate_every=max(steps // 10, 1),
-        instruments=_sparse(steps, looks=5),
+        instruments=_sparse(steps, num_measurements=5),
         options=_LINES,
         line_points=8,
         device="cpu",
@@ -175,9 +175,9 @@ def _images(budget: ClaimBudget, norm: str) -> RunConfig:
     )
 
 
-def _sparse(steps: int, *, looks: int = 10) -> dict[str, str]:
-    """Every instrument about `looks` times, the shift twice as often, the curvature half as often."""
-    every = max(steps // looks, 1)
+def _sparse(steps: int, *, num_measurements: int = 10) -> dict[str, str]:
+    """Every instrument about `num_measurements` times, the shift twice as often, the curvature half as often."""
+    every = max(steps // num_measurements, 1)
     cheap = ("activations", "gradients", "normalization", "gradient_line", "drift")
     instruments = dict.fromkeys(cheap, f"every({every})")
     return instruments | {"gradient_shift": f"every({max(every // 2, 1)})", "curvature": f"every({2 * every})"}

@@ -12,7 +12,7 @@ from ics.claims.method.rules import Criterion
 from ics.claims.method.studies import Study
 from ics.errors import UsageError, unknown_name
 from ics.experiments.training.config import RunConfig
-from ics.ledger.statements import STATEMENTS, Statement
+from ics.ledger import STATEMENTS, Statement
 
 
 def _nothing(budget: ClaimBudget) -> tuple[()]:

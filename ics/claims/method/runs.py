@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from ics.analysis.frames import IDENTITY
+from ics.analysis import IDENTITY
 from ics.claims.method.evidence import Reader, Where
 from ics.claims.method.stored_results import digest, slug
 from ics.errors import IcsError, UsageError
