@@ -244,8 +244,10 @@ def _at_steps(rows: pd.DataFrame, steps: int | Sequence[int]) -> pd.DataFrame:
     if isinstance(steps, int):
         chosen = []
         for _, of_net in rows.groupby("net", sort=False):
-            known = sorted(of_net["step"].unique())
-            chosen.append(of_net[of_net["step"].isin([known[position] for position in spread_out(len(known), steps)])])
+            measured = sorted(of_net["step"].unique())
+            chosen.append(
+                of_net[of_net["step"].isin([measured[position] for position in spread_out(len(measured), steps)])]
+            )
         return pd.concat(chosen)
     at = rows[rows["step"].isin(list(steps))]
     if at.empty:

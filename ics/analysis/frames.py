@@ -55,7 +55,7 @@ def chosen(frame: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:
     """Return the rows where `column` is `value`; raises `SelectionError` with near matches where there are none."""
     rows = frame[frame[column] == value]
     if rows.empty:
-        raise unknown_name(column, str(value), [str(known) for known in frame[column].dropna().unique()])
+        raise unknown_name(column, str(value), [str(other) for other in frame[column].dropna().unique()])
     return rows
 
 

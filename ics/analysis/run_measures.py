@@ -82,8 +82,8 @@ def run_measures(runs: Run | Iterable[Run], *, etas: tuple[float, float] | None 
 
 def measure_named(name: str) -> Measure:
     """Return what a measure says; one that is not in `MEASURES` was logged by the loop."""
-    known = {measure.name: measure for measure in MEASURES}
-    return known.get(name, Measure(name, f"last {name.removeprefix('final_')} that the loop logged", "as logged"))
+    by_name = {measure.name: measure for measure in MEASURES}
+    return by_name.get(name, Measure(name, f"last {name.removeprefix('final_')} that the loop logged", "as logged"))
 
 
 def _cell(value: float | None) -> dict[str, object]:

@@ -105,14 +105,14 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curve(rows: pd.DataFrame, name: str, num_points: int) -> pd.DataFrame:
-    known = rows.loc[rows[name].notna(), [*IDENTITY, "step", name]].rename(columns={name: "value"})
-    steps = known["step"]
+    logged = rows.loc[rows[name].notna(), [*IDENTITY, "step", name]].rename(columns={name: "value"})
+    steps = logged["step"]
     # Sparse measures (a test accuracy now and then) keep their own steps; only dense ones are averaged.
     width = 1
     if steps.nunique() > num_points:
         width = -(-int(steps.max() - steps.min() + 1) // num_points)
-    known = known.assign(step=steps // width * width + (width - 1) // 2)
-    per_run = known.groupby([*IDENTITY, "step"], dropna=False, sort=False)["value"].mean().reset_index()
+    logged = logged.assign(step=steps // width * width + (width - 1) // 2)
+    per_run = logged.groupby([*IDENTITY, "step"], dropna=False, sort=False)["value"].mean().reset_index()
     gathered = over_seeds(per_run, by=("net", "step"), values=("value",))
     return gathered.sort_values("step", kind="stable").assign(measure=name, steps_averaged=width)
 

@@ -206,8 +206,8 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 def _worst(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """A loss that is not finite is an error without bound; a gradient of exactly zero promises nothing."""
-    known = rows[column].notna() | (rows["promised"] == 0)
-    return rows.assign(**{column: rows[column].where(known, float("inf"))})
+    defined = rows[column].notna() | (rows["promised"] == 0)
+    return rows.assign(**{column: rows[column].where(defined, float("inf"))})
 
 
 _WHY = "a tenth more is the smallest effect that counts"

@@ -6,14 +6,19 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis import after_first_layer, shift_against_floor
-from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
+from ics.claims.measures.equal_loss import (
+    early_pairs,
+    final_losses,
+    ratios_at_equal_loss,
+    shared_names,
+    with_and_without_norm,
+)
 from ics.claims.measures.training import worst_where_diverged
-from ics.claims.method.budgets import ClaimBudget, base, net_name
+from ics.claims.method.budgets import net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import below
-from ics.experiments.training.config import RunConfig
 
 _COLUMNS = (
     "step",
@@ -38,12 +43,6 @@ _MEASURES = {
 _VOTING = ("shift_relative", "shift_angle", "shift_over_floor")
 
 
-def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
-    """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
-    shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
-    return (*shared, *early_nets(budget))
-
-
 def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Ratios BatchNorm / standard of the shift of the layers' weights, by each measure."""
     rows = shifts(found.table("gradient_shift", columns=_COLUMNS, where={"parameters": "weight"}))
@@ -62,11 +61,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
                     setting=name,
                 )
             )
-    return (*effects, *_at_equal_loss(found, rows), *final_losses(found, _shared(found.budget)))
-
-
-def _shared(budget: ClaimBudget) -> list[str]:
-    return [net_name(norm, name) for name in budget.bases for norm in ("none", "batch")]
+    return (*effects, *_at_equal_loss(found, rows), *final_losses(found, shared_names(found.budget)))
 
 
 def _at_equal_loss(found: Evidence, rows: pd.DataFrame) -> list[Effect]:
@@ -99,7 +94,7 @@ _WHY = "a tenth less is the smallest reduction that counts"
 
 C18 = Claim(
     id="C18",
-    nets=nets,
+    nets=with_and_without_norm,
     evidence=evidence,
     rule=tuple(below(f"{measure}{when}", 0.9, why=_WHY) for when in ("", "_at_equal_loss") for measure in _VOTING),
     published="VGG on CIFAR-10, SGD lr 0.1: similar or even larger shift with BatchNorm, by l2 distance and cosine "

@@ -106,10 +106,10 @@ def gains(goodness: pd.Series, name: str, kind: str) -> pd.Series:
 def best(goodness: pd.Series, norm: str, name: str, kind: str) -> pd.Series:
     """Return the numbers, by seed, of the strength whose mean over seeds is largest."""
     by_strength = [of_net(goodness, _label(norm, name, kind, strength)) for strength in _STRENGTHS[name][kind]]
-    known = [numbers for numbers in by_strength if not numbers.empty]
-    if not known:
+    measured = [numbers for numbers in by_strength if not numbers.empty]
+    if not measured:
         raise MissingEvidenceError(f"no run of {net_name(norm, name)} with {kind.replace('_', ' ')} is there")
-    return max(known, key=lambda numbers: float(numbers.mean()))
+    return max(measured, key=lambda numbers: float(numbers.mean()))
 
 
 def _instead_of_dropout(accuracy: pd.Series, name: str) -> Effect:

@@ -19,14 +19,26 @@ from ics.experiments.training.config import RunConfig
 
 _NUM_MEASUREMENTS, _NUM_LOSSES = 25, 20
 _INSTRUMENTS = ("gradient_shift", "gradient_line", "gradients", "curvature")
+_NORMS = ("none", "batch")
 _FROM_THE_START = "measured from the start"
 _FINAL = "mean training loss over the last tenth of the steps; of ten classes log 10 = 2.30 is nothing learnt"
 LEAST_RANGE = 1.25
 """Losses that both nets have must span at least this factor: closer together than this, batches differ."""
 
 
+def with_and_without_norm(budget: ClaimBudget) -> tuple[RunConfig, ...]:
+    """The standard and the BatchNorm net of each base of the budget, and such nets measured from the start."""
+    shared = (base(budget, name, norm=norm) for name in budget.bases for norm in _NORMS)
+    return (*shared, *early_nets(budget))
+
+
+def shared_names(budget: ClaimBudget) -> list[str]:
+    """Return the names of the standard and the BatchNorm net of each base."""
+    return [net_name(norm, name) for name in budget.bases for norm in _NORMS]
+
+
 def early_nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
-    """The nets with and without BatchNorm, looked at most often early, when BatchNorm's loss falls fastest.
+    """The nets with and without BatchNorm, measured most often early, when BatchNorm's loss falls fastest.
 
     Those on images are trained three times as long as usual, or the standard net would have come hardly anywhere. At
     `paper` the nets of the claims are recorded so anyway.
@@ -44,7 +56,7 @@ def early_nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
         )
         for name in budget.bases
         if not _is_recorded_early(budget)
-        for norm in ("none", "batch")
+        for norm in _NORMS
     )
 
 
@@ -125,8 +137,8 @@ def _of_seed(curves: pd.DataFrame, columns: Sequence[str], nets: tuple[str, str]
     seed = curves["seed"].iloc[0]
     frames = {net: pd.DataFrame({"net": net, "seed": seed, "step": range(_NUM_LOSSES)}) for net in nets}
     for column in columns:
-        known = curves[_is_known(curves["loss"]) & _is_known(curves[column])]
-        lines = {net: known[known["net"] == net].sort_values("loss") for net in nets}
+        positive = curves[_is_positive(curves["loss"]) & _is_positive(curves[column])]
+        lines = {net: positive[positive["net"] == net].sort_values("loss") for net in nets}
         losses = _common([line["loss"].to_numpy(float) for line in lines.values()])
         for net, line in lines.items():
             frames[net]["loss"] = losses
@@ -134,7 +146,7 @@ def _of_seed(curves: pd.DataFrame, columns: Sequence[str], nets: tuple[str, str]
     return pd.concat(list(frames.values()), ignore_index=True)
 
 
-def _is_known(numbers: pd.Series) -> pd.Series:
+def _is_positive(numbers: pd.Series) -> pd.Series:
     return (numbers > 0) & (numbers < np.inf)
 
 

@@ -119,8 +119,8 @@ def wasserstein_2_to_normal(ascending: Array) -> Array:
 
 def typical(numbers: Array) -> float:
     """Return the median over units that have a number; NaN if none has."""
-    known = numbers[~np.isnan(numbers)]
-    return float(np.median(known)) if len(known) else float("nan")
+    defined = numbers[~np.isnan(numbers)]
+    return float(np.median(defined)) if len(defined) else float("nan")
 
 
 @lru_cache(maxsize=64)

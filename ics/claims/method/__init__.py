@@ -6,8 +6,8 @@ from ics.claims.method.effects import Effect, difference, per_seed, ratio, value
 from ics.claims.method.estimates import Estimate, estimate, seeds_needed
 from ics.claims.method.evidence import Evidence, MissingEvidenceError
 from ics.claims.method.judging import weigh
-from ics.claims.method.measuring import run_claims
 from ics.claims.method.rules import Criterion, Outcome, Verdict, above, below, decide, equals, within
+from ics.claims.method.running import run_claims
 from ics.claims.method.studies import Study
 
 __all__ = [

@@ -172,7 +172,7 @@ class RunConfig:
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:
-    known = [setting.name for setting in fields(RunConfig)]
+    allowed = [setting.name for setting in fields(RunConfig)]
     for name in settings:
-        if name not in known:
-            raise unknown_name("setting", str(name), known)
+        if name not in allowed:
+            raise unknown_name("setting", str(name), allowed)

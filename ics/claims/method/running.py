@@ -48,7 +48,7 @@ def run_claims(
     """
     root = to.expanduser().absolute()  # workers may stand elsewhere
     pending = _PendingClaims([ClaimJobs.of(claim, budget, root) for claim in claims], command=command, judged=judged)
-    jobs = {job.to: job for work in pending.works for job in work.jobs()}
+    jobs = {job.to: job for claim_jobs in pending.by_claim for job in claim_jobs.jobs()}
     run_jobs(jobs.values(), workers=workers, cluster=cluster, progress=progress, ended=pending.take)
     return pending.entries()
 
@@ -56,9 +56,9 @@ def run_claims(
 class _PendingClaims:
     """Where ended runs arrive: a claim that waits for no more of them is judged and entered."""
 
-    def __init__(self, works: Sequence[ClaimJobs], *, command: str, judged: Callable[[Entry], None] | None) -> None:
-        self.works = works
-        self._folders = [[job.to for job in work.jobs()] for work in works]
+    def __init__(self, by_claim: Sequence[ClaimJobs], *, command: str, judged: Callable[[Entry], None] | None) -> None:
+        self.by_claim = by_claim
+        self._folders = [[job.to for job in claim_jobs.jobs()] for claim_jobs in by_claim]
         self._awaited = [set(folders) for folders in self._folders]
         self._ended: dict[Path, JobResult] = {}
         self._entries: dict[int, Entry] = {}
@@ -84,16 +84,16 @@ class _PendingClaims:
         return [self._entries[place] for place in sorted(self._entries)]
 
     def _judge(self, place: int) -> None:
-        work = self.works[place]
+        claim_jobs = self.by_claim[place]
         results = [self._ended[folder] for folder in self._folders[place]]
         failures = [f"{result.to.name}: {result.sentence}" for result in results if not result.ok]
         try:
-            entry = judge(work, failures=failures, command=self._command)
+            entry = judge(claim_jobs, failures=failures, command=self._command)
         except Exception as error:  # hours of other claims' runs must not stop for it
-            error.add_note(f"while judging {work.claim.id}")
+            error.add_note(f"while judging {claim_jobs.claim.id}")
             self._errors.append(error)
             return
-        write_entry(work.root, entry)
+        write_entry(claim_jobs.root, entry)
         self._entries[place] = entry
         if self._judged is not None:
             self._judged(entry)
