@@ -24,7 +24,7 @@ class Claim:
     """A claim as an experiment.
 
     Attributes:
-        id: `"C01"` to `"C31"`; its sentence and source are in `STATEMENTS`.
+        id: `"C01"`, `"C02"`, ...; its sentence and source are in `STATEMENTS`.
         evidence: from recorded tables to effects. A pure function, tested on synthetic tables.
         rule: the criteria, fixed before anything was measured.
         nets: the trainings it needs, without seeds: the budget says which. `net` names them in the evidence; trainings
