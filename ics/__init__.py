@@ -17,6 +17,11 @@ _HOME = {
     "every": "ics.recording",
     "log_spaced": "ics.recording",
     "at": "ics.recording",
+    # what a recorder can be asked for, to check settings before a training starts
+    "INSTRUMENTS": "ics.recording.instruments",
+    "PRESETS": "ics.recording.presets",
+    "Schedule": "ics.recording",
+    "parse_schedule": "ics.recording",
     # measure once
     "gradient_shift": "ics.recording",
     "gradient_line": "ics.recording",
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
     from ics.errors import UsageError as UsageError
     from ics.recording import Instrument as Instrument
     from ics.recording import Recorder as Recorder
+    from ics.recording import Schedule as Schedule
     from ics.recording import activation_stats as activation_stats
     from ics.recording import at as at
     from ics.recording import attribution as attribution
@@ -61,8 +67,11 @@ if TYPE_CHECKING:
     from ics.recording import gradient_shift as gradient_shift
     from ics.recording import log_spaced as log_spaced
     from ics.recording import loss_slice as loss_slice
+    from ics.recording import parse_schedule as parse_schedule
     from ics.recording import sharpness as sharpness
     from ics.recording import statistic as statistic
+    from ics.recording.instruments import INSTRUMENTS as INSTRUMENTS
+    from ics.recording.presets import PRESETS as PRESETS
     from ics.records import Block as Block
     from ics.store import open_run as open_run
     from ics.store import open_runs as open_runs

@@ -107,6 +107,14 @@ def normality(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([result, pd.DataFrame(distances, index=result.index)], axis=1)
 
 
+def entering(activations: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of what enters each activation function: site scaled where there is one, else preactivation."""
+    rows = activations[activations["site"].isin(("scaled", "preactivation"))]
+    place = [*(name for name in IDENTITY if name in rows.columns), "step", "layer", "call"]
+    has_scaled = (rows["site"] == "scaled").groupby([rows[name] for name in place], dropna=False).transform("any")
+    return rows[(rows["site"] == "scaled") | ~has_scaled]
+
+
 def histograms_of(frame: pd.DataFrame) -> pd.Series:
     """Return the `Histogram` of each row, None where there is none."""
     cells = (frame[name] for name in ("histogram_bucket", "histogram", "minimum", "maximum"))
@@ -236,8 +244,10 @@ def _at_steps(rows: pd.DataFrame, steps: int | Sequence[int]) -> pd.DataFrame:
     if isinstance(steps, int):
         chosen = []
         for _, of_net in rows.groupby("net", sort=False):
-            known = sorted(of_net["step"].unique())
-            chosen.append(of_net[of_net["step"].isin([known[position] for position in spread_out(len(known), steps)])])
+            measured = sorted(of_net["step"].unique())
+            chosen.append(
+                of_net[of_net["step"].isin([measured[position] for position in spread_out(len(measured), steps)])]
+            )
         return pd.concat(chosen)
     at = rows[rows["step"].isin(list(steps))]
     if at.empty:

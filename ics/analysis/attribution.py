@@ -37,8 +37,10 @@ def attribution_shares(frame: pd.DataFrame, *, parameters: str = "weight", step:
     if step is not None:
         rows = chosen(rows, "step", step)
     grouped = rows.groupby(["run", *_PLACE], dropna=False, sort=False)
-    known = rows["share"].notna().groupby([rows[name] for name in ("run", *_PLACE)], dropna=False, sort=False).sum()
-    per_run = grouped[list(_VALUES)].median().assign(num_steps=known).reset_index()
+    num_defined = (
+        rows["share"].notna().groupby([rows[name] for name in ("run", *_PLACE)], dropna=False, sort=False).sum()
+    )
+    per_run = grouped[list(_VALUES)].median().assign(num_steps=num_defined).reset_index()
     num_steps = per_run.groupby(list(_PLACE), dropna=False, sort=False)["num_steps"].max().reset_index()
     gathered = over_seeds(per_run, by=_PLACE, values=_VALUES).merge(num_steps, on=list(_PLACE))
     last = gathered["source_layer"] == REMAINDER

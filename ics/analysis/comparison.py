@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ics.analysis.gradient_line import common_etas
-from ics.analysis.measures import measure_named, run_measures
-from ics.analysis.per_step import BANDS
+from ics.analysis.run_measures import measure_named, run_measures
 from ics.analysis.run_tables import as_runs, read
+from ics.analysis.step_measures import BANDS
 from ics.store import Run, Runs
 
 CONFIDENCE = 0.95
@@ -65,8 +65,8 @@ def compare(runs_a: Run | Iterable[Run], runs_b: Run | Iterable[Run], *, seed: i
 def equal_etas(*groups: Runs) -> tuple[float, float] | None:
     """Return the range of step sizes that all runs of all groups were probed at; None if there is none."""
     frames = [read(group, "gradient_line", columns=_LINE_COLUMNS, where={"direction": "gradient"}) for group in groups]
-    known = [frame.assign(group=number) for number, frame in enumerate(frames) if frame is not None]
-    return common_etas(pd.concat(known, ignore_index=True), by=["group", "run"]) if known else None
+    probed = [frame.assign(group=number) for number, frame in enumerate(frames) if frame is not None]
+    return common_etas(pd.concat(probed, ignore_index=True), by=["group", "run"]) if probed else None
 
 
 _LINE_COLUMNS = ("step", "layer", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")

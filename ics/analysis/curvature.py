@@ -28,8 +28,11 @@ def curvature_over_steps(frame: pd.DataFrame) -> pd.DataFrame:
 
     Example:
         >>> row = {"step": 0, "learning_rate": 0.1, "two_over_lr": 20.0, "batch_sharpness": 3.0}
-        >>> curvature_over_steps(pd.DataFrame([row | {"hessian_max_eigenvalue": 8.0}]))["hessian_max_eigenvalue"][0]
-        np.float64(8.0)
+        >>> rows = [row | {"hessian_max_eigenvalue": 8.0}, row | {"hessian_max_eigenvalue": 9.0}]
+        >>> columns = ["step", "hessian_max_eigenvalue", "hessian_max_eigenvalue_high", "two_over_lr"]
+        >>> curvature_over_steps(pd.DataFrame(rows))[columns]
+           step  hessian_max_eigenvalue  hessian_max_eigenvalue_high  two_over_lr
+        0     0                     8.5                          9.0         20.0
     """
     rows = checked(frame, "curvature", ("step", *_VALUES, "learning_rate"))
     require_one_rate(rows)

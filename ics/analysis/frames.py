@@ -55,8 +55,18 @@ def chosen(frame: pd.DataFrame, column: str, value: Any) -> pd.DataFrame:
     """Return the rows where `column` is `value`; raises `SelectionError` with near matches where there are none."""
     rows = frame[frame[column] == value]
     if rows.empty:
-        raise unknown_name(column, str(value), [str(known) for known in frame[column].dropna().unique()])
+        raise unknown_name(column, str(value), [str(other) for other in frame[column].dropna().unique()])
     return rows
+
+
+def after_first_layer(rows: pd.DataFrame, *, by: str | list[str] = "run") -> pd.DataFrame:
+    """Return the rows of all layers but the one that each run executes first: nothing is updated before it."""
+    return rows[rows["layer_index"] > rows.groupby(by)["layer_index"].transform("min")]
+
+
+def before_last_layer(rows: pd.DataFrame, *, by: str | list[str] = "run") -> pd.DataFrame:
+    """Return the rows of all layers but the one that each run executes last: no normalisation follows it."""
+    return rows[rows["layer_index"] < rows.groupby(by)["layer_index"].transform("max")]
 
 
 def over_seeds(frame: pd.DataFrame, *, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:

@@ -12,6 +12,8 @@ from ics.schema import WHOLE_NET
 
 _KEYS = [*IDENTITY, "step", "layer", "direction"]
 _COLUMNS = ("step", "layer", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")
+MAXIMA = ("loss_max", "gradient_change_max", "beta_max")
+"""The columns of `landscape_bands` that are null where the loss overflowed at a probed point."""
 _VALUES = (
     "loss_min",
     "loss_max",
@@ -90,6 +92,20 @@ def landscape_bands(
         index=rate.index,
     )
     return bands.assign(null_reason=pd.Series(_reasons(probes, bands), index=bands.index, dtype=object)).reset_index()
+
+
+def band_measures(bands: pd.DataFrame) -> pd.DataFrame:
+    """Add what one number per step says of the bands that `landscape_bands` returned.
+
+    `loss_range` = loss_max - loss_min; `gradient_change` = gradient_change_max; `beta` = beta_max; `beta_over_edge` =
+    beta_max / (2 / learning rate). Null where the maximum is: who calls decides what an unknown maximum counts as.
+    """
+    return bands.assign(
+        loss_range=bands["loss_max"] - bands["loss_min"],
+        gradient_change=bands["gradient_change_max"],
+        beta=bands["beta_max"],
+        beta_over_edge=bands["beta_max"] / bands["two_over_lr"],
+    )
 
 
 def landscape_over_steps(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ics.analysis.frames import IDENTITY, checked, chosen, over_seeds
+from ics.analysis.frames import IDENTITY, after_first_layer, checked, chosen, over_seeds
 
 MEASURES = ("l2", "cosine", "relative")
 _VALUES = tuple(f"{kind}_{measure}" for measure in MEASURES for kind in ("shift", "floor"))
@@ -56,7 +56,7 @@ def shift_against_floor(frame: pd.DataFrame, *, parameters: str = "weight") -> p
     without shift or floor, or with a floor of 0, has a null ratio.
     """
     rows = chosen(checked(frame, "gradient_shift", (*_KEYS, "shift_l2", "floor_l2")), "parameters", parameters)
-    rows = rows[rows["layer_index"] > rows.groupby("run")["layer_index"].transform("min")]
+    rows = after_first_layer(rows)
     ratio = rows["shift_l2"] / rows["floor_l2"].where(rows["floor_l2"] > 0)
     return rows[[*IDENTITY, *_KEYS]].assign(shift_over_floor=ratio)
 

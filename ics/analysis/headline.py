@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ics.analysis.comparison import FEW_SEEDS, compare, equal_etas
-from ics.analysis.measures import run_measures
-from ics.analysis.per_step import BANDS, SHIFTS, bands_per_step, shifts_per_step, steps_where_less
+from ics.analysis.run_measures import run_measures
 from ics.analysis.run_tables import as_runs, nets_of
+from ics.analysis.step_measures import BANDS, SHIFTS, bands_per_step, shifts_per_step, steps_where_less
 from ics.store import Run, Runs
 
 
@@ -79,7 +79,7 @@ class _Findings:
         """The value of a net, NaN where it was not measured."""
         return float(self.values[net].get(measure, np.nan))
 
-    def known(self, measure: str) -> bool:
+    def is_measured(self, measure: str) -> bool:
         """Whether any net has a value."""
         return any(not np.isnan(self.value(measure, net)) for net in self.nets)
 
@@ -123,10 +123,10 @@ class _Findings:
 
 def _shift(findings: _Findings) -> str:
     what = "Gradient shift: when the layers before it were updated, a layer's gradient changed by this multiple of"
-    if findings.known("shift_over_floor"):
+    if findings.is_measured("shift_over_floor"):
         values, verdict = findings.listed("shift_over_floor"), findings.verdict("shift_over_floor", "less")
         return f"{what} its noise floor: {values}, median over steps{verdict}."
-    if findings.known("shift_relative"):
+    if findings.is_measured("shift_relative"):
         values, verdict = findings.listed("shift_relative"), findings.verdict("shift_relative", "less")
         missing = "no noise floor was recorded to hold it against"
         return f"{what} its length: {values}, median over steps{verdict}; {missing}."
@@ -134,7 +134,7 @@ def _shift(findings: _Findings) -> str:
 
 
 def _landscape(findings: _Findings) -> str:
-    if not findings.known("beta"):
+    if not findings.is_measured("beta"):
         return "Loss landscape: not recorded (instrument gradient_line)."
     if findings.etas is None:
         return f"Loss landscape: no step size was probed in all nets; effective beta was {_edge(findings)} of 2/lr."
@@ -151,7 +151,7 @@ def _edge(findings: _Findings) -> str:
 
 
 def _activations(findings: _Findings) -> str:
-    if not findings.known("mean_shift"):
+    if not findings.is_measured("mean_shift"):
         return "Activations: not recorded at two steps (instrument activations)."
     moved, verdict = findings.listed("mean_shift", "std"), findings.verdict("mean_shift", "less")
     shapes = [
@@ -170,7 +170,7 @@ def _joined(parts: Sequence[str]) -> str:
 
 def _typical(values: pd.Series) -> float:
     """Return the geometric mean, or the arithmetic one where a value is not above 0."""
-    known = values.dropna().to_numpy(np.float64)
-    if not len(known):
+    defined = values.dropna().to_numpy(np.float64)
+    if not len(defined):
         return float("nan")
-    return float(np.exp(np.log(known).mean())) if (known > 0).all() else float(known.mean())
+    return float(np.exp(np.log(defined).mean())) if (defined > 0).all() else float(defined.mean())

@@ -82,10 +82,10 @@ def read_steps(
 
     Only these are read: the histograms of all steps would fill the memory.
     """
-    known = runs.table(table, columns=["step"], where=where)
+    measured = runs.table(table, columns=["step"], where=where)
     labels = {one.name: one.net for one in named(runs)}
     frames = []
-    for run, of_run in known.groupby("run", sort=False):
+    for run, of_run in measured.groupby("run", sort=False):
         steps = sorted(of_run["step"].unique().tolist())
         chosen = [steps[position] for position in spread_out(len(steps), limit)]
         frames.append(runs.table(table, columns=columns, where={**where, "run": run, "step": chosen}))

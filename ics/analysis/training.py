@@ -56,6 +56,16 @@ def logged_measures(frame: pd.DataFrame) -> list[str]:
     return [name for name in ["loss", *extra] if name in frame.columns and frame[name].notna().any()]
 
 
+def last_tenth(values: pd.Series) -> pd.Series:
+    """Return the last tenth of the values, at least one: a final loss is their mean, which one batch does not decide.
+
+    Example:
+        >>> last_tenth(pd.Series(range(25))).tolist()
+        [23, 24]
+    """
+    return values.tail(max(len(values) // 10, 1))
+
+
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return what each run took: how long its steps were, and how much of it was measuring.
 
@@ -95,14 +105,14 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curve(rows: pd.DataFrame, name: str, num_points: int) -> pd.DataFrame:
-    known = rows.loc[rows[name].notna(), [*IDENTITY, "step", name]].rename(columns={name: "value"})
-    steps = known["step"]
+    logged = rows.loc[rows[name].notna(), [*IDENTITY, "step", name]].rename(columns={name: "value"})
+    steps = logged["step"]
     # Sparse measures (a test accuracy now and then) keep their own steps; only dense ones are averaged.
     width = 1
     if steps.nunique() > num_points:
         width = -(-int(steps.max() - steps.min() + 1) // num_points)
-    known = known.assign(step=steps // width * width + (width - 1) // 2)
-    per_run = known.groupby([*IDENTITY, "step"], dropna=False, sort=False)["value"].mean().reset_index()
+    logged = logged.assign(step=steps // width * width + (width - 1) // 2)
+    per_run = logged.groupby([*IDENTITY, "step"], dropna=False, sort=False)["value"].mean().reset_index()
     gathered = over_seeds(per_run, by=("net", "step"), values=("value",))
     return gathered.sort_values("step", kind="stable").assign(measure=name, steps_averaged=width)
 

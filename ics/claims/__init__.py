@@ -3,8 +3,8 @@
 from ics.claims.measures.training import diverged, final_loss, steps_to
 from ics.claims.method import (
     BUDGETS,
-    Budget,
     Claim,
+    ClaimBudget,
     Criterion,
     Effect,
     Estimate,
@@ -35,8 +35,8 @@ from ics.claims.registry import CLAIMS, claims_named
 __all__ = [
     "BUDGETS",
     "CLAIMS",
-    "Budget",
     "Claim",
+    "ClaimBudget",
     "Criterion",
     "Effect",
     "Estimate",

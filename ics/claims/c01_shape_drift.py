@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -21,7 +21,7 @@ _TOLD = "; median over units, then over layers between the first and the last, t
 _PAIR = ("step", "reference_step")
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The shapes of the standard nets."""
     return tuple(shape_study(name, config, budget) for name, config in plain_nets(budget).items())
 
@@ -38,7 +38,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 
 def changes(rows: pd.DataFrame, measure: str) -> pd.Series:
-    """Return a measure of `unit_shapes` per net and seed: median over layers, then over pairs of looks (or looks)."""
+    """Return a measure of `unit_shapes` per net and seed: median over layers, then over steps."""
     return per_seed(rows, "value", by=_PAIR, where=rows["measure"] == measure)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ics.claims.c01_shape_drift import changes
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -24,7 +24,7 @@ _POOLED = "of all units of a layer together, median over layers between the firs
 _KINDS = {"": _PER_UNIT, "pooled_": _POOLED}
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The shapes of the standard nets, shared with C01."""
     return tuple(shape_study(name, config, budget) for name, config in plain_nets(budget).items())
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ics.claims.measures.unit_shapes import describe, typical
-from ics.claims.method.budgets import Budget, base
+from ics.claims.method.budgets import ClaimBudget, base
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -94,11 +94,13 @@ def sums(*, seed: int, fan_ins: Sequence[int], num_samples: int, num_units: int)
     return pd.DataFrame(rows)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The sums, and nets of several widths, whose inner layers have their width as fan-in."""
     settings = {"fan_ins": FAN_INS, "num_samples": _SAMPLES[budget.name], "num_units": _UNITS}
     drawn = Study(name="sums", function=f"{__name__}:sums", settings=settings)
-    nets = (shape_study(_width(width), base(budget, hidden=(width,) * 4), budget, looks=2) for width in WIDTHS)
+    nets = (
+        shape_study(_width(width), base(budget, hidden=(width,) * 4), budget, num_measurements=2) for width in WIDTHS
+    )
     return (drawn, *nets)
 
 
@@ -127,9 +129,9 @@ def _of_nets(found: Evidence) -> list[Effect]:
     rows = pd.concat([inner(found.study(_width(width))).assign(net=_fan_in(width)) for width in WIDTHS])
     rows = rows[rows["site"] == "preactivation"]
     ends = _fan_in(max(WIDTHS)), _fan_in(min(WIDTHS))
-    looks = {"at_start": rows["step"].min(), "trained": rows["step"].max()}
+    when_measured = {"at_start": rows["step"].min(), "trained": rows["step"].max()}
     effects = []
-    for when, step in looks.items():
+    for when, step in when_measured.items():
         at = rows[(rows["step"] == step) & (rows["reference_step"] == step)]
         for measure, meaning in _DISTANCES.items():
             numbers = per_seed(at, "value", by=(), where=at["measure"] == measure)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ics.analysis import before_last_layer
 from ics.claims.c01_shape_drift import SHAPE_CHANGES, changes
 from ics.claims.measures.stability import without_end
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -28,12 +29,12 @@ _WHAT = {"none": "preactivation", "batch": "scaled"}
 """What goes into the activation function: W u + b, or gamma x-hat + beta."""
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard and the BatchNorm net of each base of the budget."""
     return tuple(base(budget, name, norm=norm) for name in budget.bases for norm in _WHAT)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The shapes of the same nets."""
     return tuple(shape_study(config.net, config, budget) for config in nets(budget))
 
@@ -41,7 +42,7 @@ def studies(budget: Budget) -> tuple[Study, ...]:
 def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Ratios BatchNorm / standard of what goes into the activation function, and x-hat's mean and variance."""
     rows = found.table("drift", columns=DRIFT, where={"site": [*_WHAT.values(), "normalized"]})
-    rows = rows[rows["layer_index"] < rows.groupby("run")["layer_index"].transform("max")]
+    rows = before_last_layer(rows)
     effects: list[Effect] = []
     for name in found.budget.bases:
         pair = net_name("batch", name), net_name("none", name)

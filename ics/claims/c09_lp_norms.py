@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.analysis import normality
-from ics.analysis.activations import as_array
+from ics.analysis import as_array, normality
 from ics.claims.measures.learning import Pair, compared_accuracy, compared_loss, compared_steps, last
 from ics.claims.measures.stability import before_activation, without_end
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, difference, per_seed, ratio
 from ics.claims.method.evidence import Evidence
@@ -29,7 +28,7 @@ _UNIT = "distance_to_unit_normal"
 _UNIT_WORDS = {"measure": _UNIT, "meaning": f"KL(N(mean, variance) || N(0, 1)), mean over channels, {_SITE}"}
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """Five nets of each base, and the deep linear net where there is time to train it."""
     norms = ("none", "batch", *LP_NORMS)
     shared = [base(budget, name, norm=norm) for name in budget.bases for norm in norms]
@@ -104,7 +103,7 @@ def _standard(losses: pd.Series, name: str) -> Effect:
     return ratio(losses, *nets_compared, measure="final_loss_standard", meaning=told, setting=name)
 
 
-def _has_linear(budget: Budget) -> bool:
+def _has_linear(budget: ClaimBudget) -> bool:
     return budget.name != "quick"
 
 

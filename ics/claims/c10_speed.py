@@ -7,7 +7,7 @@ import pandas as pd
 
 from ics.claims.measures.learning import level, steps_taken
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base
+from ics.claims.method.budgets import ClaimBudget, base
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, ratio
 from ics.claims.method.evidence import Evidence, MissingEvidenceError
@@ -20,19 +20,19 @@ _GRIDS = {"digits": tuple(0.05 * 2**power for power in range(9)), "images": (0.0
 _PAPER = (0.1, 0.5)
 
 
-def grid(budget: Budget, base_name: str) -> tuple[float, ...]:
+def grid(budget: ClaimBudget, base_name: str) -> tuple[float, ...]:
     """Return the learning rates that are tried: twice the last, on images four times, at `paper` the published two."""
     return _PAPER if budget.name == "paper" else _GRIDS[base_name]
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """BatchNorm, no normalisation, and no normalisation with He's initialisation, at each learning rate."""
     return tuple(
         _at_rate(budget, name, rate, kind) for name in budget.bases for rate in grid(budget, name) for kind in _KINDS
     )
 
 
-def _at_rate(budget: Budget, base_name: str, rate: float, kind: str) -> RunConfig:
+def _at_rate(budget: ClaimBudget, base_name: str, rate: float, kind: str) -> RunConfig:
     """At the base's own rate a net is the run that claims share, if they do; all others record the loss alone."""
     config = base(budget, base_name, norm="batch" if kind == _BN else "none", net=_label(kind, base_name, rate))
     if kind != _HE and rate == config.learning_rate:

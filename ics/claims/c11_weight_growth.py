@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.analysis import before_last_layer
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -22,7 +23,7 @@ from ics.experiments.training.experiment import prepare
 from ics.experiments.training.losses import total
 
 _NORMS = ("none", "batch")
-_LOOKS = 20
+_NUM_MEASUREMENTS = 20
 _STUDY = "weights"
 _VARIANTS: Mapping[str, Mapping[str, Callable[[RunConfig], float]]] = {
     "": {},
@@ -32,44 +33,47 @@ _VARIANTS: Mapping[str, Mapping[str, Callable[[RunConfig], float]]] = {
 """What is added to the name of a base net, and the settings that are changed."""
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard and the BatchNorm net of each base; of the first also with weight decay, and with 10 x the rate."""
     shared = [base(budget, name, norm=norm) for name in budget.bases for norm in _NORMS]
     return (*shared, *_varied(budget, budget.bases[0]))
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The digits nets once more, looked at weight by weight."""
     plain = [base(budget, norm=norm) for norm in _NORMS]
     silent = {"instruments": {}, "options": {}, "evaluate_every": 0, "device": "cpu"}
     configs = [config.replace(**silent) for config in (*plain, *_varied(budget, "digits"))]
-    settings = {"configs": [{"net": config.net, **changed(config)} for config in configs], "looks": _LOOKS}
+    settings = {
+        "configs": [{"net": config.net, **changed(config)} for config in configs],
+        "num_measurements": _NUM_MEASUREMENTS,
+    }
     return (Study(name=_STUDY, function=f"{__name__}:followed", settings=settings),)
 
 
-def followed(*, seed: int, configs: Sequence[Mapping[str, Any]], looks: int) -> pd.DataFrame:
+def followed(*, seed: int, configs: Sequence[Mapping[str, Any]], num_measurements: int) -> pd.DataFrame:
     """Train nets without a recorder and look at each hidden weight matrix W, of rows w_i and gradient G, rows g_i.
 
     Returns:
-        A row per net, step and layer, about `looks` steps and the last one, W and G before the step is made:
+        A row per net, step and layer, about `num_measurements` steps and the last one, W and G before the step is made:
         `net`, `step`, `layer`,
         `radial_share`: sqrt(sum_i <w_i / ||w_i||, g_i>^2) / ||G||, the part of the gradient that would make units'
         weights longer or shorter. 0 where the loss depends on directions alone; 1 / sqrt(fan-in) for random directions;
         `largest_unit_change`: max_i |ln(||w_i|| / ||w_i(0)||)|, growth and shrinking alike;
         `heaviest`: max |W_ij| / root mean square of W.
 
-    Cost: the trainings, and at each look a few reads of the weights.
+    Cost: the trainings, and at each measurement a few reads of the weights.
     """
     trained = [RunConfig.from_dict({**settings, "seed": seed}) for settings in configs]
-    return pd.concat([_followed(config, looks) for config in trained], ignore_index=True)
+    return pd.concat([_followed(config, num_measurements) for config in trained], ignore_index=True)
 
 
-def _followed(config: RunConfig, looks: int) -> pd.DataFrame:
+def _followed(config: RunConfig, num_measurements: int) -> pd.DataFrame:
     experiment = prepare(config)
     hidden = {name: module for name, module in experiment.model.named_modules() if isinstance(module, AFFINE)}
     hidden.popitem()  # the output layer: no normalisation follows it
     start = {name: _rows(module.weight).norm(dim=1) for name, module in hidden.items()}
-    every, rows = max(config.steps // looks, 1), []
+    every, rows = max(config.steps // num_measurements, 1), []
     for step, batch in enumerate(experiment.batches()):
         experiment.optimizer.zero_grad()
         total(experiment.loss_terms(batch)).backward()
@@ -147,10 +151,10 @@ def norm_changes(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: of the table gradients, kind parameter: `step`, `layer`, `layer_index`, `of`, `parameter_norm`.
 
-    Weights that are not finite at the last look have grown without bound.
+    Weights that are not finite at the last measurement have grown without bound.
     """
     own = rows[rows["of"] == rows["layer"] + ".weight"].sort_values("step")
-    own = own[own["layer_index"] < own.groupby(["net", "seed"])["layer_index"].transform("max")]
+    own = before_last_layer(own, by=["net", "seed"])
     # Not "first" and "last" of a group: they pass over NaN.
     ends = own.groupby(["net", "seed", "layer"])["parameter_norm"].agg(lambda norms: _growth(norms.to_numpy(float)))
     found = ends.rename("growth").reset_index()
@@ -166,7 +170,7 @@ def _rows(weights: Tensor) -> Tensor:
     return weights.detach().flatten(1).double()
 
 
-def _varied(budget: Budget, name: str) -> tuple[RunConfig, ...]:
+def _varied(budget: ClaimBudget, name: str) -> tuple[RunConfig, ...]:
     """A base net under each variant that is not the base net itself."""
     plain = [base(budget, name, norm=norm) for norm in _NORMS]
     few = {"instruments": {"gradients": f"every({max(plain[0].steps // 10, 1)})"}, "options": {}}
@@ -178,7 +182,7 @@ def _varied(budget: Budget, name: str) -> tuple[RunConfig, ...]:
     )
 
 
-def _settings(budget: Budget) -> list[tuple[str, str, str]]:
+def _settings(budget: ClaimBudget) -> list[tuple[str, str, str]]:
     """What is compared: its name, the standard and the BatchNorm net."""
     first, *others = budget.bases
     places = [(first, suffix) for suffix in _VARIANTS] + [(name, "") for name in others]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, difference, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -27,7 +27,7 @@ _TRAININGS: Mapping[str, Mapping[str, Any]] = {
 _SHALLOW, _DEEP, _IMAGES = "4 layers, SGD 0.1", f"{_DEPTH} layers", "images, sigmoid"
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """Sigmoid nets of 4 and of 8 hidden layers, the deep one trained in three ways, and a convolutional one."""
     shallow = [base(budget, "sigmoid", norm=norm) for norm in _NORMS]
     deep = [
@@ -92,14 +92,14 @@ def best_of(numbers: pd.Series, nets: list[str]) -> pd.Series:
     return best
 
 
-def _settings(budget: Budget) -> list[tuple[str, str, str]]:
+def _settings(budget: ClaimBudget) -> list[tuple[str, str, str]]:
     """What is compared: its name, the standard and the BatchNorm net."""
     deep = [training for trainings in _depths(budget).values() for training in trainings]
     shallow = (_SHALLOW, net_name("none", "sigmoid"), net_name("batch", "sigmoid"))
     return [shallow, *((training, _net("none", training), _net("batch", training)) for training in deep)]
 
 
-def _depths(budget: Budget) -> dict[str, list[str]]:
+def _depths(budget: ClaimBudget) -> dict[str, list[str]]:
     """The deep nets, and the names of their trainings."""
     deep = {_DEEP: [f"{_DEEP}, {training}" for training in _TRAININGS]}
     return deep | ({_IMAGES: [_IMAGES]} if "images" in budget.bases else {})

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ics.analysis.activations import as_array
+from ics.analysis import as_array
 from ics.claims.measures.learning import last, of_net
-from ics.claims.method.budgets import BUDGETS, Budget, base
+from ics.claims.method.budgets import BUDGETS, ClaimBudget, base
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, difference, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -46,21 +46,21 @@ _ERRORS = {
 }
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The BatchNorm net trained in batches of several sizes, and on each further base in its own."""
     sized = [_sized(budget, size) for size in _SIZES] if "digits" in budget.bases else []
     others = [base(budget, name, norm="batch") for name in budget.bases if name != "digits"]
     return (*sized, *others)
 
 
-def _sized(budget: Budget, size: int) -> RunConfig:
+def _sized(budget: ClaimBudget, size: int) -> RunConfig:
     config = base(budget, norm="batch", net=f"batches of {size}")
     if size == _OWN_SIZE:
         return config
     return config.replace(batch_size=size, instruments={"normalization": config.instruments["normalization"]})
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """The digits net, as long as the budget trains it."""
     settings = {"steps": budget.steps, "batch_sizes": list(_EVALUATED)}
     return (Study(name=_STUDY, function=f"{__name__}:gap", settings=settings, revision=2),)
@@ -193,8 +193,8 @@ def errors(rows: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def _root_mean_square(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.sqrt((known**2).mean())) if known.size else float("nan")
+    defined = values[~np.isnan(values)]
+    return float(np.sqrt((defined**2).mean())) if defined.size else float("nan")
 
 
 def _of_study(found: Evidence) -> list[Effect]:

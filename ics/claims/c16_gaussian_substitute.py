@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ics.claims.measures.training import final_loss, steps_to
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, difference, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -23,12 +23,12 @@ _LEVEL = 1.0
 _CHANNELS = ("channel_mean", "channel_m2", "channel_m3", "channel_m4")
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """Of each base the standard, the BatchNorm net and three penalised ones; of the first at 5 x the rate as well."""
     return tuple(config for name, times in _settings(budget) for config in _family(budget, name, times))
 
 
-def _family(budget: Budget, name: str, times: int) -> list[RunConfig]:
+def _family(budget: ClaimBudget, name: str, times: int) -> list[RunConfig]:
     rivals = [base(budget, name, norm=norm) for norm in ("none", "batch")]
     every = max(rivals[0].steps // 10, 1)
     few: dict[str, Any] = {"instruments": {"activations": f"every({every})"}, "options": {}}
@@ -148,7 +148,7 @@ def gaussian_divergence(mean: np.ndarray, m2: np.ndarray, m3: np.ndarray, m4: np
     return float(np.mean(of_normals + skewness**2 / 12 + excess**2 / 48))
 
 
-def _settings(budget: Budget) -> list[tuple[str, int]]:
+def _settings(budget: ClaimBudget) -> list[tuple[str, int]]:
     first, *others = budget.bases
     return [*((first, times) for times in _RATES), *((name, 1) for name in others)]
 

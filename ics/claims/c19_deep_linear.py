@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ics.claims.measures.divergence import worst_where_diverged
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.analysis import after_first_layer
+from ics.claims.measures.training import worst_where_diverged
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
@@ -25,12 +26,12 @@ _MEASURES = {
 """Measure to norm, column and meaning."""
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The deep linear net with and without BatchNorm, at both learning rates of the source."""
     return tuple(_net(budget, norm, rate) for rate in _PUBLISHED_RATES for norm in ("none", "batch"))
 
 
-def _net(budget: Budget, norm: str, rate: float) -> RunConfig:
+def _net(budget: ClaimBudget, norm: str, rate: float) -> RunConfig:
     shared = base(budget, "linear", norm=norm)
     if rate == shared.learning_rate:
         return shared
@@ -46,7 +47,7 @@ def _name(norm: str, rate: float) -> str:
 def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Size and direction of the shift of both nets at each learning rate."""
     rows = found.table("gradient_shift", columns=_COLUMNS, where={"parameters": "weight"})
-    rows = rows[rows["layer_index"] > rows.groupby("run")["layer_index"].transform("min")]
+    rows = after_first_layer(rows)
     rows = rows.assign(absolute_cosine=rows["shift_cosine"].abs())
     # A direction has no infinite value: where the net diverged it is undefined.
     numbers = {

@@ -8,15 +8,20 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from ics.claims.measures.divergence import worst_where_diverged
-from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
+from ics.claims.measures.equal_loss import (
+    early_pairs,
+    final_losses,
+    ratios_at_equal_loss,
+    shared_names,
+    with_and_without_norm,
+)
 from ics.claims.measures.taylor_error import TAYLOR_COLUMNS, departure_at, departures
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.measures.training import worst_where_diverged
+from ics.claims.method.budgets import net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio
 from ics.claims.method.evidence import Evidence, MissingEvidenceError
 from ics.claims.method.rules import below
-from ics.experiments.training.config import RunConfig
 
 _DIRECTIONS = {"gradient": "along the gradient", "random": "random directions"}
 _WORST = "worst direction"
@@ -36,12 +41,6 @@ _BENDS = {
 _KEYS = ["net", "seed", "step"]
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
-    shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
-    return (*shared, *early_nets(budget))
-
-
 def evidence(found: Evidence) -> tuple[Effect, ...]:
     """Ratios BatchNorm / standard of the departure from the tangent plane, by direction, size of ball and measure."""
     line = found.table("gradient_line", columns=TAYLOR_COLUMNS, where={"direction": list(_DIRECTIONS)})
@@ -52,8 +51,10 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     effects: list[Effect] = []
     for name in found.budget.bases:
         plain, normed = net_name("none", name), net_name("batch", name)
-        looks = {words: at_equal_radii(probes, direction, plain, normed) for direction, words in _DIRECTIONS.items()}
-        looks[_WORST] = worst[worst["net"].isin([plain, normed])]
+        by_direction = {
+            words: at_equal_radii(probes, direction, plain, normed) for direction, words in _DIRECTIONS.items()
+        }
+        by_direction[_WORST] = worst[worst["net"].isin([plain, normed])]
         effects += [
             ratio(
                 worst_where_diverged(per_seed(rows, measure), found),
@@ -63,20 +64,16 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
                 meaning=f"{meaning} at {_RADII[radius]}, median over steps",
                 setting=f"{name}, {words}",
             )
-            for words, rows in looks.items()
+            for words, rows in by_direction.items()
             if not rows.empty
             for measure, (meaning, radius) in _MEASURES.items()
         ]
-    return (*effects, *_at_equal_loss(found, probes, worst), *final_losses(found, _shared(found.budget)))
-
-
-def _shared(budget: Budget) -> list[str]:
-    return [net_name(norm, name) for name in budget.bases for norm in ("none", "batch")]
+    return (*effects, *_at_equal_loss(found, probes, worst), *final_losses(found, shared_names(found.budget)))
 
 
 def _at_equal_loss(found: Evidence, probes: pd.DataFrame, worst: pd.DataFrame) -> list[Effect]:
-    looks = {words: bends(probes[probes["direction"] == direction]) for direction, words in _DIRECTIONS.items()}
-    looks[_WORST] = worst
+    by_direction = {words: bends(probes[probes["direction"] == direction]) for direction, words in _DIRECTIONS.items()}
+    by_direction[_WORST] = worst
     columns = {
         column: (
             column.replace("at_distance", "at_equal_loss"),
@@ -86,7 +83,7 @@ def _at_equal_loss(found: Evidence, probes: pd.DataFrame, worst: pd.DataFrame) -
         for column, meaning in _BENDS.items()
     }
     effects = []
-    for (name, nets), (words, rows) in product(early_pairs(found.budget), looks.items()):
+    for (name, nets), (words, rows) in product(early_pairs(found.budget), by_direction.items()):
         if rows["net"].isin(nets).any():
             effects += ratios_at_equal_loss(found, rows, columns, nets=nets, setting=f"{name}, {words}")
     return effects
@@ -99,8 +96,8 @@ def bends(probes: pd.DataFrame) -> pd.DataFrame:
     what does not depend on how far the line was followed where the loss is quadratic. Nets at equal loss stand at
     different steps and were probed to different distances.
     """
-    known = probes[probes["distance"].notna()]
-    furthest = known.loc[known.groupby([*_KEYS, "draw"])["distance"].idxmax()]
+    probed = probes[probes["distance"].notna()]
+    furthest = probed.loc[probed.groupby([*_KEYS, "draw"])["distance"].idxmax()]
     half = furthest["departure"] / furthest["distance"].where(furthest["distance"] > 0) ** 2
     slope = half / furthest["gradient_norm"].where(furthest["gradient_norm"] > 0)
     return furthest[_KEYS].assign(departure_at_distance=half, departure_over_slope_at_distance=slope)
@@ -174,7 +171,7 @@ _WHY = "a tenth less is the smallest improvement that counts"
 
 C20 = Claim(
     id="C20",
-    nets=nets,
+    nets=with_and_without_norm,
     evidence=evidence,
     rule=tuple(
         below(measure, 0.9, why=_WHY)

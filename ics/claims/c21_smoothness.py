@@ -5,14 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ics.analysis import landscape_bands
-from ics.claims.measures.equal_loss import early_nets, early_pairs, final_losses, ratios_at_equal_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.analysis import MAXIMA, band_measures, landscape_bands
+from ics.claims.measures.equal_loss import (
+    early_pairs,
+    final_losses,
+    ratios_at_equal_loss,
+    shared_names,
+    with_and_without_norm,
+)
+from ics.claims.method.budgets import net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import below
-from ics.experiments.training.config import RunConfig
 
 _COLUMNS = ("step", "layer", "direction", "eta", "distance", "loss", "gradient_change_l2", "learning_rate")
 _AT_ETA = {
@@ -24,12 +29,6 @@ _AT_DISTANCE = {
     "loss_change_at_distance": "|L(w_d) - L(w)| along the gradient, at the distance d that both nets were probed to",
     "beta_at_distance": "||grad L(w_d) - g|| / d along the gradient, at the distance d that both nets were probed to",
 }
-
-
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The standard and the BatchNorm net of each base of the budget, and such nets looked at from the start."""
-    shared = (base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch"))
-    return (*shared, *early_nets(budget))
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
@@ -53,8 +52,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
             value(edge, net, measure="beta_over_edge", meaning="beta as a multiple of 2/lr", unit="2/lr", setting=net)
             for net in (plain, normed)
         ]
-    shared = [net_name(norm, name) for name in found.budget.bases for norm in ("none", "batch")]
-    return (*effects, *_at_equal_loss(found, line), *final_losses(found, shared))
+    return (*effects, *_at_equal_loss(found, line), *final_losses(found, shared_names(found.budget)))
 
 
 def _at_equal_loss(found: Evidence, line: pd.DataFrame) -> list[Effect]:
@@ -76,14 +74,7 @@ def at_equal_eta(rows: pd.DataFrame) -> pd.DataFrame:
 
     A maximum over a line on which the loss overflowed is unknown, but larger than any number: inf.
     """
-    bands = landscape_bands(rows)
-    largest = {name: bands[name].fillna(np.inf) for name in ("loss_max", "gradient_change_max", "beta_max")}
-    return bands.assign(
-        loss_range=largest["loss_max"] - bands["loss_min"],
-        gradient_change=largest["gradient_change_max"],
-        beta=largest["beta_max"],
-        beta_over_edge=largest["beta_max"] / bands["two_over_lr"],
-    )
+    return band_measures(landscape_bands(rows).fillna(dict.fromkeys(MAXIMA, np.inf)))
 
 
 def at_equal_distance(rows: pd.DataFrame, plain: str, normed: str) -> pd.DataFrame:
@@ -114,17 +105,17 @@ def _at(line: pd.DataFrame, distance: float) -> tuple[float, float]:
 
 
 def _interpolated(place: float, places: np.ndarray, values: np.ndarray) -> float:
-    known = np.isfinite(values)
-    if not known.any() or place > places[known].max():
+    finite = np.isfinite(values)
+    if not finite.any() or place > places[finite].max():
         return float("inf")
-    return float(np.interp(place, places[known], values[known]))
+    return float(np.interp(place, places[finite], values[finite]))
 
 
 _WHY = "a tenth less is the smallest improvement that counts"
 
 C21 = Claim(
     id="C21",
-    nets=nets,
+    nets=with_and_without_norm,
     evidence=evidence,
     rule=tuple(
         below(measure, 0.9, why=_WHY)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ics.claims.measures.learning import Pair, compared_accuracy, compared_loss, compared_steps, last
 from ics.claims.measures.stability import Reference, before_activation, movement, seen
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, ratio
 from ics.claims.method.evidence import Evidence
@@ -19,19 +19,19 @@ _DISTANCES = {
     "mean_shift": "|change of a channel's mean| in standard deviations",
     "log_variance_ratio": "|change of a channel's log variance|",
 }
-_STEP, _LOOK, _START = "from one step to the next", "from one look to the next", "since the first step"
+_STEP, _MEASUREMENT, _START = "from one step to the next", "from one look to the next", "since the first step"
 _BY_STEP = ", step by step"
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A way to look at stability.
+    """A way to measure stability.
 
     Attributes:
         suffix: of the measures.
         since: in words, between which steps.
         norm: what noisy BatchNorm is held against.
-        next_layer: look at what the next layer sees, instead of what activation functions are applied to.
+        next_layer: measure what the next layer sees, instead of what activation functions are applied to.
     """
 
     suffix: str
@@ -42,21 +42,21 @@ class _View:
 
 _VIEWS = (
     _View("_of_step", _STEP),
-    _View("", _LOOK),
+    _View("", _MEASUREMENT),
     _View("_since_start", _START),
     _View("_of_step_next_layer", _STEP, next_layer=True),
     _View("_of_step_against_batchnorm", _STEP, norm="batch"),
 )
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard, the BatchNorm and the noisy BatchNorm net of each base, once more looked at in pairs of steps."""
     shared = tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch", NOISY))
     return (*shared, *(_in_pairs(config) for config in shared))
 
 
 def _in_pairs(config: RunConfig) -> RunConfig:
-    """Look at two steps that follow each other, ten times during the training."""
+    """Measure at two steps that follow each other, ten times during the training."""
     apart = max(config.steps // 10, 2)
     steps = [step + further for step in range(0, config.steps - 1, apart) for further in (0, 1)]
     return config.replace(net=config.net + _BY_STEP, instruments={"activations": f"at({steps})"})

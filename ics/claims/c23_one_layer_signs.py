@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from ics.analysis import after_first_layer
 from ics.claims.measures.taylor_error import TAYLOR_COLUMNS, at_learning_rate
 from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
@@ -22,7 +23,7 @@ from ics.claims.method.studies import Study
 from ics.claims.studies.held_back_steps import HELD, SHORTER, WHOLE
 from ics.experiments.training.config import RunConfig
 
-_LOOKS = 20
+_NUM_MEASUREMENTS = 20
 _STUDIES = ("digits", "digits, Adam")
 _SIGN, _UPDATE = ", one layer changes signs", ", one layer moves"
 _MODES = {"sign": _SIGN, "update": _UPDATE}
@@ -31,7 +32,7 @@ _ADAM_SETTINGS: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.01}
 """Adam moves every weight by about its learning rate, so that many more of them come across zero than with SGD."""
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The standard net of each base, and the same with one layer per step, by both meanings; with digits also Adam."""
     shared = [base(budget, name) for name in budget.bases]
     return tuple(
@@ -41,11 +42,11 @@ def nets(budget: Budget) -> tuple[RunConfig, ...]:
     )
 
 
-def _with_adam(budget: Budget, **changes: Any) -> RunConfig:
+def _with_adam(budget: ClaimBudget, **changes: Any) -> RunConfig:
     return base(budget, net=net_name("none") + _ADAM, **_ADAM_SETTINGS, **changes)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """One step in three ways, along the standard trainings of the digits net by SGD and by Adam, in float64."""
     plain: dict[str, Any] = {"instruments": {}, "options": {}, "evaluate_every": 0, "dtype": "float64"}
     configs = {"digits": base(budget, **plain), "digits" + _ADAM: _with_adam(budget, **plain)}
@@ -54,13 +55,13 @@ def studies(budget: Budget) -> tuple[Study, ...]:
         Study(
             name=name,
             function=function,
-            settings={"config": changed(config), "every": max(config.steps // _LOOKS, 1)},
+            settings={"config": changed(config), "every": max(config.steps // _NUM_MEASUREMENTS, 1)},
         )
         for name, config in configs.items()
     )
 
 
-def _compared(budget: Budget) -> dict[str, str]:
+def _compared(budget: ClaimBudget) -> dict[str, str]:
     """Setting to the net that trains as ever."""
     return {name: net_name("none", name) for name in budget.bases} | {"digits" + _ADAM: net_name("none") + _ADAM}
 
@@ -103,7 +104,7 @@ def _of_one_step(rows: pd.DataFrame, setting: str) -> list[Effect]:
 def _shift(found: Evidence) -> pd.Series:
     columns = ("step", "layer", "layer_index", "shift_relative")
     rows = found.table("gradient_shift", columns=columns, where={"parameters": "weight"})
-    after = rows[rows["layer_index"] > rows.groupby("run")["layer_index"].transform("min")]
+    after = after_first_layer(rows)
     return per_seed(after, "shift_relative")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ics.claims.measures.learning import last, of_net
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, difference, value
 from ics.claims.method.evidence import Evidence, MissingEvidenceError
@@ -25,12 +25,12 @@ _STRENGTHS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 _EXAMPLES = "fraction of examples"
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """Both nets without further regularisation, and with each strength of each kind."""
     return tuple(config for name in budget.bases for norm in ("none", "batch") for config in _nets(budget, name, norm))
 
 
-def _nets(budget: Budget, name: str, norm: str) -> list[RunConfig]:
+def _nets(budget: ClaimBudget, name: str, norm: str) -> list[RunConfig]:
     plain = base(budget, name, norm=norm)
     if budget.name != "paper":
         plain = plain.replace(**_learnt_by_heart(plain))
@@ -106,10 +106,10 @@ def gains(goodness: pd.Series, name: str, kind: str) -> pd.Series:
 def best(goodness: pd.Series, norm: str, name: str, kind: str) -> pd.Series:
     """Return the numbers, by seed, of the strength whose mean over seeds is largest."""
     by_strength = [of_net(goodness, _label(norm, name, kind, strength)) for strength in _STRENGTHS[name][kind]]
-    known = [numbers for numbers in by_strength if not numbers.empty]
-    if not known:
+    measured = [numbers for numbers in by_strength if not numbers.empty]
+    if not measured:
         raise MissingEvidenceError(f"no run of {net_name(norm, name)} with {kind.replace('_', ' ')} is there")
-    return max(known, key=lambda numbers: float(numbers.mean()))
+    return max(measured, key=lambda numbers: float(numbers.mean()))
 
 
 def _instead_of_dropout(accuracy: pd.Series, name: str) -> Effect:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.analysis import before_last_layer
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
@@ -26,15 +27,15 @@ from ics.experiments.training.experiment import Experiment, prepare
 _STUDY = "twins"
 _NORMS = ("batch", "none")
 _STEPS = {"quick": 200, "cpu": 400, "paper": 400}
-_EARLY, _LOOKS = 10, 20
+_EARLY, _NUM_MEASUREMENTS = 10, 20
 
 
-def nets(budget: Budget) -> tuple[RunConfig, ...]:
+def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
     """The BatchNorm net of each base, as everybody trains it, in float32."""
     return tuple(base(budget, name, norm="batch") for name in budget.bases)
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """Twins of the digits net in float64, one without biases, with BatchNorm and, to see the difference, without."""
     plain: dict[str, Any] = {
         "instruments": {},
@@ -44,33 +45,34 @@ def studies(budget: Budget) -> tuple[Study, ...]:
         "steps": _STEPS[budget.name],
     }
     configs = [{"net": net_name(norm), **changed(base(budget, norm=norm, **plain))} for norm in _NORMS]
-    settings = {"configs": configs, "looks": _LOOKS, "early": _EARLY}
+    settings = {"configs": configs, "num_measurements": _NUM_MEASUREMENTS, "early": _EARLY}
     return (Study(name=_STUDY, function=f"{__name__}:twins", settings=settings),)
 
 
-def twins(*, seed: int, configs: list[Mapping[str, Any]], looks: int, early: int) -> pd.DataFrame:
+def twins(*, seed: int, configs: list[Mapping[str, Any]], num_measurements: int, early: int) -> pd.DataFrame:
     """Train each net with and without biases in its hidden layers: same other weights, same batches, plain SGD.
 
     Args:
         seed: of the weights and the batches.
         configs: the nets with biases, as `RunConfig.from_dict` takes them.
-        looks: how often both are evaluated on the test set, evenly over the training, the last step included.
+        num_measurements: how often both are evaluated on the test set, evenly spread, the last step included.
         early: one more such step, while running averages are still those of the start.
 
     Returns:
         A row per net and step t, of both nets before the step is made: `net`, `step`, `loss` with biases,
         `loss_change` = |loss without - loss with| / loss with, `bias_gradient`, the largest ||dL/db|| / ||dL/dW|| of
-        a hidden layer, and `test_loss_change`, as loss_change on the test set in eval mode; null between two looks.
+        a hidden layer, and `test_loss_change`, as loss_change on the test set in eval mode, null where
+        it was not evaluated.
     """
-    frames = [_twins(RunConfig.from_dict({**config, "seed": seed}), looks, early) for config in configs]
+    frames = [_twins(RunConfig.from_dict({**config, "seed": seed}), num_measurements, early) for config in configs]
     return pd.concat(frames, ignore_index=True)
 
 
-def _twins(config: RunConfig, looks: int, early: int) -> pd.DataFrame:
+def _twins(config: RunConfig, num_measurements: int, early: int) -> pd.DataFrame:
     with_bias, without = prepare(config), prepare(config.replace(bias=False))
     _give_weights(with_bias, without)
     layers = _hidden(with_bias)
-    every, rows = max(config.steps // looks, 1), []
+    every, rows = max(config.steps // num_measurements, 1), []
     for step, batch in enumerate(with_bias.batches()):
         is_look = step % every == 0 or step in (early, config.steps - 1)
         tested = [_test_loss(one) if is_look else math.nan for one in (with_bias, without)]
@@ -156,9 +158,9 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 def _on_the_test_set(rows: pd.DataFrame, net: str) -> list[Effect]:
     told = "relative change of the test loss by leaving the biases out, eval mode, "
-    looks = rows[rows["test_loss_change"].notna()]
-    largest = per_seed(looks, "test_loss_change", by=(), reduce="max")
-    last = per_seed(looks.sort_values("step"), "test_loss_change", by=(), reduce="last")
+    evaluated = rows[rows["test_loss_change"].notna()]
+    largest = per_seed(evaluated, "test_loss_change", by=(), reduce="max")
+    last = per_seed(evaluated.sort_values("step"), "test_loss_change", by=(), reduce="last")
     return [
         value(largest, net, measure="test_loss_change_largest", meaning=f"{told}largest over steps", unit="1"),
         value(last, net, measure="test_loss_change_last", meaning=f"{told}at the last step", unit="1"),
@@ -169,7 +171,7 @@ def recorded_gradients(found: Evidence) -> pd.Series:
     """Return the largest ||dL/db|| / ||dL/dW|| of a hidden layer and a measured step, by net and seed."""
     columns = ("step", "layer", "layer_index", "of", "gradient_norm")
     rows = found.table("gradients", columns=columns, where={"kind": "parameter"})
-    hidden = rows[rows["layer_index"] < rows.groupby("run")["layer_index"].transform("max")]
+    hidden = before_last_layer(rows)
     place = ["net", "seed", "step", "layer"]
     norms = {
         name: hidden[hidden["of"] == hidden["layer"] + f".{name}"].set_index(place)["gradient_norm"]

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
@@ -65,7 +65,7 @@ def _growth(batch_norm: bool, *, seed: int, depth: int, width: int, batch_size: 
     return pd.DataFrame({"layer_index": range(depth), "growth": ratios})
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """One study: width and batch stand for infinity, so larger budgets come closer."""
     return (Study(name=_STUDY, function=f"{__name__}:growth", settings=_SETTINGS[budget.name]),)
 

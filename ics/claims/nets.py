@@ -6,10 +6,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ics.experiments.nets.activations import make_activation
 from ics.experiments.nets.initialisations import initialise
-from ics.experiments.nets.models import check_image_shape
-from ics.experiments.nets.norms import NORMS, make_norm
+from ics.experiments.nets.models import after_layer, check_image_shape
 
 _WIDTHS = (16, 16, 0, 32, 32, 0, 64, 64, 0)
 """Channels of the convolutions; 0 is a pooling that halves the image."""
@@ -31,7 +29,6 @@ def small_vgg(
     `ics.experiments.nets.models.vgg`.
     """
     width, number = check_image_shape("small_vgg", input_shape, least=16)[0], 0
-    positions = NORMS[norm].positions
     features: OrderedDict[str, nn.Module] = OrderedDict()
     for channels in _WIDTHS:
         if channels == 0:
@@ -39,13 +36,8 @@ def small_vgg(
             continue
         number += 1
         features[f"conv{number}"] = nn.Conv2d(width, channels, kernel_size=3, padding=1, bias=bias)
-        if "before" in positions:
-            features[f"norm{number}"] = make_norm(norm, channels, ndim=4)
-        features[f"activation{number}"] = make_activation(activation, inplace=True)
-        if "after" in positions:
-            features[f"activation_norm{number}"] = make_norm(norm, channels, ndim=4)
-        if dropout:
-            features[f"dropout{number}"] = nn.Dropout(dropout)
+        for name, module in after_layer(norm, channels, ndim=4, activation=activation, dropout=dropout):
+            features[f"{name}{number}"] = module
         width = channels
     features |= {
         "avgpool": nn.AdaptiveAvgPool2d(1),

@@ -59,7 +59,7 @@ def bench(
 
     from ics.experiments.benchmarking.overhead import overhead
     from ics.experiments.benchmarking.timing import machine
-    from ics.experiments.training.train import cpu_threads, find_device
+    from ics.experiments.training.machine import cpu_threads, find_device
 
     need(rounds >= 2, f"--rounds is at least 2, as a ratio without a spread says little; got {rounds}")
     need(batch is None or batch >= 1, f"--batch is at least 1, got {batch}")

@@ -26,13 +26,13 @@ EXAMPLES: Mapping[str, str] = {
 app = typer.Typer(invoke_without_command=True, epilog=f"Example: {EXAMPLES['claims']}")
 
 To = Annotated[Path, typer.Option(help="Folder of runs, studies and the ledger.")]
-Budget = Annotated[str | None, typer.Option(help="Only verdicts of this budget: quick, cpu or paper.")]
+BudgetName = Annotated[str | None, typer.Option(help="Only verdicts of this budget: quick, cpu or paper.")]
 
 _DEFAULT = Path("claims")
 
 
 @app.callback()
-def claims(context: typer.Context, to: To = _DEFAULT, budget: Budget = None) -> None:
+def claims(context: typer.Context, to: To = _DEFAULT, budget: BudgetName = None) -> None:
     """List the claims about BatchNorm with their last verdicts; run, show and report them."""
     if context.invoked_subcommand is not None:
         return
@@ -88,7 +88,7 @@ def run(
 def show(
     claim: Annotated[str, typer.Argument(help="A claim as C07.")],
     to: To = _DEFAULT,
-    budget: Budget = None,
+    budget: BudgetName = None,
 ) -> None:
     """Show a claim: its sentence and source, the rule, the effects with their intervals, and how they were got."""
     from ics.errors import unknown_name
@@ -113,7 +113,7 @@ def show(
 def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("claims.html"),
     to: To = _DEFAULT,
-    budget: Budget = None,
+    budget: BudgetName = None,
 ) -> None:
     """Write one self-contained page: every claim, what was measured, and the verdict; Markdown if it ends in .md."""
     from ics.ledger import details, effects_frame, latest, overview

@@ -14,18 +14,18 @@ from ics.errors import UsageError
 
 if TYPE_CHECKING:
     from ics.experiments import RunConfig
-    from ics.experiments.sweep import Job, Outcome
+    from ics.experiments.sweep import Job, JobResult
 
 _MOST_BARS = 8
 """More runs than this share one bar."""
 
 
-def train_jobs(jobs: Sequence[Job], *, workers: int | None, cluster: str | None, overwrite: bool) -> list[Outcome]:
-    """Run the jobs with bars on stderr and return their outcomes; what measurements had to say is printed."""
+def train_jobs(jobs: Sequence[Job], *, workers: int | None, cluster: str | None, overwrite: bool) -> list[JobResult]:
+    """Run the jobs with bars on stderr and return their results; what measurements had to say is printed."""
     from ics.experiments.sweep import run_jobs
 
     with progress_bar() as report:
-        outcomes = run_jobs(
+        results = run_jobs(
             jobs,
             workers=workers,
             cluster=cluster,
@@ -33,13 +33,13 @@ def train_jobs(jobs: Sequence[Job], *, workers: int | None, cluster: str | None,
             progress=report if len(jobs) > 1 else None,
             own_progress=report if len(jobs) <= _MOST_BARS else None,
         )
-    for outcome in outcomes:
-        for note in outcome.notes:
-            typer.echo(f"ics: note: {outcome.name}: {note}", err=True)
-    return outcomes
+    for result in results:
+        for note in result.notes:
+            typer.echo(f"ics: note: {result.name}: {note}", err=True)
+    return results
 
 
-def print_outcomes(configs: Sequence[RunConfig], outcomes: Sequence[Outcome]) -> None:
+def print_results(configs: Sequence[RunConfig], results: Sequence[JobResult]) -> None:
     """Print a row per run: net, seed, how it ended, its last loss and accuracy, seconds, and its folder."""
     import pandas as pd
 
@@ -47,12 +47,12 @@ def print_outcomes(configs: Sequence[RunConfig], outcomes: Sequence[Outcome]) ->
         {
             "net": config.net,
             "seed": config.seed,
-            "outcome": outcome.state if outcome.attempts < 2 else f"{outcome.state}, attempt {outcome.attempts}",
-            **_last_values(outcome),
-            "seconds": outcome.seconds if outcome.attempts else None,
-            "folder": _short(outcome.to),
+            "outcome": result.state if result.attempts < 2 else f"{result.state}, attempt {result.attempts}",
+            **_last_values(result),
+            "seconds": result.seconds if result.attempts else None,
+            "folder": _short(result.to),
         }
-        for config, outcome in zip(configs, outcomes, strict=True)
+        for config, result in zip(configs, results, strict=True)
     ]
     print_frame(pd.DataFrame(rows))
 
@@ -69,17 +69,17 @@ def how_to_read_folder(folder: Path) -> str:
     return f'Open: ics.open_runs("{name}")\nDraw: ics report {shlex.quote(f"{name}/*")}'
 
 
-def raise_failures(outcomes: Sequence[Outcome]) -> None:
+def raise_failures(results: Sequence[JobResult]) -> None:
     """Raise a `UsageError` that says how many of the runs failed and why the first did; print its traceback if any."""
-    failed = [outcome for outcome in outcomes if not outcome.ok]
+    failed = [result for result in results if not result.ok]
     if not failed:
         return
     if failed[0].traceback is not None:
         typer.echo(failed[0].traceback, err=True)
-    if len(outcomes) == 1:
+    if len(results) == 1:
         raise UsageError(failed[0].sentence)
     raise UsageError(
-        f"{len(failed)} of {len(outcomes)} runs failed, the first, {failed[0].name}, because: {failed[0].sentence}"
+        f"{len(failed)} of {len(results)} runs failed, the first, {failed[0].name}, because: {failed[0].sentence}"
     )
 
 
@@ -91,13 +91,13 @@ def fetch(configs: Sequence[RunConfig], report: Report) -> None:
         load_data(config, download=True, progress=report)
 
 
-def _last_values(outcome: Outcome) -> dict[str, float | None]:
+def _last_values(result: JobResult) -> dict[str, float | None]:
     """The last loss and test accuracy that a run logged."""
     import ics
 
-    if not outcome.ok:
+    if not result.ok:
         return {"loss": None, "test_accuracy": None}
-    steps = ics.open_run(outcome.to).table("steps")
+    steps = ics.open_run(result.to).table("steps")
     logged = {name: steps[name].dropna() if name in steps else steps["loss"][:0] for name in ("loss", "test_accuracy")}
     return {name: None if values.empty else float(values.iloc[-1]) for name, values in logged.items()}
 

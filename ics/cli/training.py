@@ -11,7 +11,7 @@ import typer
 from ics.cli.choices import parse_columns, parse_every
 from ics.cli.console import Report, need, progress_bar
 from ics.cli.settings import parse_grid, parse_seeds, parse_settings
-from ics.cli.sweeping import fetch, how_to_read, how_to_read_folder, print_outcomes, raise_failures, train_jobs
+from ics.cli.sweeping import fetch, how_to_read, how_to_read_folder, print_results, raise_failures, train_jobs
 
 if TYPE_CHECKING:
     from ics.experiments import RunConfig
@@ -151,10 +151,10 @@ def train(
         jobs = jobs_of(configs, to or Path("runs") / f"{recipe}-sweep", overwrite=overwrite)
     else:
         jobs = _listed(configs, to, Path("runs") / f"{recipe}-{given['norm']}", overwrite=overwrite)
-    outcomes = train_jobs(jobs, workers=workers, cluster=cluster, overwrite=overwrite)
+    results = train_jobs(jobs, workers=workers, cluster=cluster, overwrite=overwrite)
     if len(jobs) > 1:
-        print_outcomes(configs, outcomes)
-    raise_failures(outcomes)
+        print_results(configs, results)
+    raise_failures(results)
     paths = [job.to for job in jobs]
     typer.echo(how_to_read_folder(paths[0].parent) if sweep else how_to_read(paths))
 

@@ -100,8 +100,8 @@ def read_entry(path: Path) -> Entry:
     """Read one entry."""
     try:
         values = read_json(path)
-        known = {setting.name for setting in fields(Entry)}
-        return Entry(**{name: value for name, value in values.items() if name in known})
+        names = {setting.name for setting in fields(Entry)}
+        return Entry(**{name: value for name, value in values.items() if name in names})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StoreError(
             f"expected an entry of the ledger, got {path}, which cannot be read ({error}); run it again"

@@ -12,7 +12,15 @@ from ics.store.run_file import to_json
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, infinities and NaN included, as run.json writes them; the file is replaced whole."""
+    """Write JSON, infinities and NaN included, as run.json writes them; the file is replaced whole.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "entry.json", {"loss": float("inf")})
+        ...     read_json(Path(folder) / "entry.json")
+        {'loss': inf}
+    """
     text = json.dumps(to_json(value), indent=1, allow_nan=False)
     write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 

@@ -13,7 +13,7 @@ NOT_RUN = "not run yet"
 
 
 def overview(entries: Mapping[str, Entry]) -> pd.DataFrame:
-    """Return a row per claim, all 31, whether it was run or not."""
+    """Return a row per claim, whether it was run or not."""
     rows = []
     for statement in STATEMENTS.values():
         entry = entries.get(statement.id)

@@ -1,4 +1,4 @@
-"""What is claimed about BatchNorm, and where: the 31 rows of the ledger, whether or not they are measured yet.
+"""What is claimed about BatchNorm, and where: the rows of the ledger, whether or not they are measured yet.
 
 A statement is kept in the words of those who make it; nothing in this file says whether it is true.
 """
@@ -14,7 +14,7 @@ class Statement:
     """A claim in one sentence, and where it is made.
 
     Attributes:
-        id: `"C01"` to `"C31"`.
+        id: `"C01"`, `"C02"`, ....
         title: a few words for tables.
         sentence: what is claimed.
         source: where; "asked in discussions" where no publication makes it.

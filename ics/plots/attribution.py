@@ -81,11 +81,11 @@ def _matrices(shares: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return per net its shares: a row per layer that shifted, a column per source, the remainder last."""
     found = {}
     for net, rows in shares.groupby("net", sort=False):
-        known = rows[rows["share"].notna()]
+        defined = rows[rows["share"].notna()]
         names = (
             rows.set_index("layer_index")["layer"].to_dict() | rows.set_index("source_index")["source_layer"].to_dict()
         )
-        matrix = known.pivot(index="layer_index", columns="source_index", values="share")
+        matrix = defined.pivot(index="layer_index", columns="source_index", values="share")
         sources = [int(index) for index in matrix.columns]
         order = sorted(sources, key=lambda index: (index < 0, index))
         matrix = matrix[order].set_axis([_label(index, names) for index in order], axis=1)

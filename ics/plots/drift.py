@@ -47,7 +47,7 @@ def drift(
     """
     values = chosen(analysis.drift_over_steps(frame, site=site), "measure", measure)
     colors = colors or style.net_colors(values["net"])
-    drawn, known = style.layers_drawn(values, layers)
+    drawn, num_layers = style.layers_drawn(values, layers)
     by_kind = _kinds(values)
     size = {"width": 1.2 + 2.5 * max(len(drawn), 2), "height": 1.6 + 2.3 * len(by_kind)}
     figure, grid = style.grid_of_axes(len(by_kind), len(drawn), **size, sharey="row")
@@ -65,7 +65,7 @@ def drift(
     for axes, place in zip(grid[0], drawn, strict=True):
         axes.set_title(style.panel_title(style.panel_rows(values, place)))
     zeros = style.zeros_note(grid.flat, values["drift"])
-    note = "\n".join(line for line in (style.panels_note(len(drawn), known), zeros) if line)
+    note = "\n".join(line for line in (style.panels_note(len(drawn), num_layers), zeros) if line)
     style.net_legend(figure, values, colors, extra=[style.floor_handle()], note=note)
     return figure
 

@@ -45,8 +45,8 @@ def gradient_shift(
     """
     shifts = analysis.shift_over_steps(frame, parameters=parameters)
     colors = colors or style.net_colors(shifts["net"])
-    known = sorted(shifts["layer_index"].unique())
-    later = known[1:] or known
+    indices = sorted(shifts["layer_index"].unique())
+    later = indices[1:] or indices
     drawn = [later[position] for position in spread_out(len(later), layers)]
     size = {"width": 1.2 + 2.5 * max(len(drawn), 2), "height": 7.4}
     figure, grid = style.grid_of_axes(3, len(drawn), **size, sharex=True, sharey="row")
@@ -63,9 +63,9 @@ def gradient_shift(
     for axes in grid[-1]:
         style.step_axis(axes, shifts["step"])
     chosen = (
-        f"{len(drawn)} of {len(known)} layers, evenly chosen in the order of execution.\n" if later != drawn else ""
+        f"{len(drawn)} of {len(indices)} layers, evenly chosen in the order of execution.\n" if later != drawn else ""
     )
-    note = chosen + (_FIRST if len(known) > 1 else "") + _zeros(grid.flat, shifts[shifts["layer_index"].isin(drawn)])
+    note = chosen + (_FIRST if len(indices) > 1 else "") + _zeros(grid.flat, shifts[shifts["layer_index"].isin(drawn)])
     style.net_legend(figure, shifts, colors, extra=[style.floor_handle()], note=note)
     return figure
 
@@ -82,13 +82,13 @@ def gradient_shift_by_layer(
     colors = colors or style.net_colors(shifts["net"])
     figure, grid = style.grid_of_axes(1, 3, width=10.5, height=3.9)
     figure.suptitle(f"Gradient shift by layer ({_of(parameters)}; median over steps)")
-    first, known = shifts["layer_index"].min(), shifts["layer_index"].nunique()
+    first, num_layers = shifts["layer_index"].min(), shifts["layer_index"].nunique()
     for axes, measure in zip(grid[0], MEASURES, strict=True):
-        panel = shifts[(shifts["measure"] == measure) & ((shifts["layer_index"] > first) | (known == 1))]
+        panel = shifts[(shifts["measure"] == measure) & ((shifts["layer_index"] > first) | (num_layers == 1))]
         _draw(axes, panel, "layer_index", colors)
         _scale(axes, panel, measure)
         _layer_axis(axes, panel)
-    note = (_FIRST if known > 1 else "") + _zeros(grid.flat, shifts[shifts["layer_index"] > first])
+    note = (_FIRST if num_layers > 1 else "") + _zeros(grid.flat, shifts[shifts["layer_index"] > first])
     style.net_legend(figure, shifts, colors, extra=[style.floor_handle()], note=note)
     return figure
 

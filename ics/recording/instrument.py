@@ -80,6 +80,11 @@ class Instrument(ABC):
     default: ClassVar[Schedule | None] = None
     cost: ClassVar[int] = 0
 
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Return the names of the options that it takes: the fields of its dataclass."""
+        return tuple(field.name for field in fields(cls) if field.init) if is_dataclass(cls) else ()
+
     @abstractmethod
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of one step, as blocks of `table` whose values may still be tensors on the device.
@@ -111,11 +116,6 @@ class Instrument(ABC):
 def all_needs(instrument: Instrument) -> frozenset[Need]:
     """Return what an instrument needs, with what these needs bring with them."""
     return instrument.needs.union(*(NEEDS[need] for need in instrument.needs))
-
-
-def options_of(kind: type[Instrument]) -> tuple[str, ...]:
-    """Return the names of the options that an instrument takes."""
-    return tuple(field.name for field in fields(kind) if field.init) if is_dataclass(kind) else ()
 
 
 def check_instrument(instrument: Instrument) -> None:

@@ -10,7 +10,7 @@ from ics import schema
 from ics.errors import UsageError, unknown_name
 from ics.landscape import attribution, curvature, default_etas, gradient_line, gradient_shift
 from ics.probes import select_layers
-from ics.recording.instrument import Instrument, Need, all_needs, check_instrument, options_of
+from ics.recording.instrument import Instrument, Need, all_needs, check_instrument
 from ics.recording.measuring.drift import SameBatchDrift
 from ics.recording.measuring.measured_step import MeasuredStep
 from ics.recording.measuring.setup import Setup
@@ -228,10 +228,11 @@ def make_instrument(name: str, options: Mapping[str, Any]) -> Instrument:
     """
     if name not in INSTRUMENTS:
         raise unknown_name("instrument", name, INSTRUMENTS)
+    kind = INSTRUMENTS[name]
     for option in options:
-        if option not in options_of(INSTRUMENTS[name]):
-            raise unknown_name(f"option of {name}", option, options_of(INSTRUMENTS[name]))
-    return INSTRUMENTS[name](**options)
+        if option not in kind.options():
+            raise unknown_name(f"option of {name}", option, kind.options())
+    return kind(**options)
 
 
 def check_options(options: Mapping[str, Mapping[str, Any]]) -> None:
@@ -283,7 +284,7 @@ def choose_instruments(
 def default_options(instruments: Mapping[str, Instrument]) -> dict[str, dict[str, Any]]:
     """Return the options of the instruments that share one look at training's passes, as they were chosen or not."""
     shared = [instruments.get(name) or INSTRUMENTS[name]() for name in ("activations", "gradients", "normalization")]
-    return {each.name: {name: getattr(each, name) for name in options_of(type(each))} for each in shared}
+    return {each.name: {name: getattr(each, name) for name in each.options()} for each in shared}
 
 
 def _with_schedules(instruments: Choosable) -> list[tuple[str | Instrument, Any]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tests.analysis.synthetic import LAYERS
+from tests.analysis.synthetic import LAYERS, table_of
 
 STEPS = (0, 10, 20, 30)
+SEEDS = range(3)
 DISTANCES = ("mean_shift", "log_variance_ratio", "gaussian_kl", "wasserstein_1")
 
 
@@ -123,3 +124,14 @@ def normalization_frame(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def three(make: Callable[..., pd.DataFrame], **how: Any) -> pd.DataFrame:
+    """The frames of three seeds of one net below each other."""
+    return table_of({("bn", seed): make(seed=seed, **how) for seed in SEEDS})
+
+
+def assert_gathered(row: Mapping[Any, Any], name: str, values: Any) -> None:
+    """A gathered row holds the median and the ends of the runs' values."""
+    wanted = (np.median(values), np.min(values), np.max(values))
+    np.testing.assert_allclose((row[name], row[f"{name}_low"], row[f"{name}_high"]), wanted, rtol=1e-12)

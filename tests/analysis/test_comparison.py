@@ -8,8 +8,8 @@ import pytest
 
 import ics
 from ics import analysis
+from ics.analysis.activations import entering
 from ics.analysis.comparison import _compared
-from ics.analysis.measures import entering
 from ics.errors import UsageError
 from ics.store import Runs
 from tests.analysis.synthetic import activation_row, activations_frame, line_frame, make_run, shift_frame

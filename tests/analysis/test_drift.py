@@ -9,6 +9,7 @@ from ics import analysis
 from ics.analysis.drift import gaussian_distances
 from ics.errors import SelectionError, UsageError
 from tests.analysis.synthetic import activation_row, activations_frame
+from tests.analysis.synthetic_tables import assert_gathered, drift_frame, three
 
 _random = np.random.default_rng(0)
 FIRST = _random.standard_normal((500, 3)) * [1.0, 2.0, 0.1] + [0.0, 1.0, 5.0]
@@ -104,3 +105,16 @@ def test_a_single_step_has_no_drift_and_no_rows_are_an_error() -> None:
         analysis.drift_between(frame_of(FIRST).iloc[:0])
     with pytest.raises(SelectionError, match="without m2"):
         analysis.drift_between(frame_of(FIRST).drop(columns="m2"))
+
+
+def test_drift_is_gathered_by_place_and_reference():
+    frame = three(drift_frame)
+    gathered = analysis.drift_over_steps(frame, site="scaled")
+    assert len(gathered) == 4 * 4 * (4 + 3)  # layers, measures, steps of the two references
+    for row in gathered.to_dict("records"):
+        keys = {name: row[name] for name in ("step", "layer", "reference")} | {"site": "scaled"}
+        runs = frame[np.logical_and.reduce([frame[name] == value for name, value in keys.items()])]
+        assert_gathered(row, "drift", runs[row["measure"]].to_numpy())
+        assert_gathered(row, "floor", runs[f"floor_{row['measure']}"].to_numpy())
+    with pytest.raises(SelectionError, match="'activation'; did you mean 'preactivation'"):
+        analysis.drift_over_steps(frame, site="activation")

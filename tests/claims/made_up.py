@@ -46,18 +46,18 @@ def distributions(
     layers: Sequence[str] = ("linear1", "linear2", "linear3"),
     seeds: Iterable[int] = SEEDS,
 ) -> Rows:
-    """Three channels whose mean grows by `pace`, log variance by `spread` and skewness by `skewing` per look."""
+    """Three channels whose mean grows by `pace`, log variance by `spread` and skewness by `skewing` per number."""
     rows: Rows = []
     for seed in seeds:
-        for look, step in enumerate((0, 20, 40)):
+        for number, step in enumerate((0, 20, 40)):
             for index, layer in enumerate(layers):
                 for site in sites:
                     factor = 1 + 0.01 * seed
-                    variance = np.exp(np.full(3, spread * look * factor))
+                    variance = np.exp(np.full(3, spread * number * factor))
                     moments = {
-                        "mean": np.full(3, mean + pace * look * factor),
+                        "mean": np.full(3, mean + pace * number * factor),
                         "m2": variance,
-                        "m3": np.full(3, skewing * look * factor) * variance**1.5,
+                        "m3": np.full(3, skewing * number * factor) * variance**1.5,
                         "m4": (3 + np.full(3, kurtosis * factor)) * variance**2,
                     }
                     keys = {"net": net, "seed": seed, "step": step, "layer": layer, "layer_index": index, "call": 0}

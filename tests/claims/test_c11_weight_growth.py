@@ -131,7 +131,7 @@ def test_measures_of_weights_by_hand() -> None:
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_a_training_is_followed_as_it_goes(norm: str) -> None:
     config = recipe("digits-mlp", norm=norm, hidden=(6, 5), steps=3, dtype="float64", device="cpu", instruments={})
-    frame = followed(seed=3, configs=[{"net": "a", **changed(config)}], looks=3)
+    frame = followed(seed=3, configs=[{"net": "a", **changed(config)}], num_measurements=3)
     assert frame[["net", "step", "layer"]].to_numpy().tolist() == [
         ["a", step, layer] for step, layer in product(range(3), ("linear1", "linear2"))
     ]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ics.claims import BUDGETS, Evidence, base, weigh
-from ics.claims.c18_covariate_shift import C18
+from ics.claims.c18_internal_covariate_shift import C18
 from ics.claims.c20_planarity import C20, at_equal_radii, weight_norms, worst_direction
 from ics.claims.measures.taylor_error import departures
 

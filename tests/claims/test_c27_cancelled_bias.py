@@ -65,7 +65,7 @@ def test_twins_differ_by_the_bias_alone() -> None:
     configs = [
         {"net": net_name(norm), **changed(base(BUDGETS["quick"], norm=norm, **plain))} for norm in ("batch", "none")
     ]
-    rows = twins(seed=0, configs=configs, looks=3, early=1).set_index("net")
+    rows = twins(seed=0, configs=configs, num_measurements=3, early=1).set_index("net")
     batch, standard = rows.loc[BATCH], rows.loc[PLAIN]
     assert batch["loss_change"].max() < 1e-13
     assert batch["bias_gradient"].max() < 1e-13

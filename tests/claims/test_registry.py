@@ -16,10 +16,10 @@ from ics.ledger import BUDGET_NAMES, STATEMENTS
 IMAGES = {name: replace(budget, images=Path("cifar10.tar.xz")) for name, budget in BUDGETS.items()}
 
 
-def test_there_are_31_statements_each_with_a_source() -> None:
+def test_every_statement_has_a_claim_and_a_source() -> None:
     assert list(CLAIMS) == list(STATEMENTS)
     assert tuple(BUDGETS) == BUDGET_NAMES
-    assert list(STATEMENTS) == [f"C{number:02}" for number in range(1, 32)]
+    assert list(STATEMENTS) == [f"C{number:02}" for number in range(1, len(STATEMENTS) + 1)]
     assert all(one.sentence.endswith(".") and one.source and one.title for one in STATEMENTS.values())
 
 

@@ -12,7 +12,7 @@ from ics.cli import main
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """What a command printed and how it ended."""
 
     status: int
@@ -29,16 +29,16 @@ class Outcome:
         return sentence
 
 
-Command = Callable[..., Outcome]
+Command = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def run_ics(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("COLUMNS", "400")
 
-    def run(*arguments: object) -> Outcome:
+    def run(*arguments: object) -> CommandResult:
         status = main([str(argument) for argument in arguments])
-        return Outcome(status, *capfd.readouterr())
+        return CommandResult(status, *capfd.readouterr())
 
     return run
 

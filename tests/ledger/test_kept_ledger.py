@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from torch import nn
 
 from ics.claims import BUDGETS, CLAIMS, Effect, Outcome, decide
+from ics.experiments import load_model
 from ics.ledger import STATEMENTS, Entry, details, effects_frame, entry_path, latest, overview, read_ledger
 from ics.plots.ledger.markdown import ledger_markdown
 
@@ -87,3 +89,11 @@ def test_the_analytic_claims_come_out_right() -> None:
     first_steps = [row for row in ENTRIES["C25"].effects if row.get("exact")]
     assert len(first_steps) >= 3
     assert {row["vote"] for row in first_steps} == {"supported"}
+
+
+def test_models_that_the_ledger_names_by_their_path_can_be_made() -> None:
+    models = {str(settings["model"]) for entry in ENTRIES.values() for settings in entry.nets.values()}
+    by_path = [name for name in sorted(models) if ":" in name]
+    assert "ics.experiments.claims.nets:small_vgg" in by_path  # stored before this model moved
+    for name in by_path:
+        assert isinstance(load_model(name, input_shape=(3, 16, 16)), nn.Module)

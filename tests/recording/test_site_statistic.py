@@ -13,7 +13,6 @@ from ics.errors import MeasurementWarning, SelectionError, UsageError
 from tests.recording.nets import NETS, OPTIMIZERS, loss_fn, make_batches, make_net, one_step
 from tests.recording.test_nothing_changes import identical, num_hooks
 
-
 # BatchNorm1d refuses a single value per channel.
 CASES = [(name, size) for name in NETS for size in (1, 2, 7) if (name, size) != ("normalised_mlp", 1)]
 

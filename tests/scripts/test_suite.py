@@ -75,13 +75,13 @@ def test_a_block_that_held_its_writing_stays_as_it_is() -> None:
 def test_a_target_is_met_up_to_its_limit(ratio: float, met: bool) -> None:
     aim = targets.Target("some", "vgg16_bn", "ics", "light", 1.05)
     rows = pd.DataFrame([row("vgg16_bn", "ics", "light", ratio)])
-    assert [verdict.met for verdict in targets.verdicts(rows, [aim])] == [met]
+    assert [result.met for result in targets.target_results(rows, [aim])] == [met]
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
-    assert {verdict.met for verdict in targets.verdicts(pd.DataFrame())} == {None}
+    assert {result.met for result in targets.target_results(pd.DataFrame())} == {None}
     rows = pd.DataFrame([row("vgg16_bn", "ics", "light", np.nan)])
-    assert {verdict.met for verdict in targets.verdicts(rows)} == {None}
+    assert {result.met for result in targets.target_results(rows)} == {None}
 
 
 def test_every_target_names_a_way_that_its_stage_times() -> None:
@@ -215,14 +215,14 @@ def test_what_a_stage_takes_is_told_before_and_no_round_begins_after_the_limit(t
 def test_a_reason_is_made_of_what_was_measured() -> None:
     rows = suite_rows(light=1.4)
     aim = targets.Target("some", "vgg16_bn", "ics", "light", 1.05, note="a fact")
-    (verdict,) = targets.verdicts(targets.with_writing(rows), [aim])
-    assert verdict.why == (
+    (result,) = targets.target_results(targets.with_writing(rows), [aim])
+    assert result.why == (
         "it adds 2.1e+02 ms to a step of 500 ms; laying out and writing the rows of a recorded step takes 10 ms; a fact"
     )
     idle = row("vgg16_bn", "disk", "light", np.nan, writing_ms=0.01, steps_per_round=None, step_us=7.1)
     rows = pd.concat([rows[rows["stage"] != "disk"], pd.DataFrame([idle])])
-    (verdict,) = targets.verdicts(targets.with_writing(rows), [aim])
-    assert "takes 7.1 microseconds" in verdict.why
+    (result,) = targets.target_results(targets.with_writing(rows), [aim])
+    assert "takes 7.1 microseconds" in result.why
 
 
 def test_a_stage_written_lately_is_left_out_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

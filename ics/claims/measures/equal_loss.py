@@ -11,23 +11,34 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ics.claims.measures.divergence import worst_where_diverged
-from ics.claims.measures.training import final_loss
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.measures.training import final_loss, worst_where_diverged
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.experiments.training.config import RunConfig
 
-_NUM_LOOKS, _NUM_LOSSES = 25, 20
+_NUM_MEASUREMENTS, _NUM_LOSSES = 25, 20
 _INSTRUMENTS = ("gradient_shift", "gradient_line", "gradients", "curvature")
+_NORMS = ("none", "batch")
 _FROM_THE_START = "measured from the start"
 _FINAL = "mean training loss over the last tenth of the steps; of ten classes log 10 = 2.30 is nothing learnt"
 LEAST_RANGE = 1.25
 """Losses that both nets have must span at least this factor: closer together than this, batches differ."""
 
 
-def early_nets(budget: Budget) -> tuple[RunConfig, ...]:
-    """The nets with and without BatchNorm, looked at most often early, when BatchNorm's loss falls fastest.
+def with_and_without_norm(budget: ClaimBudget) -> tuple[RunConfig, ...]:
+    """The standard and the BatchNorm net of each base of the budget, and such nets measured from the start."""
+    shared = (base(budget, name, norm=norm) for name in budget.bases for norm in _NORMS)
+    return (*shared, *early_nets(budget))
+
+
+def shared_names(budget: ClaimBudget) -> list[str]:
+    """Return the names of the standard and the BatchNorm net of each base."""
+    return [net_name(norm, name) for name in budget.bases for norm in _NORMS]
+
+
+def early_nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
+    """The nets with and without BatchNorm, measured most often early, when BatchNorm's loss falls fastest.
 
     Those on images are trained three times as long as usual, or the standard net would have come hardly anywhere. At
     `paper` the nets of the claims are recorded so anyway.
@@ -38,24 +49,24 @@ def early_nets(budget: Budget) -> tuple[RunConfig, ...]:
             name,
             norm=norm,
             net=_early_name(norm, name),
-            instruments=dict.fromkeys(_INSTRUMENTS, f"log_spaced({_NUM_LOOKS})"),
+            instruments=dict.fromkeys(_INSTRUMENTS, f"log_spaced({_NUM_MEASUREMENTS})"),
             options={"gradient_line": {"directions": ["gradient", "random"]}},
             evaluate_every=0,
             **({"steps": 3 * budget.image_steps} if name == "images" else {}),
         )
         for name in budget.bases
         if not _is_recorded_early(budget)
-        for norm in ("none", "batch")
+        for norm in _NORMS
     )
 
 
-def early_pairs(budget: Budget) -> list[tuple[str, tuple[str, str]]]:
+def early_pairs(budget: ClaimBudget) -> list[tuple[str, tuple[str, str]]]:
     """Return settings, each with the names of the standard and the BatchNorm net that are compared at equal loss."""
     name_of = net_name if _is_recorded_early(budget) else _early_name
     return [(name, (name_of("none", name), name_of("batch", name))) for name in budget.bases]
 
 
-def _is_recorded_early(budget: Budget) -> bool:
+def _is_recorded_early(budget: ClaimBudget) -> bool:
     return budget.name == "paper"
 
 
@@ -126,8 +137,8 @@ def _of_seed(curves: pd.DataFrame, columns: Sequence[str], nets: tuple[str, str]
     seed = curves["seed"].iloc[0]
     frames = {net: pd.DataFrame({"net": net, "seed": seed, "step": range(_NUM_LOSSES)}) for net in nets}
     for column in columns:
-        known = curves[_is_known(curves["loss"]) & _is_known(curves[column])]
-        lines = {net: known[known["net"] == net].sort_values("loss") for net in nets}
+        positive = curves[_is_positive(curves["loss"]) & _is_positive(curves[column])]
+        lines = {net: positive[positive["net"] == net].sort_values("loss") for net in nets}
         losses = _common([line["loss"].to_numpy(float) for line in lines.values()])
         for net, line in lines.items():
             frames[net]["loss"] = losses
@@ -135,7 +146,7 @@ def _of_seed(curves: pd.DataFrame, columns: Sequence[str], nets: tuple[str, str]
     return pd.concat(list(frames.values()), ignore_index=True)
 
 
-def _is_known(numbers: pd.Series) -> pd.Series:
+def _is_positive(numbers: pd.Series) -> pd.Series:
     return (numbers > 0) & (numbers < np.inf)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ics.claims.measures.training import final_loss, steps_to
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.effects import Effect, difference, ratio
 from ics.claims.method.evidence import Evidence
 
@@ -27,7 +27,7 @@ class Pair:
     setting: str
 
 
-def level(budget: Budget, base: str) -> float:
+def level(budget: ClaimBudget, base: str) -> float:
     """Return the training loss that counts as learnt: a quarter of guessing's.
 
     Three quarters on a slice of the images, where training ends long before.

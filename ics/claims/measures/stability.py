@@ -14,8 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ics.analysis import drift_between, moments
-from ics.analysis.activations import as_array
+from ics.analysis import after_first_layer, as_array, drift_between, entering, moments
 from ics.claims.measures.training import diverged
 from ics.claims.method.effects import per_seed
 from ics.claims.method.evidence import Evidence
@@ -33,7 +32,7 @@ def seen(found: Evidence, *, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     rows = found.table("activations", columns=(*_COLUMNS, *columns), where={"site": ["input", "preactivation"]})
     weighted = _having(rows, "preactivation")
     inputs = weighted[weighted["site"] == "input"]
-    return inputs[inputs["layer_index"] > inputs.groupby(["net", "seed"])["layer_index"].transform("min")]
+    return after_first_layer(inputs)
 
 
 def before_activation(found: Evidence, *, columns: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -41,8 +40,7 @@ def before_activation(found: Evidence, *, columns: tuple[str, ...] = ()) -> pd.D
     sites = ["preactivation", "scaled", "activation"]
     rows = found.table("activations", columns=(*_COLUMNS, *columns), where={"site": sites})
     hidden = _having(_having(rows, "activation"), "preactivation")
-    is_normed = (hidden["site"] == "scaled").groupby([hidden[name] for name in _PLACE]).transform("any")
-    return hidden[hidden["site"] == np.where(is_normed, "scaled", "preactivation")]
+    return entering(hidden)
 
 
 def movement(
@@ -91,5 +89,5 @@ def _having(rows: pd.DataFrame, site: str) -> pd.DataFrame:
 
 
 def _median(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if known.size else float("nan")
+    defined = values[~np.isnan(values)]
+    return float(np.median(defined)) if defined.size else float("nan")

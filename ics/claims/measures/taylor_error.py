@@ -56,8 +56,8 @@ def departure_at(line: pd.DataFrame, distance: float) -> float:
     """
     ordered = line.sort_values("distance")
     places, values = ordered["distance"].to_numpy(float), ordered["departure"].to_numpy(float)
-    known = places > 0
-    places, values = places[known], values[known]
+    moved = places > 0
+    places, values = places[moved], values[moved]
     if not len(places):
         return float("nan")
     beyond = min(int(np.searchsorted(places, distance * (1 - 1e-12))), len(places) - 1)

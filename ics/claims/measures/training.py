@@ -1,14 +1,18 @@
-"""Measures of a training that several claims need, by net and seed. A net that diverged has a number: the worst one."""
+"""Measures of a training that several claims need, by net and seed.
+
+A net that diverged records nothing more, and what it recorded before must not speak for it: it has the worst number.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pandas as pd
 
+from ics.analysis import before_last_layer, last_tenth
 from ics.claims.method.evidence import Evidence, MissingEvidenceError
 from ics.errors import UsageError
-
-_TAIL = 10
 
 
 def final_loss(found: Evidence, *, column: str = "loss") -> pd.Series:
@@ -48,8 +52,49 @@ def diverged(found: Evidence) -> pd.Series:
     return last.astype(bool)
 
 
+def worst_where_diverged(numbers: pd.Series, found: Evidence, *, worst: float = math.inf) -> pd.Series:
+    """Return numbers by net and seed, with `worst` for every run whose last training loss is not finite.
+
+    Args:
+        numbers: what `per_seed` returned.
+        found: where the losses are.
+        worst: infinite, or NaN for what has no worst value, as a direction.
+
+    Example:
+        >>> index = pd.MultiIndex.from_tuples([("a", 0), ("b", 0)], names=["net", "seed"])
+        >>> steps = pd.DataFrame({"net": ["a", "b"], "seed": 0, "step": 9, "loss": [0.5, math.nan]})
+        >>> worst_where_diverged(pd.Series([1.0, 2.0], index), Evidence.of_frames({"steps": steps})).tolist()
+        [1.0, inf]
+    """
+    return numbers.mask(diverged(found).reindex(numbers.index, fill_value=False), worst)
+
+
+def peak_loss(found: Evidence) -> pd.Series:
+    """Return the largest training loss as a multiple of the first one, 1 or more; inf where any is not finite."""
+    rows = found.table("steps", columns=("step", "loss")).sort_values("step")
+    return rows.groupby(["net", "seed"])["loss"].agg(_peak).astype(float)
+
+
+def last_norm(found: Evidence, *, parameter: str) -> pd.Series:
+    """Return the l2 norm of one kind of parameter of all hidden layers together, at the last measured step.
+
+    Args:
+        found: with the table `gradients`.
+        parameter: `"weight"` or `"bias"` of the linear and convolutional layers. The last layer, which no
+            normalisation follows, is left out, and so are gamma and beta.
+    """
+    columns = ("step", "layer", "layer_index", "of", "parameter_norm")
+    rows = before_last_layer(found.table("gradients", columns=columns, where={"kind": "parameter"}))
+    own = rows["of"] == rows["layer"] + f".{parameter}"
+    last = rows["step"] == rows.groupby("run")["step"].transform("max")
+    squares = rows[own & last].assign(square=lambda chosen: chosen["parameter_norm"] ** 2)
+    # NaN is no small norm: what a sum would leave out is a net that diverged.
+    norms = np.sqrt(squares.groupby(["net", "seed"])["square"].sum(skipna=False))
+    return norms.where(np.isfinite(norms), np.inf)
+
+
 def _mean_of_tail(losses: pd.Series) -> float:
-    tail = losses.tail(max(len(losses) // _TAIL, 1)).to_numpy(float)
+    tail = last_tenth(losses).to_numpy(float)
     return float(tail.mean()) if np.isfinite(tail).all() else float("inf")
 
 
@@ -57,3 +102,8 @@ def _first_step(rows: pd.DataFrame, loss: float, smoothing: int) -> float:
     smooth = rows["loss"].rolling(smoothing, min_periods=1).mean()
     reached = rows["step"][(smooth <= loss).to_numpy()]
     return float(reached.iloc[0]) if len(reached) else float("inf")
+
+
+def _peak(losses: pd.Series) -> float:
+    values = losses.to_numpy(float)
+    return float(values.max() / values[0]) if np.isfinite(values).all() else float("inf")

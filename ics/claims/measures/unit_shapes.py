@@ -84,7 +84,7 @@ def change(before: Shapes, after: Shapes) -> Mapping[str, Array]:
     - `skewness_change`, `excess_kurtosis_change`: absolute differences of the standardised moments;
     - `shape_change`: Wasserstein-1 distance of the standardised distributions, in standard deviations.
 
-    0 if the unit only shifted and scaled. NaN where it is constant at one of the two looks.
+    0 if the unit only shifted and scaled. NaN where it is constant at one of the two measurements.
     """
     a, b = before.sorted, after.sorted
     found = {
@@ -119,8 +119,8 @@ def wasserstein_2_to_normal(ascending: Array) -> Array:
 
 def typical(numbers: Array) -> float:
     """Return the median over units that have a number; NaN if none has."""
-    known = numbers[~np.isnan(numbers)]
-    return float(np.median(known)) if len(known) else float("nan")
+    defined = numbers[~np.isnan(numbers)]
+    return float(np.median(defined)) if len(defined) else float("nan")
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 | budget | seeds | nets | for |
 |---|---|---|---|
-| quick | 3 | digits, sigmoid, linear, chain | a look: a claim in under a minute on two cores |
+| quick | 3 | digits, sigmoid, linear, chain | a first impression: a claim in under a minute on two cores |
 | cpu | 5 | the same, longer, and small convolutional nets on images where there are some | the ledger of docs/claims |
 | paper | 5 | VGG-16 on CIFAR-10, the deep linear net in full | the published settings, on a GPU |
 """
@@ -25,7 +25,7 @@ _LINES = {"gradient_line": {"directions": ["gradient", "update", "random"]}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class ClaimBudget:
     """What a claim may cost.
 
     Attributes:
@@ -54,14 +54,16 @@ class Budget:
         return ("digits", "images") if self.name == "cpu" and self.images is not None else ("digits",)
 
 
-BUDGETS: Mapping[str, Budget] = {
-    "quick": Budget(name="quick", num_seeds=3, steps=200, linear_steps=200, image_steps=100),
-    "cpu": Budget(name="cpu", num_seeds=5, steps=1000, linear_steps=2000, image_steps=300, image_limit=200),
-    "paper": Budget(name="paper", num_seeds=5, steps=5000, linear_steps=10_000, image_steps=15_000),
+BUDGETS: Mapping[str, ClaimBudget] = {
+    "quick": ClaimBudget(name="quick", num_seeds=3, steps=200, linear_steps=200, image_steps=100),
+    "cpu": ClaimBudget(name="cpu", num_seeds=5, steps=1000, linear_steps=2000, image_steps=300, image_limit=200),
+    "paper": ClaimBudget(name="paper", num_seeds=5, steps=5000, linear_steps=10_000, image_steps=15_000),
 }
 
 
-def budget_named(name: str, *, num_seeds: int | None = None, images: str | os.PathLike[str] | None = None) -> Budget:
+def budget_named(
+    name: str, *, num_seeds: int | None = None, images: str | os.PathLike[str] | None = None
+) -> ClaimBudget:
     """Return a budget, with other seeds, and with the images of `images` or else of the variable ICS_CIFAR10.
 
     Raises:
@@ -80,7 +82,7 @@ def budget_named(name: str, *, num_seeds: int | None = None, images: str | os.Pa
     return replace(budget, num_seeds=budget.num_seeds if num_seeds is None else num_seeds, images=path)
 
 
-def base(budget: Budget, name: str = "digits", *, norm: str = "none", **changes: Any) -> RunConfig:
+def base(budget: ClaimBudget, name: str = "digits", *, norm: str = "none", **changes: Any) -> RunConfig:
     """Return one of the nets that claims share.
 
     Args:
@@ -113,7 +115,7 @@ def net_name(norm: str, base: str = "digits") -> str:
     return label if base == "digits" else f"{label}, {base}"
 
 
-def _digits(budget: Budget, norm: str) -> RunConfig:
+def _digits(budget: ClaimBudget, norm: str) -> RunConfig:
     steps = budget.steps
     return recipe(
         "digits-mlp",
@@ -129,28 +131,28 @@ def _digits(budget: Budget, norm: str) -> RunConfig:
     )
 
 
-def _sigmoid(budget: Budget, norm: str) -> RunConfig:
+def _sigmoid(budget: ClaimBudget, norm: str) -> RunConfig:
     return _digits(budget, norm).replace(activation="sigmoid", init="glorot")
 
 
-def _chain(budget: Budget, norm: str) -> RunConfig:
+def _chain(budget: ClaimBudget, norm: str) -> RunConfig:
     return _digits(budget, norm).replace(hidden=(1,) * 8, activation="tanh")
 
 
-def _linear(budget: Budget, norm: str) -> RunConfig:
+def _linear(budget: ClaimBudget, norm: str) -> RunConfig:
     steps = budget.linear_steps
-    few = _sparse(steps, looks=5)
+    few = _sparse(steps, num_measurements=5)
     # 25 layers: drift of every site and curvature would cost more than the training and no claim about it needs them.
     instruments = {name: when for name, when in few.items() if name not in ("drift", "curvature")}
     return recipe("deep-linear", norm=norm, steps=steps, instruments=instruments, line_points=8)
 
 
-def _images(budget: Budget, norm: str) -> RunConfig:
+def _images(budget: ClaimBudget, norm: str) -> RunConfig:
     steps = budget.image_steps
     data = "cifar10" if budget.images is None else f"images:{budget.images}"
     if budget.name == "paper":
         published = recipe("vgg16-cifar", norm=norm, data=data, steps=steps)
-        # Two forward passes a look: claims about distributions need the same batch seen again, the recipe does not.
+        # Two forward passes each: claims about distributions need the same batch seen again, the recipe does not.
         return published.replace(instruments={**published.instruments, "drift": "log_spaced(40)"})
     if budget.images is None:
         raise UsageError(f"the images net needs images; type --images PATH or set {IMAGES_VARIABLE}")
@@ -165,7 +167,7 @@ def _images(budget: Budget, norm: str) -> RunConfig:
         learning_rate=0.05,
         steps=steps,
         evaluate_every=max(steps // 10, 1),
-        instruments=_sparse(steps, looks=5),
+        instruments=_sparse(steps, num_measurements=5),
         options=_LINES,
         line_points=8,
         device="cpu",
@@ -173,15 +175,15 @@ def _images(budget: Budget, norm: str) -> RunConfig:
     )
 
 
-def _sparse(steps: int, *, looks: int = 10) -> dict[str, str]:
-    """Every instrument about `looks` times, the shift twice as often, the curvature half as often."""
-    every = max(steps // looks, 1)
+def _sparse(steps: int, *, num_measurements: int = 10) -> dict[str, str]:
+    """Every instrument about `num_measurements` times, the shift twice as often, the curvature half as often."""
+    every = max(steps // num_measurements, 1)
     cheap = ("activations", "gradients", "normalization", "gradient_line", "drift")
     instruments = dict.fromkeys(cheap, f"every({every})")
     return instruments | {"gradient_shift": f"every({max(every // 2, 1)})", "curvature": f"every({2 * every})"}
 
 
-BASES: Mapping[str, Callable[[Budget, str], RunConfig]] = {
+BASES: Mapping[str, Callable[[ClaimBudget, str], RunConfig]] = {
     "digits": _digits,
     "sigmoid": _sigmoid,
     "chain": _chain,

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ics.claims.method.budgets import Budget
+from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.effects import Effect
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import Criterion
 from ics.claims.method.studies import Study
 from ics.errors import UsageError, unknown_name
 from ics.experiments.training.config import RunConfig
-from ics.ledger.statements import STATEMENTS, Statement
+from ics.ledger import STATEMENTS, Statement
 
 
-def _nothing(budget: Budget) -> tuple[()]:
+def _nothing(budget: ClaimBudget) -> tuple[()]:
     return ()
 
 
@@ -24,7 +24,7 @@ class Claim:
     """A claim as an experiment.
 
     Attributes:
-        id: `"C01"` to `"C31"`; its sentence and source are in `STATEMENTS`.
+        id: `"C01"`, `"C02"`, ...; its sentence and source are in `STATEMENTS`.
         evidence: from recorded tables to effects. A pure function, tested on synthetic tables.
         rule: the criteria, fixed before anything was measured.
         nets: the trainings it needs, without seeds: the budget says which. `net` names them in the evidence; trainings
@@ -37,8 +37,8 @@ class Claim:
     id: str
     evidence: Callable[[Evidence], tuple[Effect, ...]]
     rule: tuple[Criterion, ...]
-    nets: Callable[[Budget], tuple[RunConfig, ...]] = _nothing
-    studies: Callable[[Budget], tuple[Study, ...]] = _nothing
+    nets: Callable[[ClaimBudget], tuple[RunConfig, ...]] = _nothing
+    studies: Callable[[ClaimBudget], tuple[Study, ...]] = _nothing
     published: str = ""
     remark: str = ""
 

@@ -148,9 +148,9 @@ def _words(words: Mapping[str, Any], meaning: str) -> dict[str, Any]:
 
 def _of_net(numbers: pd.Series, net: str) -> dict[int, float]:
     pairs: list[tuple[Any, Any]] = numbers.index.tolist()
-    known = list(dict.fromkeys(str(name) for name, _ in pairs))
-    if net not in known:
-        raise unknown_name("net with this measure", net, known)
+    nets = list(dict.fromkeys(str(name) for name, _ in pairs))
+    if net not in nets:
+        raise unknown_name("net with this measure", net, nets)
     found = {int(seed): float(number) for (name, seed), number in zip(pairs, numbers, strict=True) if name == net}
     return dict(sorted(found.items()))
 

@@ -72,17 +72,17 @@ def estimate(values: Iterable[float], *, logarithmic: bool = False, seed: int = 
         0.0
     """
     given = np.asarray(list(values), dtype=np.float64)
-    known = given[~np.isnan(given)]
-    num_undefined = len(given) - len(known)
+    defined = given[~np.isnan(given)]
+    num_undefined = len(given) - len(defined)
     if logarithmic:
-        assert (known >= 0).all(), "ratios are at least 0"
+        assert (defined >= 0).all(), "ratios are at least 0"
         with np.errstate(divide="ignore"):
-            known = np.log(known)
-    center, low, high, confidence = _located(known, seed=seed)
+            defined = np.log(defined)
+    center, low, high, confidence = _located(defined, seed=seed)
     if logarithmic:
         with np.errstate(over="ignore"):
             center, low, high = (float(end) for end in np.exp([center, low, high]))
-    return Estimate(center, low, high, confidence, len(known), num_undefined)
+    return Estimate(center, low, high, confidence, len(defined), num_undefined)
 
 
 def seeds_needed(values: Iterable[float], border: float, *, logarithmic: bool = False) -> int | None:
@@ -96,16 +96,16 @@ def seeds_needed(values: Iterable[float], border: float, *, logarithmic: bool = 
         >>> seeds_needed([1.0, 2.0, 3.0], border=1.0)
         10
     """
-    known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+    defined = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     if logarithmic:
         with np.errstate(divide="ignore"):
-            known, border = np.log(known), math.log(border) if border > 0 else -math.inf
-    if len(known) < 2:
+            defined, border = np.log(defined), math.log(border) if border > 0 else -math.inf
+    if len(defined) < 2:
         return MIN_SEEDS
-    if not (np.isfinite(known).all() and math.isfinite(border)):
-        one_sided = (known > border).all() or (known < border).all()
+    if not (np.isfinite(defined).all() and math.isfinite(border)):
+        one_sided = (defined > border).all() or (defined < border).all()
         return max(MIN_SEEDS, math.ceil(1 - math.log2(1 - LEAST_CONFIDENCE))) if one_sided else None
-    distance, spread = abs(known.mean() - border), known.std(ddof=1)
+    distance, spread = abs(defined.mean() - border), defined.std(ddof=1)
     if spread == 0:
         return MIN_SEEDS
     if distance == 0:

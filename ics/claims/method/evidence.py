@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ics.claims.method.budgets import BUDGETS, Budget
+from ics.claims.method.budgets import BUDGETS, ClaimBudget
 from ics.errors import IcsError, unknown_name
 from ics.experiments.training.config import RunConfig
 
@@ -34,7 +34,7 @@ class Evidence:
     read: Reader
     studies: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     configs: Mapping[str, RunConfig] = field(default_factory=dict)
-    budget: Budget = BUDGETS["quick"]
+    budget: ClaimBudget = BUDGETS["quick"]
 
     @classmethod
     def of_frames(
@@ -43,7 +43,7 @@ class Evidence:
         *,
         studies: Mapping[str, pd.DataFrame] | None = None,
         configs: Mapping[str, RunConfig] | None = None,
-        budget: Budget | str = "quick",
+        budget: ClaimBudget | str = "quick",
     ) -> Evidence:
         """Return the evidence that made-up tables give: frames with `net`, `seed` and the columns that are looked at.
 

@@ -136,8 +136,8 @@ def decide(effects: Sequence[Effect], rule: Iterable[Criterion]) -> Verdict:
         raise UsageError("a claim is decided by at least one criterion, got none; type rule=(below('shift', 0.9),)")
     outcome = _united({vote.outcome for vote in votes})
     needed = [vote.seeds_needed for vote in votes if vote.outcome is Outcome.INCONCLUSIVE]
-    known = [number for number in needed if number is not None]
-    seeds = max(known) if known and len(known) == len(needed) else None
+    defined = [number for number in needed if number is not None]
+    seeds = max(defined) if defined and len(defined) == len(needed) else None
     return Verdict(outcome, _reason(votes), seeds, tuple(votes))
 
 
@@ -167,10 +167,10 @@ def judge(effect: Effect, criterion: Criterion) -> Vote:
 
 def _judge_exactly(effect: Effect, criterion: Criterion) -> Vote:
     middle = (criterion.low + criterion.high) / 2
-    known = [number for number in effect.numbers if not math.isnan(number)]
-    furthest = max(known, key=lambda number: abs(number - middle))
-    reason = f"furthest of {len(known)} seeds: {_number(furthest)}"
-    inside = all(criterion.low <= number <= criterion.high for number in known)
+    defined = [number for number in effect.numbers if not math.isnan(number)]
+    furthest = max(defined, key=lambda number: abs(number - middle))
+    reason = f"furthest of {len(defined)} seeds: {_number(furthest)}"
+    inside = all(criterion.low <= number <= criterion.high for number in defined)
     return Vote(criterion, effect, Outcome.SUPPORTED if inside else Outcome.CONTRADICTED, reason)
 
 
@@ -179,8 +179,8 @@ def _needed(effect: Effect, criterion: Criterion) -> int | None:
     borders = [border for border in (criterion.low, criterion.high) if math.isfinite(border)]
     logarithmic = effect.scale == "ratio"
     numbers = [seeds_needed(effect.numbers, border, logarithmic=logarithmic) for border in borders]
-    known = [number for number in numbers if number is not None]
-    return max(known) if len(known) == len(numbers) else None
+    defined = [number for number in numbers if number is not None]
+    return max(defined) if len(defined) == len(numbers) else None
 
 
 def _united(outcomes: set[Outcome]) -> Outcome:

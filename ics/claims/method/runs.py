@@ -18,9 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from ics.analysis.frames import IDENTITY
+from ics.analysis import IDENTITY
 from ics.claims.method.evidence import Reader, Where
-from ics.claims.method.naming import digest, slug
+from ics.claims.method.stored_results import digest, slug
 from ics.errors import IcsError, UsageError
 from ics.experiments.sweep.jobs import own_progress
 from ics.experiments.training.config import RunConfig

@@ -16,8 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from ics.claims.method.naming import digest, slug
-from ics.claims.method.provenance import versions
+from ics.claims.method.stored_results import digest, slug, versions
 from ics.errors import NotARunError, UsageError
 from ics.ledger.files import read_json, write_json, write_whole
 

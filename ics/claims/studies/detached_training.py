@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ics.claims.method.budgets import Budget, base, net_name
+from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.runs import changed
 from ics.claims.method.studies import Study
 from ics.experiments.nets.layers import NetLayer, hidden_layers, layers_in_order
@@ -29,17 +29,21 @@ MEAN, BOTH, BATCH = "batch-detached-mean", "batch-detached", "batch"
 FIXED = ", gamma and beta fixed"
 _STEPS = {"quick": 400, "cpu": 2000, "paper": 10_000}
 _ALONE_STEPS = 50
-_LOOKS = 20
+_NUM_MEASUREMENTS = 20
 
 
-def studies(budget: Budget) -> tuple[Study, ...]:
+def studies(budget: ClaimBudget) -> tuple[Study, ...]:
     """Both studies, on the digits net in float64 under every budget."""
     steps = _STEPS[budget.name]
     config = base(budget, norm=MEAN, dtype="float64", steps=steps, instruments={}, options={}, evaluate_every=0)
     whole = changed(config)
     return (
         Study(name=ALONE, function=f"{__name__}:bias_alone", settings={"config": whole, "steps": _ALONE_STEPS}),
-        Study(name=TRAINING, function=f"{__name__}:detached_training", settings={"config": whole, "looks": _LOOKS}),
+        Study(
+            name=TRAINING,
+            function=f"{__name__}:detached_training",
+            settings={"config": whole, "num_measurements": _NUM_MEASUREMENTS},
+        ),
     )
 
 
@@ -92,37 +96,37 @@ def _bias_alone(config: RunConfig, steps: int) -> pd.DataFrame:
     return pd.DataFrame({"net": net_name(config.norm), **rows})
 
 
-def detached_training(*, seed: int, config: Mapping[str, Any], looks: int) -> pd.DataFrame:
+def detached_training(*, seed: int, config: Mapping[str, Any], num_measurements: int) -> pd.DataFrame:
     """Train whole nets by SGD with the mean, or mean and variance, detached, and with BatchNorm.
 
     Args:
         seed: of the initial weights and the batches.
         config: of the training, as `RunConfig.from_dict` takes it; `net` and `norm` are replaced by those compared.
-        looks: rows per net, after equally many steps each.
+        num_measurements: rows per net, after equally many steps each.
 
     Returns:
-        A row per net and look: `net` (names of the norms; with ", gamma and beta fixed" where these stay 1 and 0),
-        `step` (steps done), `loss` (mean over the steps since the last look), `first_loss`, `peak_loss` (largest loss
-        since the last look), and of the hidden layers together `bias_norm`, `displacement` ||b_t - b_0||, and
+        A row per net and step: `net` (names of the norms; with ", gamma and beta fixed" where these stay 1 and 0),
+        `step` (steps done), `loss` (mean over the steps since the last row), `first_loss`, `peak_loss` (largest loss
+        since the last row), and of the hidden layers together `bias_norm`, `displacement` ||b_t - b_0||, and
         `weight_norm` ||W||. In the last row `loss_change`: the relative change of the last batch's loss in train mode
         if these biases are put back to b_0; null in the others. What is not finite is inf.
 
     Cost: six trainings without instruments.
     """
     frames = [
-        _training(_config(config, norm, seed), fixed=fixed, looks=looks)
+        _training(_config(config, norm, seed), fixed=fixed, num_measurements=num_measurements)
         for fixed, norm in product((False, True), (BATCH, MEAN, BOTH))
     ]
     return pd.concat(frames, ignore_index=True)
 
 
-def _training(config: RunConfig, *, fixed: bool, looks: int) -> pd.DataFrame:
+def _training(config: RunConfig, *, fixed: bool, num_measurements: int) -> pd.DataFrame:
     experiment = prepare(config)
     layers = _hidden(experiment)
     if fixed:
         _fix_gamma_and_beta(layers)
     start = [bias.detach().clone() for bias in _own(layers, "bias")]
-    every = max(config.steps // looks, 1)
+    every = max(config.steps // num_measurements, 1)
     rows: list[dict[str, Any]] = []
     losses: list[float] = []
     for step, (loss, batch) in enumerate(_steps(experiment), start=1):

@@ -32,15 +32,15 @@ def steps_held_back(*, seed: int, config: Mapping[str, Any], every: int) -> pd.D
     Args:
         seed: of the weights and the batches.
         config: of the training, as `RunConfig.from_dict` takes it; `net` may be left out.
-        every: steps between two looks.
+        every: steps between two measurements.
 
     Returns:
-        Three rows per look: `net` ("whole step": d, what the optimizer proposes; "one layer changes signs": d with 0
+        Three rows per step: `net` ("whole step": d, what the optimizer proposes; "one layer changes signs": d with 0
         for the weights that would change sign, but in the layer with most of them; "whole step, as short": d scaled to
         the length of the second), `step`, `length` ||d||, `interaction` (see `interaction`), `sign_changes` (weights
         that change sign in this way).
 
-    Cost: the training, and at each look three forward passes per layer and six more.
+    Cost: the training, and at each measurement three forward passes per layer and six more.
     """
     experiment = prepare(RunConfig.from_dict({"net": "trained", **config, "seed": seed}))
     model, optimizer, rows = experiment.model, experiment.optimizer, []

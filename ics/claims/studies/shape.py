@@ -2,7 +2,7 @@
 
 The recorded table of activations sees another batch of 64 at each step, from which the skewness of a unit is known to
 0.3 at best: a change of shape would be lost in it, and the heavier its tails the more. Here the examples are the same
-at every look, so that nothing changes where the net does not, and they are many.
+at every measurement, so that nothing changes where the net does not, and they are many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ics.claims.measures.unit_shapes import Shapes, change, describe, of_normal_draws, typical
-from ics.claims.method.budgets import Budget, base
+from ics.claims.method.budgets import ClaimBudget, base
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.runs import changed, data_name
 from ics.claims.method.studies import Study
@@ -33,7 +33,7 @@ from ics.experiments.training.machine import cpu_threads, draws_undone
 
 U, WU = "u", "Wu+b"
 
-_LOOKS = {"quick": 6, "cpu": 8, "paper": 8}
+_NUM_MEASUREMENTS = {"quick": 6, "cpu": 8, "paper": 8}
 _PROBE, _VALUES, _UNITS = 1024, 1024, 64
 
 
@@ -46,19 +46,24 @@ class Place(NamedTuple):
     site: str
 
 
-def shape_study(name: str, config: RunConfig, budget: Budget, *, looks: int | None = None) -> Study:
+def shape_study(name: str, config: RunConfig, budget: ClaimBudget, *, num_measurements: int | None = None) -> Study:
     """Return the study of a net's shapes: equal settings share their results, whatever claims call them.
 
-    `looks` are those of the budget unless told otherwise.
+    `num_measurements` are those of the budget unless told otherwise.
     """
     bare = config.replace(instruments={}, options={}, evaluate_every=0)
-    sizes = {"looks": looks or _LOOKS[budget.name], "num_probe": _PROBE, "num_values": _VALUES, "num_units": _UNITS}
+    sizes = {
+        "num_measurements": num_measurements or _NUM_MEASUREMENTS[budget.name],
+        "num_probe": _PROBE,
+        "num_values": _VALUES,
+        "num_units": _UNITS,
+    }
     moved = {} if data_name(config) == config.data else {"data_at": config.data}
     function = f"{__name__}:unit_shapes"
     return Study(name=name, function=function, settings=changed(bare) | sizes, local=moved)
 
 
-def plain_nets(budget: Budget) -> dict[str, RunConfig]:
+def plain_nets(budget: ClaimBudget) -> dict[str, RunConfig]:
     """Return the standard nets on which claims about u = g(Wu' + b) are tested, by setting: g is ReLU, or saturates."""
     images = {"images": base(budget, "images")} if "images" in budget.bases else {}
     if budget.name == "paper":
@@ -79,7 +84,7 @@ def u_and_preactivation(found: Evidence, study: str) -> pd.DataFrame:
 def unit_shapes(
     *,
     seed: int,
-    looks: int,
+    num_measurements: int,
     num_probe: int,
     num_values: int,
     num_units: int,
@@ -90,9 +95,9 @@ def unit_shapes(
 
     Args:
         seed: of the training.
-        looks: how many, evenly spread, the first before any training and the last after all of it.
+        num_measurements: how many, evenly spread, the first before any training and the last after all of it.
         num_probe: training examples that are looked at, the same for every seed; fewer if there are not so many.
-        num_values: of each unit at most so many, the same at every look; a convolution has many more.
+        num_values: of each unit at most so many, the same at every measurement; a convolution has many more.
         num_units: of each layer at most so many, the first ones, which initialisation does not tell from the others.
         data_at: where the data lie, if `settings` has but their name.
         settings: of `RunConfig`, without net and seed.
@@ -101,16 +106,16 @@ def unit_shapes(
 
     Returns:
         A row per layer, site (input, preactivation, scaled: after a normalisation that follows the layer), pair of
-        looks and measure: `layer`, `layer_index`, `fan_in`, `site`, `step`, `reference_step`, `measure`, `value`, the
+        steps and measure: `layer`, `layer_index`, `fan_in`, `site`, `step`, `reference_step`, `measure`, `value`, the
         median over units, `num_units`, and `num_constant` of them that have no shape. `reference_step` is `step` for
-        what is measured at one look: those of `describe`, the same of all units' values together (`pooled_`), the
+        what is measured at one step: those of `describe`, the same of all units' values together (`pooled_`), the
         change between two halves of the probe (`shape_floor`), and `ks_of_normal`, the ks of as many normal draws.
         The others are those of `change`.
 
     Raises:
-        UsageError: the model is no nn.Sequential, or fewer than two looks.
+        UsageError: the model is no nn.Sequential, or fewer than two measurements.
 
-    Cost: the training, and `looks` forward passes of the probe with a sort of every unit's values.
+    Cost: the training, and `num_measurements` forward passes of the probe with a sort of every unit's values.
     """
     located = {} if data_at is None else {"data": data_at}
     config = RunConfig.from_dict({"net": "probed", **settings, "seed": seed, **located})
@@ -119,7 +124,7 @@ def unit_shapes(
     seen: dict[int, dict[Place, Shapes]] = {}
     rows: list[dict[str, Any]] = []
     with cpu_threads(config.num_threads):
-        for step in _trained(experiment, look_steps(config.steps, looks)):
+        for step in _trained(experiment, measured_steps(config.steps, num_measurements)):
             looked = _look(experiment.model, probe, num_values=num_values, num_units=num_units)
             seen[step] = {place: Shapes.of(values) for place, values in looked.items()}
             for place, values in looked.items():
@@ -131,16 +136,16 @@ def unit_shapes(
     return pd.DataFrame(rows)
 
 
-def look_steps(steps: int, looks: int) -> list[int]:
-    """Return the steps of the looks: optimizer steps done before each.
+def measured_steps(steps: int, num_measurements: int) -> list[int]:
+    """Return the steps of the num_measurements: optimizer steps done before each.
 
     Example:
-        >>> look_steps(200, 6)
+        >>> measured_steps(200, 6)
         [0, 40, 80, 120, 160, 200]
     """
-    if looks < 2:
-        raise UsageError(f"a change needs two looks or more, got looks={looks}")
-    return sorted({round(number * steps / (looks - 1)) for number in range(looks)})
+    if num_measurements < 2:
+        raise UsageError(f"a change needs two measurements or more, got num_measurements={num_measurements}")
+    return sorted({round(number * steps / (num_measurements - 1)) for number in range(num_measurements)})
 
 
 def probe_of(data: Data, size: int) -> Tensor:

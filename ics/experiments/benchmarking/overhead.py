@@ -20,9 +20,9 @@ from typing import Any
 from ics.errors import IcsError, UsageError
 from ics.experiments.benchmarking.peak_memory import Memory, peak_memory
 from ics.experiments.benchmarking.timing import Clock, Seconds, flushed_denormals, interleaved, ratios, wait_until_quiet
-from ics.experiments.benchmarking.ways import WAYS, Setting, Trial
+from ics.experiments.benchmarking.ways import WAYS, Setting, TimedTraining
 from ics.experiments.data.examples import Progress
-from ics.experiments.training.train import find_device
+from ics.experiments.training.machine import find_device
 
 INTERVALS = (1, 10, 100)
 WITH_MEMORY = ("plain", "full", "gradient_shift")
@@ -98,12 +98,12 @@ def overhead(
         UsageError: the model or the device cannot be had, or the model cannot be trained on such a batch.
     """
     report = _Report(setting.label, progress, rounds, memory)
-    trial = Trial(setting, clock=clock)
+    training = TimedTraining(setting, clock=clock)
     timed = INTERVALS if measure_all else INTERVALS[:1]
     with flushed_denormals(), tempfile.TemporaryDirectory() as folder:
-        seconds = _time(trial, Path(folder), timed, rounds=rounds, limit=seconds_limit, report=report)
+        seconds = _time(training, Path(folder), timed, rounds=rounds, limit=seconds_limit, report=report)
         written = {
-            way: _written(trial, way, Path(folder), min(seconds.get(f"{way}/1", seconds["idle/0"])))
+            way: _written(training, way, Path(folder), min(seconds.get(f"{way}/1", seconds["idle/0"])))
             for way in report.each(WAYS[1:])
         }
     peaks = {way: peak_of(setting, way) for way in report.each(WITH_MEMORY)} if memory else {}
@@ -117,20 +117,20 @@ def peak_of(setting: Setting, way: str) -> Memory:
 
 def _prepare_steps(setting: Setting, way: str) -> Callable[[], None]:
     # Without the step that checks the model: what it takes would count as held, and a plain step as adding nothing.
-    trial, folder = Trial(setting, check=False), Path(tempfile.mkdtemp())
+    training, folder = TimedTraining(setting, check=False), Path(tempfile.mkdtemp())
 
     def steps() -> None:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            recorder = None if way == "plain" else stack.enter_context(trial.recorder(way, 1, folder))
+            recorder = None if way == "plain" else stack.enter_context(training.recorder(way, 1, folder))
             for _ in range(2):
-                trial.plain() if recorder is None else trial.recorded(recorder)
+                training.plain() if recorder is None else training.recorded(recorder)
 
     return steps
 
 
 def _time(
-    trial: Trial, folder: Path, intervals: Iterable[int], *, rounds: int, limit: float, report: _Report
+    training: TimedTraining, folder: Path, intervals: Iterable[int], *, rounds: int, limit: float, report: _Report
 ) -> Seconds:
     """Return seconds per step by `way/interval`; plain and idle, which measure nothing, have interval 0."""
     ways: dict[str, Callable[[], Any]] = {}
@@ -138,26 +138,26 @@ def _time(
     with ExitStack() as stack:
         for way in WAYS:
             for interval in intervals if way in WAYS[2:] else (0,):
-                name, step = f"{way}/{interval}", trial.plain
+                name, step = f"{way}/{interval}", training.plain
                 if way != "plain":
-                    recorder = stack.enter_context(trial.recorder(way, interval or 1, folder / name))
-                    step = partial(trial.recorded, recorder)
-                num_steps[name] = _steps_of_a_sample(step, way, trial) * max(interval, 1)
+                    recorder = stack.enter_context(training.recorder(way, interval or 1, folder / name))
+                    step = partial(training.recorded, recorder)
+                num_steps[name] = _steps_of_a_sample(step, way, training) * max(interval, 1)
                 ways[name] = partial(_repeat, step, num_steps[name])
         seconds = interleaved(
             ways,
             rounds=rounds,
             warmup=0,  # each way has taken two steps by now
             seconds_limit=limit,
-            device=trial.device,
+            device=training.device,
             progress=report.round,
-            clock=trial.clock,
+            clock=training.clock,
             between=lambda name: wait_until_quiet(),  # what a recorder writes beside the training is timed apart
         )
     return {name: [value / num_steps[name] for value in values] for name, values in seconds.items()}
 
 
-def _steps_of_a_sample(step: Callable[[], Any], way: str, trial: Trial) -> int:
+def _steps_of_a_sample(step: Callable[[], Any], way: str, training: TimedTraining) -> int:
     """Return how many steps make a sample that is long beside the grain of clock and scheduler.
 
     The first step also makes what is made once; what cannot be measured is a mistake, not a traceback.
@@ -167,32 +167,32 @@ def _steps_of_a_sample(step: Callable[[], Any], way: str, trial: Trial) -> int:
     except IcsError:
         raise
     except Exception as error:
-        raise UsageError(f"{way} cannot be measured on {trial.label}: {type(error).__name__}: {error}") from error
-    seconds = interleaved({way: step}, rounds=1, warmup=0, device=trial.device, clock=trial.clock)[way]
+        raise UsageError(f"{way} cannot be measured on {training.label}: {type(error).__name__}: {error}") from error
+    seconds = interleaved({way: step}, rounds=1, warmup=0, device=training.device, clock=training.clock)[way]
     return int(min(max(_SAMPLE_SECONDS / max(min(seconds), 1e-6), 1), _MOST_STEPS))
 
 
-def _written(trial: Trial, way: str, folder: Path, step_seconds: float) -> tuple[float, float]:
+def _written(training: TimedTraining, way: str, folder: Path, step_seconds: float) -> tuple[float, float]:
     """Return seconds and bytes per measured step that end on disk: what many steps take to be written beyond one."""
     num = _IDLE_WRITTEN if way == "idle" else int(min(max(_WRITTEN_SECONDS / step_seconds, 2), _MOST_WRITTEN))
-    once, many = (_write(trial, way, steps, folder / f"{way}-{steps}") for steps in (1, num))
+    once, many = (_write(training, way, steps, folder / f"{way}-{steps}") for steps in (1, num))
     seconds, size = (max(last - first, 0.0) / (num - 1) for first, last in zip(once, many, strict=True))
     return seconds, size
 
 
-def _write(trial: Trial, way: str, num: int, to: Path) -> tuple[float, float]:
+def _write(training: TimedTraining, way: str, num: int, to: Path) -> tuple[float, float]:
     """Record `num` steps; return the seconds of closing, in which all is written, and the bytes of the tables."""
-    recorder = trial.recorder(way, 1, to, flush_every=num + 1)  # so that nothing is written before closing
+    recorder = training.recorder(way, 1, to, flush_every=num + 1)  # so that nothing is written before closing
     for _ in range(num):
         if way == "idle":
             with recorder.step() as step:
                 step.log(loss=1.0)
         else:
-            trial.batch[0].normal_()  # a batch that repeats would compress better than those of a training
-            trial.recorded(recorder)
-    start = trial.clock()
+            training.batch[0].normal_()  # a batch that repeats would compress better than those of a training
+            training.recorded(recorder)
+    start = training.clock()
     recorder.close()
-    return trial.clock() - start, sum(part.stat().st_size for part in to.rglob("*.parquet"))
+    return training.clock() - start, sum(part.stat().st_size for part in to.rglob("*.parquet"))
 
 
 def _lines(

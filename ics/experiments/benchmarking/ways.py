@@ -16,13 +16,15 @@ from ics.errors import UsageError
 from ics.experiments.benchmarking.timing import Clock
 from ics.experiments.data.examples import Batch
 from ics.experiments.nets.loading import load_model
-from ics.experiments.training.config import NORMS
-from ics.experiments.training.train import cross_entropy, find_device
-from ics.recording.presets import PRESETS
+from ics.experiments.nets.norms import NORMS
+from ics.experiments.training.losses import cross_entropy
+from ics.experiments.training.machine import find_device
 
-IN_THE_PASS = frozenset({"activations", "gradients", "normalization"})
-WAYS = ("plain", "idle", *PRESETS, "gradient_shift")
+WAYS = ("plain", "idle", *ics.PRESETS, "gradient_shift")
 """A plain step, one with a recorder at which nothing is due, the statistics of each preset, and the shift."""
+
+STATISTICS = frozenset({"activations", "gradients", "normalization"})
+"""The instruments that read training's own passes; all others add passes of their own."""
 
 _NUM_CLASSES = 10
 _SHAPES: Mapping[str, tuple[int, ...]] = {"mlp": (1, 8, 8), "deep_linear": (10,)}
@@ -59,7 +61,7 @@ DEFAULT_SETTINGS: tuple[Setting, ...] = (
 """A tiny model, whose steps are all overhead, and the two usual ones; about three minutes on two cores."""
 
 
-class Trial:
+class TimedTraining:
     """A model with its optimizer and one batch, ready to take steps with and without a recorder."""
 
     def __init__(self, setting: Setting, *, clock: Clock = time.perf_counter, check: bool = True) -> None:
@@ -123,7 +125,7 @@ def chosen(way: str, interval: int) -> dict[str, Any]:
     """
     if way == "gradient_shift":
         return {"instruments": {"gradient_shift": ics.every(interval)}}
-    preset = PRESETS["full" if way == "idle" else way]
+    preset = ics.PRESETS["full" if way == "idle" else way]
     when = ics.at([2**62]) if way == "idle" else ics.every(interval)
-    names = preset.schedules if way == "idle" else preset.schedules.keys() & IN_THE_PASS
+    names = preset.schedules if way == "idle" else preset.schedules.keys() & STATISTICS
     return {"instruments": dict.fromkeys(sorted(names), when), "options": preset.options}

@@ -39,7 +39,7 @@ _PROGRESS_EVERY = 250
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ImageSplit:
     """Which images make up the data set: class names, and image name to (is it held out, class number)."""
 
     classes: tuple[str, ...]
@@ -72,8 +72,8 @@ def load_images(
     kept = cache_folder() / "images" / f"{key}.npz"
     decoded = _from_cache(kept)
     if decoded is None:
-        plan = make_plan(source.names(), path=path, limit=limit)
-        decoded = _decode_all(source, plan, path=path, image_size=image_size, progress=progress)
+        split = split_images(source.names(), path=path, limit=limit)
+        decoded = _decode_all(source, split, path=path, image_size=image_size, progress=progress)
         _to_cache(kept, decoded)
     images, targets, held_out = (torch.from_numpy(decoded[part]) for part in ("images", "targets", "held_out"))
     return image_data(
@@ -83,11 +83,11 @@ def load_images(
     )
 
 
-def make_plan(names: Collection[str], *, path: Path, limit: int | None = None) -> Plan:
+def split_images(names: Collection[str], *, path: Path, limit: int | None = None) -> ImageSplit:
     """Decide from names alone which class and split every image belongs to.
 
     Example:
-        >>> make_plan(["x/train/cat/1.png", "x/train/dog/1.png", "x/test/cat/2.png"], path=Path("x.tar")).places
+        >>> split_images(["x/train/cat/1.png", "x/train/dog/1.png", "x/test/cat/2.png"], path=Path("x.tar")).places
         {'x/test/cat/2.png': (True, 0), 'x/train/cat/1.png': (False, 0), 'x/train/dog/1.png': (False, 1)}
     """
     if not names:
@@ -101,7 +101,7 @@ def make_plan(names: Collection[str], *, path: Path, limit: int | None = None) -
     strange = sorted({label for _, label in labels.values()} - set(classes))
     if strange:
         raise UsageError(f"{path} has test images of {', '.join(strange[:3])}, but no training images of that class")
-    return Plan(classes, _choose(labels, classes, limit=limit))
+    return ImageSplit(classes, _choose(labels, classes, limit=limit))
 
 
 def _labels(names: Collection[str]) -> dict[str, tuple[bool, str]]:
@@ -146,9 +146,11 @@ def _choose(
     return places
 
 
-def _decode_all(source: Source, plan: Plan, *, path: Path, image_size: int | None, progress: Progress | None) -> Arrays:
-    """Images (N, 3, height, width), targets (N,) and held_out (N,) in the order of the plan, and class names."""
-    index = {name: number for number, name in enumerate(plan.places)}
+def _decode_all(
+    source: Source, split: ImageSplit, *, path: Path, image_size: int | None, progress: Progress | None
+) -> Arrays:
+    """Images (N, 3, height, width), targets (N,) and held_out (N,) in the order of the split, and class names."""
+    index = {name: number for number, name in enumerate(split.places)}
     images = np.empty((0, 0, 0, 0), dtype=np.uint8)
     for done, (name, content) in enumerate(source.read(index), start=1):
         pixels = _decode(content, name=f"{path}/{name}", image_size=image_size)
@@ -162,12 +164,12 @@ def _decode_all(source: Source, plan: Plan, *, path: Path, image_size: int | Non
         images[index[name]] = pixels
         if progress is not None and (done % _PROGRESS_EVERY == 0 or done == len(index)):
             progress("decoding images", done, len(index))
-    held_out, targets = zip(*plan.places.values(), strict=True)
+    held_out, targets = zip(*split.places.values(), strict=True)
     return {
         "images": images,
         "targets": np.array(targets, dtype=np.int64),
         "held_out": np.array(held_out, dtype=np.bool_),
-        "classes": np.array(plan.classes, dtype=np.str_),
+        "classes": np.array(split.classes, dtype=np.str_),
     }
 
 

@@ -58,8 +58,8 @@ def layers_in_order(model: nn.Module, inputs: Tensor) -> tuple[NetLayer, ...]:
             f"{next(iter(names.values()))} belongs to no module that the forward pass calls, so it is of no layer; "
             "give it to a module of its own"
         )
-    known = {module: name for name, module in model.named_modules()}
-    return tuple(NetLayer(known[module], module, own, calls[module]) for module, own in heads)
+    name_of = {module: name for name, module in model.named_modules()}
+    return tuple(NetLayer(name_of[module], module, own, calls[module]) for module, own in heads)
 
 
 def hidden_layers(layers: Iterable[NetLayer], *, needed_for: str) -> tuple[NetLayer, ...]:

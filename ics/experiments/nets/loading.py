@@ -15,6 +15,9 @@ from torch import nn
 from ics.errors import UsageError, unknown_name
 from ics.experiments.nets.models import MODELS
 
+MOVED: Mapping[str, str] = {"ics.experiments.claims.nets:small_vgg": "ics.claims.nets:small_vgg"}
+"""Models of this package whose path has changed: a run.json names the path that held when it was written."""
+
 _PLAIN: Mapping[str, Any] = {"norm": "none", "bias": True, "dropout": 0.0}
 """Settings that change what a net is, and their values that ask for nothing."""
 
@@ -52,8 +55,8 @@ def load_model(
         >>> load_model("mlp", input_shape=(4,), num_outputs=2, hidden=(3,)).output
         Linear(in_features=3, out_features=2, bias=True)
     """
-    function = _import_function(name) if ":" in name else _built_in(name)
-    known = {
+    function = _import_function(MOVED.get(name, name)) if ":" in name else _built_in(name)
+    offered = {
         "input_shape": input_shape,
         "num_outputs": num_outputs,
         "num_classes": num_outputs,
@@ -61,11 +64,11 @@ def load_model(
         "bias": bias,
         "dropout": dropout,
     } | settings
-    arguments = _accepted(function, known)
+    arguments = _accepted(function, offered)
     for setting, nothing in _PLAIN.items():
-        if known[setting] != nothing and setting not in arguments:
+        if offered[setting] != nothing and setting not in arguments:
             raise UsageError(
-                f"{name} has no parameter `{setting}`, so {setting}={known[setting]!r} would do nothing; "
+                f"{name} has no parameter `{setting}`, so {setting}={offered[setting]!r} would do nothing; "
                 f"type {setting}={nothing!r}"
             )
     try:
@@ -119,13 +122,13 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _accepted(function: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """The known settings that `function` names as parameters; `**kwargs` receives none, so that none is a surprise."""
+def _accepted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that `function` names as parameters; `**kwargs` receives none, so that none is a surprise."""
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:  # classes written in C have no signature
         return {}
-    return {name: value for name, value in known.items() if name in parameters}
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
 def _listed(arguments: Mapping[str, Any]) -> str:

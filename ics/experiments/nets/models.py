@@ -25,9 +25,7 @@ import torch
 from torch import nn
 
 from ics.errors import UsageError
-from ics.experiments.nets.activations import ACTIVATIONS as ACTIVATIONS
 from ics.experiments.nets.activations import make_activation
-from ics.experiments.nets.initialisations import INITS as INITS
 from ics.experiments.nets.initialisations import initialise
 from ics.experiments.nets.norms import make_norm, norm_named
 
@@ -56,7 +54,7 @@ def mlp(
     width = math.prod(input_shape)
     for number, units in enumerate(hidden, start=1):
         modules[f"linear{number}"] = _drawn(nn.Linear(width, units), bias=bias)
-        for name, module in _after_layer(norm, units, ndim=2, activation=activation, dropout=dropout):
+        for name, module in after_layer(norm, units, ndim=2, activation=activation, dropout=dropout):
             modules[f"{name}{number}"] = module
         width = units
     modules["output"] = nn.Linear(width, num_outputs)
@@ -125,7 +123,7 @@ def vgg(
             features.append(nn.MaxPool2d(kernel_size=2, stride=2))
             continue
         features.append(_drawn(nn.Conv2d(width, entry, kernel_size=3, padding=1), bias=bias))
-        features += [module for _, module in _after_layer(norm, entry, ndim=4, activation=activation, dropout=dropout)]
+        features += [module for _, module in after_layer(norm, entry, ndim=4, activation=activation, dropout=dropout)]
         width = entry
     head = nn.Linear(width, num_outputs)
     pooling = nn.AdaptiveAvgPool2d(1)
@@ -147,7 +145,7 @@ def _drawn(layer: nn.Linear | nn.Conv2d, *, bias: bool) -> nn.Module:
     return layer
 
 
-def _after_layer(
+def after_layer(
     norm: str, width: int, *, ndim: int, activation: str, dropout: float
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield what stands between a hidden layer of `width` units and the next layer, with names."""
@@ -222,7 +220,7 @@ class _Placeholder(nn.Module):
 def _activation(name: str, dropout: float) -> nn.Module:
     """One module that a block calls twice: the activation, and dropout after it."""
     modules = OrderedDict(
-        (kind, module) for kind, module in _after_layer("none", 0, ndim=4, activation=name, dropout=dropout)
+        (kind, module) for kind, module in after_layer("none", 0, ndim=4, activation=name, dropout=dropout)
     )
     return nn.Sequential(modules) if dropout else modules["activation"]
 

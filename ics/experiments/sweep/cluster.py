@@ -16,7 +16,7 @@ from typing import Any
 
 from ics import __version__
 from ics.errors import UsageError
-from ics.experiments.sweep.jobs import Attempt, Job, Outcome, attempt, available_cores, dead, outcome_of, sentence_of
+from ics.experiments.sweep.jobs import Attempt, Job, JobResult, attempt, available_cores, dead, result_of, sentence_of
 from ics.experiments.sweep.processes import collected_notes, limit_threads
 
 LOCAL = "local"
@@ -26,8 +26,8 @@ _PATIENCE = 10.0
 
 def run_on_cluster(
     jobs: Sequence[Job], *, address: str, workers: int | None, retries: int
-) -> Generator[tuple[int, Outcome], None, None]:
-    """Yield (place in `jobs`, outcome) as jobs end; closing the generator cancels what runs.
+) -> Generator[tuple[int, JobResult], None, None]:
+    """Yield (place in `jobs`, result) as jobs end; closing the generator cancels what runs.
 
     Args:
         jobs: what to do; each takes `threads` CPUs (one if it says nothing) and `gpus` GPUs of the cluster.
@@ -59,7 +59,7 @@ def run_on_cluster(
                         yield place, dead(jobs[place], ended, attempts=attempts[place])
                     else:
                         _wait_for(jobs[place], ended)
-                        yield place, outcome_of(jobs[place], ended, attempts=attempts[place])
+                        yield place, result_of(jobs[place], ended, attempts=attempts[place])
         finally:
             _cancel(ray, list(running))
 

@@ -1,4 +1,4 @@
-"""What a sweep is made of: a `Job`, its `Outcome`, and one attempt at a job."""
+"""What a sweep is made of: a `Job`, its `JobResult`, and one attempt at a job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Job:
     """A piece of work that leaves its result in a folder, and can tell whether it is there.
 
     Attributes:
-        name: how it is called in progress bars and outcomes; no two jobs of a sweep share a folder.
+        name: how it is called in progress bars and results; no two jobs of a sweep share a folder.
         to: the folder of its result.
         run: does the work; picklable, so a function of a module or a `functools.partial` of one. It may be called again
             after its worker died, so it replaces what a broken attempt left.
@@ -41,7 +41,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobResult:
     """How a job ended.
 
     Attributes:
@@ -125,15 +125,15 @@ def sentence_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def outcome_of(job: Job, tried: Attempt, *, attempts: int) -> Outcome:
-    """Return the outcome of a job whose last attempt ended by itself, after a look at what it left."""
+def result_of(job: Job, tried: Attempt, *, attempts: int) -> JobResult:
+    """Return the result of a job whose last attempt ended by itself, after a look at what it left."""
     sentence = tried.sentence
     if sentence is None and not job.is_done():
         sentence = (
             f"it ran to its end, but {job.to} holds no complete result here; workers on other machines must write to a "
             "file system that this machine sees under the same path"
         )
-    return Outcome(
+    return JobResult(
         name=job.name,
         to=job.to,
         state="done" if sentence is None else "failed",
@@ -145,11 +145,11 @@ def outcome_of(job: Job, tried: Attempt, *, attempts: int) -> Outcome:
     )
 
 
-def dead(job: Job, reason: str, *, attempts: int) -> Outcome:
-    """Return the outcome of a job whose worker died each time it was tried."""
+def dead(job: Job, reason: str, *, attempts: int) -> JobResult:
+    """Return the result of a job whose worker died each time it was tried."""
     times = "once" if attempts == 1 else f"{attempts} times"
     sentence = f"its worker died {times}, last {reason}; memory that runs out is the usual cause: take fewer workers"
-    return Outcome(job.name, job.to, "failed", sentence, attempts)
+    return JobResult(job.name, job.to, "failed", sentence, attempts)
 
 
 def available_cores() -> int:

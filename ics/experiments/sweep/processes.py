@@ -26,13 +26,13 @@ from ics.experiments.data.examples import Progress
 from ics.experiments.sweep.jobs import (
     Attempt,
     Job,
-    Outcome,
+    JobResult,
     attempt,
     available_cores,
     dead,
     listening,
     named,
-    outcome_of,
+    result_of,
 )
 
 _PATIENCE = 10.0
@@ -60,8 +60,8 @@ class _Worker:
 
 def run_in_processes(
     jobs: Sequence[Job], *, workers: int, retries: int, own_progress: Progress | None = None
-) -> Generator[tuple[int, Outcome], None, None]:
-    """Yield (place in `jobs`, outcome) as jobs end; closing the generator stops the workers.
+) -> Generator[tuple[int, JobResult], None, None]:
+    """Yield (place in `jobs`, result) as jobs end; closing the generator stops the workers.
 
     Raises:
         UsageError: a job cannot be sent to a process, or none of the processes starts.
@@ -86,7 +86,7 @@ def run_in_processes(
                             tell(what, done, total)
                     case "ended", Attempt() as tried:
                         task, worker.task = _task_of(worker), None
-                        yield task.place, outcome_of(task.job, tried, attempts=task.attempts)
+                        yield task.place, result_of(task.job, tried, attempts=task.attempts)
                     case "died", _:
                         pool.remove(worker)
                         reason = _reason(worker)

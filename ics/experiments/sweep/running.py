@@ -7,7 +7,7 @@ from contextlib import closing
 
 from ics.errors import UsageError
 from ics.experiments.data.examples import Progress
-from ics.experiments.sweep.jobs import Job, Outcome, attempt, available_cores, listening, named, outcome_of
+from ics.experiments.sweep.jobs import Job, JobResult, attempt, available_cores, listening, named, result_of
 from ics.experiments.sweep.processes import run_in_processes
 
 WHAT = "runs"
@@ -23,11 +23,11 @@ def run_jobs(
     reuse: bool = True,
     progress: Progress | None = None,
     own_progress: Progress | None = None,
-    ended: Callable[[Outcome], None] | None = None,
-) -> list[Outcome]:
+    ended: Callable[[JobResult], None] | None = None,
+) -> list[JobResult]:
     """Run jobs beside each other and return how each ended, in their order.
 
-    A job whose result is there is not run again. An error in a job becomes the sentence of its outcome, and the others
+    A job whose result is there is not run again. An error in a job becomes the sentence of its result, and the others
     go on. A worker that dies (killed, out of memory) is replaced and its job tried again, up to `retries` times, after
     all others. An interrupt stops the workers, each closing its run, and passes on; what is finished stays, so the
     same call resumes.
@@ -45,7 +45,7 @@ def run_jobs(
         progress: called as `progress("runs", done, total)`.
         own_progress: called as `own_progress(job.name, done, total)` as a job trains, `"NAME: decoding images"` for
             what else it does, a few times a second; not on a cluster.
-        ended: called with each outcome as its job ends, those that are there first; the other jobs go on meanwhile.
+        ended: called with each result as its job ends, those that are there first; the other jobs go on meanwhile.
 
     Raises:
         UsageError: two jobs share a folder, a job cannot be sent to another process, no worker starts, Ray is absent or
@@ -55,28 +55,28 @@ def run_jobs(
         >>> from ics.experiments import recipe
         >>> from ics.experiments.sweep import jobs_of, run_jobs
         >>> configs = [recipe("digits-mlp", seed=seed) for seed in range(5)]
-        >>> outcomes = run_jobs(jobs_of(configs, "runs/grid"))  # doctest: +SKIP
+        >>> results = run_jobs(jobs_of(configs, "runs/grid"))  # doctest: +SKIP
 
     In a script, the call stands below `if __name__ == "__main__":`, since the processes import the script.
     """
     jobs = list(jobs)
     _check(jobs, workers, retries)
     there = {
-        number: Outcome(job.name, job.to, "reused", attempts=0)
+        number: JobResult(job.name, job.to, "reused", attempts=0)
         for number, job in enumerate(jobs)
         if reuse and job.is_done()
     }
     todo = [number for number in range(len(jobs)) if number not in there]
-    outcomes = dict(there)
-    _report(progress, len(outcomes), len(jobs))
-    for outcome in there.values():
-        _tell(ended, outcome)
+    results = dict(there)
+    _report(progress, len(results), len(jobs))
+    for result in there.values():
+        _tell(ended, result)
     with closing(_run([jobs[number] for number in todo], workers, cluster, retries, own_progress)) as endings:
-        for place, outcome in endings:
-            outcomes[todo[place]] = outcome
-            _report(progress, len(outcomes), len(jobs))
-            _tell(ended, outcome)
-    return [outcomes[number] for number in range(len(jobs))]
+        for place, result in endings:
+            results[todo[place]] = result
+            _report(progress, len(results), len(jobs))
+            _tell(ended, result)
+    return [results[number] for number in range(len(jobs))]
 
 
 def default_workers(jobs: Sequence[Job]) -> int:
@@ -91,8 +91,8 @@ def default_workers(jobs: Sequence[Job]) -> int:
 
 def _run(
     jobs: list[Job], workers: int | None, cluster: str | None, retries: int, own_progress: Progress | None
-) -> Generator[tuple[int, Outcome], None, None]:
-    """Yield (place in `jobs`, outcome) as jobs end."""
+) -> Generator[tuple[int, JobResult], None, None]:
+    """Yield (place in `jobs`, result) as jobs end."""
     if not jobs:
         return _run_here([], None)
     if cluster is not None:
@@ -106,11 +106,11 @@ def _run(
     return run_in_processes(jobs, workers=number, retries=retries, own_progress=own_progress)
 
 
-def _run_here(jobs: list[Job], own_progress: Progress | None) -> Generator[tuple[int, Outcome], None, None]:
+def _run_here(jobs: list[Job], own_progress: Progress | None) -> Generator[tuple[int, JobResult], None, None]:
     for place, job in enumerate(jobs):
         with listening(named(own_progress, job.name)):
             tried = attempt(job.run)
-        yield place, outcome_of(job, tried, attempts=1)
+        yield place, result_of(job, tried, attempts=1)
 
 
 def _report(progress: Progress | None, done: int, total: int) -> None:
@@ -118,9 +118,9 @@ def _report(progress: Progress | None, done: int, total: int) -> None:
         progress(WHAT, done, total)
 
 
-def _tell(ended: Callable[[Outcome], None] | None, outcome: Outcome) -> None:
+def _tell(ended: Callable[[JobResult], None] | None, result: JobResult) -> None:
     if ended is not None:
-        ended(outcome)
+        ended(result)
 
 
 def _check(jobs: list[Job], workers: int | None, retries: int) -> None:

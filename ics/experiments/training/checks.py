@@ -1,31 +1,29 @@
-"""What a `RunConfig` refuses: every setting that cannot be used gets one sentence that names it."""
+"""What a `RunConfig` refuses: every setting that cannot be used gets one sentence that names it.
+
+Settings come as a mapping, name to value, not as the `RunConfig`: it imports this file.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import ics
 from ics.errors import UsageError, unknown_name
 from ics.experiments.nets.activations import ACTIVATIONS
 from ics.experiments.nets.initialisations import INITS
 from ics.experiments.nets.norms import NORMS
 from ics.experiments.training.optimizers import check_optimizer
-from ics.recording.budget.rule import check_target
-from ics.recording.instruments import INSTRUMENTS as RECORDED
-from ics.recording.instruments import check_options
-from ics.recording.presets import preset_named
-from ics.recording.schedule import Schedule
 from ics.schema import TABLES
 
-if TYPE_CHECKING:
-    from ics.experiments.training.config import RunConfig
+Settings = Mapping[str, Any]
 
 LOSSES = ("cross_entropy", "sum_squared_error")
 DTYPES = ("float32", "float64")
 ONE_LAYER_MODES = ("update", "sign")
-INSTRUMENTS = tuple(name for name in TABLES if name in RECORDED)
+INSTRUMENTS = tuple(name for name in TABLES if name in ics.INSTRUMENTS)
 
 _WHOLE_NUMBERS: Mapping[str, int] = {
     "steps": 1,
@@ -39,26 +37,25 @@ _WHOLE_NUMBERS: Mapping[str, int] = {
 _OPTIONAL = ("batch_size", "image_size", "limit", "num_threads")
 
 
-def check(config: RunConfig) -> None:
-    """Raise a `UsageError` for the first setting that cannot be used."""
-    _check_texts(config)
-    _check_numbers(config)
-    _check_line(config)
-    _check_variants(config)
-    for instrument in config.instruments:
-        if instrument not in INSTRUMENTS:
-            raise unknown_name("instrument", str(instrument), INSTRUMENTS)
-    if config.preset is not None:
-        preset_named(config.preset)
-    _check_options(config.options)
+def check(settings: Settings) -> None:
+    """Raise a `UsageError` for the first setting that cannot be used; schedules are checked as they are parsed."""
+    _check_texts(settings)
+    _check_numbers(settings)
+    _check_line(settings["line_range"], settings["line_points"])
+    _check_variants(settings)
+    for instrument in settings["instruments"]:
+        _check_instrument(str(instrument))
+    preset = settings["preset"]
+    if preset is not None and preset not in ics.PRESETS:
+        raise unknown_name("preset", str(preset), ics.PRESETS)
+    _check_options(settings["options"])
     check_optimizer(
-        config.optimizer,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        settings=config.optimizer_settings,
+        settings["optimizer"],
+        learning_rate=settings["learning_rate"],
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        settings=settings["optimizer_settings"],
     )
-    config.schedules()
 
 
 def as_tuple(name: str, values: object) -> tuple[Any, ...]:
@@ -80,14 +77,14 @@ def as_mapping(name: str, values: object, *, example: str) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Schedule):
-        return str(value)
+    if isinstance(value, ics.Schedule):
+        return str(value)  # a schedule prints as the text that makes it
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _check_texts(config: RunConfig) -> None:
+def _check_texts(settings: Settings) -> None:
     for name in ("net", "recipe", "model", "data", "device"):
-        value = getattr(config, name)
+        value = settings[name]
         if not isinstance(value, str) or not value:
             raise UsageError(f"{name} is a text that is not empty, got {value!r}")
     choices: Mapping[str, Iterable[str]] = {
@@ -98,57 +95,59 @@ def _check_texts(config: RunConfig) -> None:
         "dtype": DTYPES,
     }
     for name, allowed in choices.items():
-        if getattr(config, name) not in tuple(allowed):
-            raise unknown_name(name, str(getattr(config, name)), allowed, limit=20)
+        if settings[name] not in tuple(allowed):
+            raise unknown_name(name, str(settings[name]), allowed, limit=20)
 
 
-def _check_numbers(config: RunConfig) -> None:
+def _check_numbers(settings: Settings) -> None:
     for name, least in _WHOLE_NUMBERS.items():
-        value = getattr(config, name)
+        value = settings[name]
         if value is None and name in _OPTIONAL:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
             raise UsageError(f"{name} is a whole number of at least {least}, got {value!r}")
     for name in ("learning_rate", "momentum", "weight_decay", "dropout", "gaussian_penalty"):
-        value = getattr(config, name)
+        value = settings[name]
         if not _is_finite(value) or value < 0:
             raise UsageError(f"{name} is a finite number of at least 0, got {value!r}")
     for name in ("momentum", "dropout"):
-        if getattr(config, name) >= 1:
-            raise UsageError(f"{name} is below 1, got {getattr(config, name)!r}")
-    if config.budget is not None:
-        check_target(config.budget)
-    for width in config.hidden:
+        if settings[name] >= 1:
+            raise UsageError(f"{name} is below 1, got {settings[name]!r}")
+    budget = settings["budget"]
+    if budget is not None and not (_is_finite(budget) and 0 < budget < 1):
+        raise UsageError(
+            f"budget expects a share of training time between 0 and 1, got {budget!r}; type budget=0.02 for 2 %"
+        )
+    for width in settings["hidden"]:
         if not isinstance(width, int) or isinstance(width, bool) or width < 1:
             raise UsageError(f"hidden holds widths of at least 1, got {width!r}")
 
 
-def _check_line(config: RunConfig) -> None:
-    ends = config.line_range
+def _check_line(ends: Sequence[Any], points: object) -> None:
     if len(ends) != 2 or not all(_is_finite(end) for end in ends) or not 0 < ends[0] < ends[1]:
         raise UsageError(f"line_range is the smallest and the largest multiple, 0 < smallest < largest, got {ends!r}")
-    if not isinstance(config.line_points, int) or config.line_points < 2:
-        raise UsageError(f"line_points is a whole number of at least 2, got {config.line_points!r}")
+    if not isinstance(points, int) or points < 2:
+        raise UsageError(f"line_points is a whole number of at least 2, got {points!r}")
 
 
-def _check_variants(config: RunConfig) -> None:
+def _check_variants(settings: Settings) -> None:
     for name in ("bias", "whiten_after_step"):
-        if not isinstance(getattr(config, name), bool):
-            raise UsageError(f"{name} is True or False, got {getattr(config, name)!r}")
-    mode = config.one_layer_per_step
+        if not isinstance(settings[name], bool):
+            raise UsageError(f"{name} is True or False, got {settings[name]!r}")
+    mode = settings["one_layer_per_step"]
     if mode is not None and mode not in ONE_LAYER_MODES:
         raise UsageError(
             f"one_layer_per_step is 'update' (one layer moves), 'sign' (one may change the sign of weights) or None, "
             f"got {mode!r}"
         )
-    if config.whiten_after_step and mode is not None:
+    if settings["whiten_after_step"] and mode is not None:
         raise UsageError(
             f"whiten_after_step changes every hidden layer and one_layer_per_step={mode!r} a single one; "
             "type one of the two"
         )
-    if config.whiten_after_step and config.norm != "none":
+    if settings["whiten_after_step"] and settings["norm"] != "none":
         raise UsageError(
-            f"whiten_after_step stands in for a normalisation, got norm={config.norm!r} as well; type norm='none'"
+            f"whiten_after_step stands in for a normalisation, got norm={settings['norm']!r} as well; type norm='none'"
         )
 
 
@@ -159,7 +158,16 @@ def _check_options(options: Mapping[str, Any]) -> None:
                 f"options holds a mapping for each instrument, got {chosen!r} for {instrument}; "
                 f'type options={{"{instrument}": {{...}}}}'
             )
-    check_options(options)
+        _check_instrument(str(instrument))
+        taken = ics.INSTRUMENTS[instrument].options()
+        for option in chosen:
+            if option not in taken:
+                raise unknown_name(f"option of {instrument}", str(option), taken)
+
+
+def _check_instrument(name: str) -> None:
+    if name not in INSTRUMENTS:
+        raise unknown_name("instrument", name, INSTRUMENTS)
 
 
 def _is_finite(value: object) -> bool:

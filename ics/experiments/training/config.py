@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import ics
 from ics.errors import UsageError, unknown_name
-from ics.experiments.nets.norms import NORMS as NORMS
 from ics.experiments.training.checks import as_mapping, as_tuple, check
 from ics.experiments.training.optimizers import canonical_optimizer
-from ics.recording import Schedule, parse_schedule
 
 _NEEDED = ("net", "model", "data", "steps", "learning_rate", "batch_size")
 _TUPLES = ("hidden", "line_range", "layers")
@@ -60,7 +59,7 @@ class RunConfig:
             spreads over all steps of the training.
         options: keyword options by instrument, as `ics.Recorder` takes them; they come before those of a preset, e.g.
             `{"gradient_line": {"num_random": 2}}`.
-        preset: `"light"`, `"standard"` or `"full"`: which columns the instruments fill (`ics.recording.presets`), not
+        preset: `"light"`, `"standard"` or `"full"`: which columns the instruments fill (a name in `ics.PRESETS`), not
             when they are due; None is every column.
         budget: share of training time that recording may take, e.g. 0.02; None stretches no schedule.
         line_range: smallest and largest step size of gradient_line, as multiples of the learning rate.
@@ -126,7 +125,8 @@ class RunConfig:
         for name, example in _MAPPINGS.items():
             object.__setattr__(self, name, as_mapping(name, getattr(self, name), example=example))
         object.__setattr__(self, "optimizer", canonical_optimizer(self.optimizer))
-        check(self)
+        check({setting.name: getattr(self, setting.name) for setting in fields(self)})
+        self.schedules()
 
     def as_dict(self) -> dict[str, Any]:
         """Return every setting as plain JSON values."""
@@ -143,9 +143,9 @@ class RunConfig:
             raise UsageError(f"a RunConfig needs {', '.join(missing)}, which the given settings lack")
         return cls(**settings)
 
-    def schedules(self) -> dict[str, Schedule]:
+    def schedules(self) -> dict[str, ics.Schedule]:
         """Return instrument name to schedule, as `ics.Recorder` takes them."""
-        return {name: parse_schedule(self._with_end(str(text))) for name, text in self.instruments.items()}
+        return {name: ics.parse_schedule(self._with_end(str(text))) for name, text in self.instruments.items()}
 
     def etas(self) -> list[float]:
         """Return the step sizes at which gradient_line looks, ascending.
@@ -172,7 +172,7 @@ class RunConfig:
 
 
 def _check_names(settings: Mapping[str, Any]) -> None:
-    known = [setting.name for setting in fields(RunConfig)]
+    allowed = [setting.name for setting in fields(RunConfig)]
     for name in settings:
-        if name not in known:
-            raise unknown_name("setting", str(name), known)
+        if name not in allowed:
+            raise unknown_name("setting", str(name), allowed)

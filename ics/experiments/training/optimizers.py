@@ -118,7 +118,7 @@ def _further(settings: Mapping[str, Any], name: str, taken: Iterable[str]) -> di
             own = _OWN_SETTINGS[argument]
             raise UsageError(f"{argument} has a setting of its own, got it in optimizer_settings; type {own}=...")
         if argument not in taken:
-            known = [each for each in taken if each not in _OWN_SETTINGS]
-            raise unknown_name(f"setting of {name} (optimizer_settings)", argument, known)
+            allowed = [each for each in taken if each not in _OWN_SETTINGS]
+            raise unknown_name(f"setting of {name} (optimizer_settings)", argument, allowed)
     # JSON has lists where torch has tuples.
     return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}

@@ -9,12 +9,8 @@ import ics
 from ics.experiments.data.examples import Progress
 from ics.experiments.training.config import RunConfig
 from ics.experiments.training.experiment import Experiment, prepare
-from ics.experiments.training.losses import LOSSES as LOSSES
-from ics.experiments.training.losses import cross_entropy as cross_entropy
 from ics.experiments.training.losses import total
 from ics.experiments.training.machine import cpu_threads
-from ics.experiments.training.machine import find_device as find_device
-from ics.recording.presets import merged_options, preset_named
 
 
 def train(
@@ -64,8 +60,12 @@ def train(
 def instrument_options(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Return the options of the instruments: the configuration's own, its step sizes, then a preset's."""
     line = {"gradient_line": {"etas": config.etas()}} if config.learning_rate else {}
-    preset = {} if config.preset is None else preset_named(config.preset).options
-    return merged_options(merged_options(preset, line), config.options)
+    preset = {} if config.preset is None else ics.PRESETS[config.preset].options
+    options: dict[str, dict[str, Any]] = {}
+    for source in (preset, line, config.options):  # the later ones win, option by option
+        for instrument, chosen in source.items():
+            options[instrument] = options.get(instrument, {}) | dict(chosen)
+    return options
 
 
 def fit(experiment: Experiment, recorder: ics.Recorder, *, progress: Progress | None = None) -> None:

@@ -176,14 +176,7 @@ def _cost(subject: Subject) -> str:
 _SECTIONS: dict[str, Callable[[Subject], str]] = {
     "Findings": _findings,
     "Runs": _runs,
-    "Training": sections.training_section,
-    "Gradient shift": sections.gradient_shift_section,
-    "Where the shift comes from": sections.attribution_section,
-    "Loss landscape": sections.gradient_line_section,
-    "Curvature": sections.curvature_section,
-    "Activations": sections.activations_section,
-    "Same-batch drift": sections.drift_section,
-    "Normalisation": sections.normalization_section,
+    **sections.FIGURES,
     "Comparison": _comparison,
     "What did it cost": _cost,
 }

@@ -5,6 +5,7 @@ A table that the default records is said to be missing; the tables of `OPTIONAL`
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,7 +13,7 @@ import pandas as pd
 from ics import analysis
 from ics.analysis.activations import COLUMNS as DENSITY_COLUMNS
 from ics.analysis.headline import number
-from ics.analysis.measures import first_and_last
+from ics.analysis.run_measures import first_and_last
 from ics.analysis.run_tables import nets_of, read, read_steps
 from ics.plots import html_page, style
 from ics.plots.activations import distributions
@@ -230,3 +231,16 @@ def absent(title: str, table: str) -> str:
     """A section whose table no run holds."""
     text = f"Not recorded: no run holds rows of the table {table}."
     return html_page.section(title, "", html_page.paragraph(text, kind="quiet"))
+
+
+FIGURES: Mapping[str, Callable[[Subject], str]] = {
+    "Training": training_section,
+    "Gradient shift": gradient_shift_section,
+    "Where the shift comes from": attribution_section,
+    "Loss landscape": gradient_line_section,
+    "Curvature": curvature_section,
+    "Activations": activations_section,
+    "Same-batch drift": drift_section,
+    "Normalisation": normalization_section,
+}
+"""The sections in the order of the page, by their titles."""

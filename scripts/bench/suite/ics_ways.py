@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 import ics
-from ics.experiments.benchmarking.ways import IN_THE_PASS
-from ics.recording.presets import PRESETS
+from ics.experiments.benchmarking.ways import STATISTICS
 from scripts.bench.suite.nets import Training
 from scripts.bench.suite.ways import Running, Start, Way
 
@@ -64,8 +63,8 @@ def preset(name: str, interval: int) -> Start:
 
     What evaluates the loss elsewhere costs whole steps, is due once in hundreds, and has a page of its own.
     """
-    chosen = PRESETS[name]
-    return recorded({key: interval for key in chosen.schedules if key in IN_THE_PASS}, chosen.options)
+    chosen = ics.PRESETS[name]
+    return recorded({key: interval for key in chosen.schedules if key in STATISTICS}, chosen.options)
 
 
 def pooled(*instruments: str, interval: int) -> Start:
@@ -76,11 +75,11 @@ def pooled(*instruments: str, interval: int) -> Start:
 
 def _ways() -> Iterator[tuple[str, Way]]:
     yield "idle", Way("ics, attached and idle", "nothing", recorded({"activations": NEVER}), "ics", 0)
-    starts: dict[str, Callable[[int], Start]] = {name: partial(preset, name) for name in PRESETS}
+    starts: dict[str, Callable[[int], Start]] = {name: partial(preset, name) for name in ics.PRESETS}
     starts["histograms"] = lambda interval: pooled("activations", interval=interval)
     starts["gradients"] = lambda interval: pooled("activations", "gradients", interval=interval)
     for name in MEANINGS:
-        use = f'`ics.Recorder`: what the preset "{name}" takes in the pass' if name in PRESETS else "`ics.Recorder`"
+        use = f'`ics.Recorder`: what the preset "{name}" takes in the pass' if name in ics.PRESETS else "`ics.Recorder`"
         yield name, Way(f"ics {name}", MEANINGS[name], starts[name](1), "ics", use=use)
         yield f"{name}_10", Way(f"ics {name}, every 10th step", MEANINGS[name], starts[name](10), "ics", 10)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ics.recording.presets import PRESETS
+import ics
 from scripts.bench.suite.all_ways import all_ways
 from scripts.bench.suite.disk import LONG, SHORT
 from scripts.bench.suite.figures import growth_figure, save, tools_figure
@@ -21,7 +21,7 @@ from scripts.bench.suite.prose import GROWTH, INTRODUCTION, OTHERS, OWN_COST
 from scripts.bench.suite.prose import PRESETS as PRESET_COST
 from scripts.bench.suite.rows import DOCS, FOLDER, read_rows
 from scripts.bench.suite.stages import OWN
-from scripts.bench.suite.targets import Verdict, contests, pick, verdicts, with_writing
+from scripts.bench.suite.targets import TargetResult, contests, pick, target_results, with_writing
 from scripts.bench.suite.ways import Way
 
 
@@ -34,8 +34,8 @@ def page(suite: pd.DataFrame, growth: pd.DataFrame) -> str:
     parts = [
         INTRODUCTION.format(machine=machine_sentence(suite)),
         "## Targets\n\n"
-        + table(["", "at most", "measured", ""], target_cells(verdicts(rows)))
-        + missed(verdicts(rows)),
+        + table(["", "at most", "measured", ""], target_cells(target_results(rows)))
+        + missed(target_results(rows)),
         PRESET_COST.format(table=presets_table(rows)),
         OWN_COST.format(table=own_table(rows, ways), short=SHORT, long=LONG),
         OTHERS.format(table=others_table(rows, ways), contests=contest_sentences(rows, ways)),
@@ -59,30 +59,30 @@ def machine_sentence(frame: pd.DataFrame) -> str:
     )
 
 
-def target_cells(found: list[Verdict]) -> Iterator[list[str]]:
-    """Yield a row of the table of targets for each verdict."""
-    for verdict in found:
-        measured = "" if verdict.value is None else number(verdict.value, verdict.low, verdict.high)
-        yield [verdict.text, f"{verdict.limit:g}", measured, word(verdict)]
+def target_cells(found: list[TargetResult]) -> Iterator[list[str]]:
+    """Yield a row of the table of targets for each result."""
+    for result in found:
+        measured = "" if result.value is None else number(result.value, result.low, result.high)
+        yield [result.text, f"{result.limit:g}", measured, word(result)]
 
 
-def word(verdict: Verdict) -> str:
+def word(result: TargetResult) -> str:
     """Return met or missed, and whether the interval of the median leaves room for the other.
 
     Example:
-        >>> word(Verdict("idle", 1.005, 1.003, 1.001, 1.004)), word(Verdict("idle", 1.005, 1.003, 0.98, 1.02))
+        >>> word(TargetResult("idle", 1.005, 1.003, 1.001, 1.004)), word(TargetResult("idle", 1.005, 1.003, 0.98, 1.02))
         ('met', 'met, but the interval reaches past the limit')
     """
-    if verdict.met is None:
+    if result.met is None:
         return "not measured"
-    text = "met" if verdict.met else "**missed**"
-    unsure = verdict.low is not None and verdict.high is not None and verdict.low <= verdict.limit < verdict.high
+    text = "met" if result.met else "**missed**"
+    unsure = result.low is not None and result.high is not None and result.low <= result.limit < result.high
     return f"{text}, but the interval reaches past the limit" if unsure else text
 
 
-def missed(found: list[Verdict]) -> str:
+def missed(found: list[TargetResult]) -> str:
     """Return a line for each target that is missed and has a reason."""
-    reasons = [f"- {verdict.text}: {verdict.why}" for verdict in found if verdict.met is False and verdict.why]
+    reasons = [f"- {result.text}: {result.why}" for result in found if result.met is False and result.why]
     return "\n".join(["", "", *reasons] if reasons else [])
 
 
@@ -96,7 +96,7 @@ def presets_table(rows: pd.DataFrame) -> str:
         "kB, VGG-16-BN",
     ]
     cells = []
-    for name, preset in PRESETS.items():
+    for name, preset in ics.PRESETS.items():
         found = [ratio_cell(pick(rows, net, "ics", name)) for net in FULL_SUITE]
         disk = pick(rows, FULL_SUITE[-1], "disk", name)
         size = "" if disk is None else f"{disk['kilobytes']:.3g}"

@@ -1,4 +1,4 @@
-"""What was aimed at, and whether the rows meet it. Nothing of a verdict is typed: a number is in a CSV or is missing.
+"""What was aimed at, and whether the rows meet it. Nothing of a result is typed: a number is in a CSV or is missing.
 
 A ratio of short samples holds no writing: a recorder hands over every 200 steps. What writing one step takes was
 measured apart (`disk.py`) and is added here.
@@ -37,7 +37,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TargetResult:
     """A target and what came out; `value` is None where it was not measured."""
 
     text: str
@@ -95,18 +95,18 @@ def with_writing(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def verdicts(frame: pd.DataFrame, targets: Sequence[Target] = TARGETS) -> list[Verdict]:
+def target_results(frame: pd.DataFrame, targets: Sequence[Target] = TARGETS) -> list[TargetResult]:
     """Return what came out for each target, of rows `with_writing`."""
     found = []
     for target in targets:
         row = pick(frame, target.net, target.stage, target.way)
         if row is None or pd.isna(row[target.column]):
-            found.append(Verdict(target.text, target.limit, None))
+            found.append(TargetResult(target.text, target.limit, None))
         elif target.column == "ratio":
             why = reason(frame, target, row)
-            found.append(Verdict(target.text, target.limit, row["ratio"], row["low"], row["high"], why=why))
+            found.append(TargetResult(target.text, target.limit, row["ratio"], row["low"], row["high"], why=why))
         else:
-            found.append(Verdict(target.text, target.limit, row[target.column], why=target.note))
+            found.append(TargetResult(target.text, target.limit, row[target.column], why=target.note))
     return found
 
 

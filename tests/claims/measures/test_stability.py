@@ -38,23 +38,23 @@ def test_the_argument_of_the_activation_is_what_the_norm_returns_where_there_is_
     assert dict(zip(rows["layer"], rows["site"], strict=True)) == {"linear1": "scaled", "linear2": "preactivation"}
 
 
-@pytest.mark.parametrize(("reference", "looks"), [("previous", 1.0), ("first", 1.5)])
-def test_movement_by_hand(reference, looks) -> None:
-    # Means 0, p, 2p at variance 1: p from look to look; p and 2p since the first, median 1.5 p.
+@pytest.mark.parametrize(("reference", "steps_back"), [("previous", 1.0), ("first", 1.5)])
+def test_movement_by_hand(reference, steps_back) -> None:
+    # Means 0, p, 2p at variance 1: p from measurement to measurement; p and 2p since the first, median 1.5 p.
     evidence = found(distributions("a", pace=0.3))
     moved = movement(evidence, seen(evidence), "mean_shift", reference=reference)
-    assert moved["a", 0] == pytest.approx(0.3 * looks)
-    assert moved["a", 4] == pytest.approx(0.3 * looks * 1.04)
+    assert moved["a", 0] == pytest.approx(0.3 * steps_back)
+    assert moved["a", 4] == pytest.approx(0.3 * steps_back * 1.04)
     evidence = found(distributions("a", pace=0.0, spread=0.2))
     moved = movement(evidence, seen(evidence), "log_variance_ratio", reference=reference)
-    assert moved["a", 0] == pytest.approx(0.2 * looks)
+    assert moved["a", 0] == pytest.approx(0.2 * steps_back)
 
 
-@pytest.mark.parametrize(("reference", "looks"), [("previous", 1.0), ("first", 1.5)])
-def test_skewness_by_hand(reference, looks) -> None:
+@pytest.mark.parametrize(("reference", "steps_back"), [("previous", 1.0), ("first", 1.5)])
+def test_skewness_by_hand(reference, steps_back) -> None:
     rows = pd.DataFrame(distributions("a", pace=5.0, spread=1.0, skewing=0.4))
     change = per_seed(skewness_change(rows, reference=reference), "skewness_change")
-    assert change["a", 0] == pytest.approx(0.4 * looks)
+    assert change["a", 0] == pytest.approx(0.4 * steps_back)
     still = pd.DataFrame(distributions("a", pace=5.0, spread=1.0))
     assert skewness_change(still, reference=reference)["skewness_change"].max() == pytest.approx(0.0)
 

@@ -18,7 +18,7 @@ from ics.claims.method.studies import find_function, run_study
 from ics.claims.nets import small_vgg
 from ics.claims.studies.shape import (
     inner,
-    look_steps,
+    measured_steps,
     plain_nets,
     probe_of,
     shape_study,
@@ -32,7 +32,7 @@ from ics.experiments.nets.models import mlp
 from ics.experiments.training.machine import cpu_threads
 
 SMALL = {"model": "mlp", "data": "digits", "hidden": [6, 5, 4], "batch_size": 32, "device": "cpu", "num_threads": 1}
-SIZES = {"looks": 3, "num_probe": 100, "num_values": 1000, "num_units": 100}
+SIZES = {"num_measurements": 3, "num_probe": 100, "num_values": 1000, "num_units": 100}
 
 
 def shapes_of(**changes: object) -> pd.DataFrame:
@@ -85,7 +85,9 @@ def test_to_look_more_often_changes_nothing() -> None:
     often, seldom = (shapes_of(norm="noisy-batch").query("step == 8") for _ in range(2))
     assert often.equals(seldom)
     end = {"step": 8, "reference_step": 8, "measure": "ks", "layer": "linear2", "site": "input"}
-    twice = unit_shapes(seed=1, **SIZES | {"looks": 2}, **SMALL, steps=8, learning_rate=0.1, norm="noisy-batch")
+    twice = unit_shapes(
+        seed=1, **SIZES | {"num_measurements": 2}, **SMALL, steps=8, learning_rate=0.1, norm="noisy-batch"
+    )
     assert of(often, **end) == of(twice, **end)
 
 
@@ -131,13 +133,13 @@ def test_places_tell_order_and_fan_in() -> None:
 def test_a_net_that_is_no_sequence_is_refused() -> None:
     with pytest.raises(UsageError, match=r"nn\.Sequential, got Linear"):
         list(sites(nn.Linear(2, 2), torch.ones(1, 2)))
-    with pytest.raises(UsageError, match="looks=1"):
-        look_steps(10, 1)
+    with pytest.raises(UsageError, match="num_measurements=1"):
+        measured_steps(10, 1)
 
 
 def test_few_values_of_few_units_are_enough() -> None:
     config = {**SMALL, "steps": 2, "learning_rate": 0.1}
-    few = unit_shapes(seed=0, looks=2, num_probe=100, num_values=40, num_units=1, **config)
+    few = unit_shapes(seed=0, num_measurements=2, num_probe=100, num_values=40, num_units=1, **config)
     zeros = few[(few["measure"] == "zero_fraction") & (few["site"] == "input") & (few["layer"] == "linear2")]
     assert (zeros["value"] * 40).round(9).mod(1).eq(0).all()  # whole fortieths
     assert set(few["num_units"]) == {1}

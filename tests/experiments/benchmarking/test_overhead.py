@@ -15,7 +15,7 @@ from ics.errors import SelectionError, UsageError
 from ics.experiments.benchmarking import overhead as module
 from ics.experiments.benchmarking.overhead import INTERVALS, Cost, overhead
 from ics.experiments.benchmarking.peak_memory import Memory
-from ics.experiments.benchmarking.ways import WAYS, Setting, Trial, chosen
+from ics.experiments.benchmarking.ways import WAYS, Setting, TimedTraining, chosen
 
 TINY = Setting(label="tiny", model="mlp", norm="batch", input_shape=(6,), hidden=(5,), batch_size=4, device="cpu")
 
@@ -81,9 +81,9 @@ def test_ratios_are_of_a_round_with_writing_and_the_intervals_follow(monkeypatch
     ],
 )
 def test_a_way_records_what_its_name_says(way: str, tables: set[str], tmp_path) -> None:
-    trial = Trial(TINY)
-    with trial.recorder(way, 1, tmp_path / "run") as recorder:
-        trial.recorded(recorder)
+    training = TimedTraining(TINY)
+    with training.recorder(way, 1, tmp_path / "run") as recorder:
+        training.recorded(recorder)
     assert set(ics.open_run(tmp_path / "run").tables) == tables
 
 
@@ -94,9 +94,9 @@ def test_idle_holds_every_instrument_and_none_is_ever_due() -> None:
 
 
 def test_bytes_are_those_that_a_further_measured_step_adds(tmp_path) -> None:
-    trial = Trial(TINY)
-    _, size = module._written(trial, "full", tmp_path, step_seconds=1 / 40)
-    small, large = (module._write(trial, "full", num, tmp_path / f"by-hand-{num}")[1] for num in (1, 40))
+    training = TimedTraining(TINY)
+    _, size = module._written(training, "full", tmp_path, step_seconds=1 / 40)
+    small, large = (module._write(training, "full", num, tmp_path / f"by-hand-{num}")[1] for num in (1, 40))
     assert size == pytest.approx((large - small) / 39, rel=0.1)
     assert size > 0
 
@@ -125,20 +125,20 @@ def test_peak_memory_is_that_of_measured_steps(tmp_path, monkeypatch: pytest.Mon
 )
 def test_a_mistake_gets_one_sentence(changes, error, part: str) -> None:
     with pytest.raises(error, match=part):
-        Trial(replace(TINY, **changes))
+        TimedTraining(replace(TINY, **changes))
 
 
 def test_a_way_that_cannot_be_measured_is_a_mistake(tmp_path) -> None:
-    trial = Trial(TINY)
+    training = TimedTraining(TINY)
 
     def fails() -> None:
         raise RuntimeError("no double backward")
 
     with pytest.raises(UsageError, match="full cannot be measured on tiny: RuntimeError: no double backward"):
-        module._steps_of_a_sample(fails, "full", trial)
+        module._steps_of_a_sample(fails, "full", training)
 
 
 def test_a_sample_is_long_beside_the_clock() -> None:
-    trial = Trial(TINY)
-    assert module._steps_of_a_sample(lambda: None, "plain", trial) == module._MOST_STEPS
-    assert module._steps_of_a_sample(lambda: time.sleep(0.06), "plain", trial) == 1
+    training = TimedTraining(TINY)
+    assert module._steps_of_a_sample(lambda: None, "plain", training) == module._MOST_STEPS
+    assert module._steps_of_a_sample(lambda: time.sleep(0.06), "plain", training) == 1

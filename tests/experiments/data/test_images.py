@@ -103,7 +103,7 @@ def test_an_archive_reads_as_the_folder_does(tmp_path: Path, mode: str, prefix: 
     ],
 )
 def test_folders_name_split_and_class(names: list[str], train: list[str] | None, test: list[str]) -> None:
-    places = images.make_plan(names, path=Path("set")).places
+    places = images.split_images(names, path=Path("set")).places
     assert [name for name, (held_out, _) in places.items() if held_out] == test
     if train is not None:
         assert [name for name, (held_out, _) in places.items() if not held_out] == train

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from ics.errors import SelectionError, UsageError
 from ics.experiments import load_model
+from ics.experiments.nets.loading import MOVED
 
 SOURCE = """
 from torch import nn
@@ -92,3 +94,12 @@ def test_near_matches() -> None:
         load_model("own_nets:smal")
     with pytest.raises(SelectionError, match=r"'resnet18'.*package.module:function"):
         load_model("resnet19")
+
+
+@pytest.mark.parametrize(("stored", "now"), MOVED.items())
+def test_a_run_of_an_older_version_names_a_model_by_its_old_path(stored: str, now: str) -> None:
+    states = []
+    for name in (stored, now):
+        torch.manual_seed(0)
+        states.append(load_model(name, input_shape=(3, 16, 16), norm="batch").state_dict())
+    torch.testing.assert_close(*states, rtol=0, atol=0)

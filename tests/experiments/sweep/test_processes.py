@@ -15,7 +15,7 @@ import pytest
 
 import ics
 from ics.errors import UsageError
-from ics.experiments.sweep import Job, Outcome, jobs_of, run_jobs
+from ics.experiments.sweep import Job, JobResult, jobs_of, run_jobs
 from tests.experiments.sweep.jobs import job, tries
 from tests.experiments.sweep.test_training import tiny
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(folder: Path) -> dict[str, Outcome]:
+def results(folder: Path) -> dict[str, JobResult]:
     """One sweep of everything that can happen, with two workers, since starting them takes the time."""
     hows = ("die once", "fine", "raise", "mistake", "exit", "nothing", "warn", "die")
     ended = run_jobs([job(folder, how) for how in hows], workers=2, retries=1)
@@ -45,39 +45,39 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_job_tried_again(
-    outcomes: dict[str, Outcome], folder: Path
+    results: dict[str, JobResult], folder: Path
 ) -> None:
-    assert (outcomes["die once"].state, outcomes["die once"].attempts) == ("done", 2)
+    assert (results["die once"].state, results["die once"].attempts) == ("done", 2)
     first, second = (folder / "die once" / "tries").read_text().splitlines()
     assert first != second
 
 
-def test_a_job_that_kills_every_worker_is_given_up(outcomes: dict[str, Outcome], folder: Path) -> None:
-    assert (outcomes["die"].state, outcomes["die"].attempts, tries(folder / "die")) == ("failed", 2, 2)
-    assert "its worker died 2 times, last killed by SIGKILL" in str(outcomes["die"].sentence)
+def test_a_job_that_kills_every_worker_is_given_up(results: dict[str, JobResult], folder: Path) -> None:
+    assert (results["die"].state, results["die"].attempts, tries(folder / "die")) == ("failed", 2, 2)
+    assert "its worker died 2 times, last killed by SIGKILL" in str(results["die"].sentence)
 
 
-def test_errors_are_sentences_and_are_not_tried_again(outcomes: dict[str, Outcome], folder: Path) -> None:
-    assert outcomes["raise"].sentence == "ZeroDivisionError: three apples for nobody"
-    assert "in behave" in str(outcomes["raise"].traceback)
-    assert outcomes["mistake"].sentence == "expected apples, got pears"
-    assert outcomes["exit"].sentence == "SystemExit: 3"
-    assert "holds no complete result" in str(outcomes["nothing"].sentence)
+def test_errors_are_sentences_and_are_not_tried_again(results: dict[str, JobResult], folder: Path) -> None:
+    assert results["raise"].sentence == "ZeroDivisionError: three apples for nobody"
+    assert "in behave" in str(results["raise"].traceback)
+    assert results["mistake"].sentence == "expected apples, got pears"
+    assert results["exit"].sentence == "SystemExit: 3"
+    assert "holds no complete result" in str(results["nothing"].sentence)
     assert [tries(folder / how) for how in ("raise", "mistake", "exit", "nothing")] == [1, 1, 1, 1]
 
 
-def test_what_measurements_say_comes_back(outcomes: dict[str, Outcome]) -> None:
-    assert outcomes["warn"].notes == ("a pear was measured",)
-    assert outcomes["warn"].ok
+def test_what_measurements_say_comes_back(results: dict[str, JobResult]) -> None:
+    assert results["warn"].notes == ("a pear was measured",)
+    assert results["warn"].ok
 
 
-def test_jobs_run_in_other_processes_with_few_threads(outcomes: dict[str, Outcome], folder: Path) -> None:
+def test_jobs_run_in_other_processes_with_few_threads(results: dict[str, JobResult], folder: Path) -> None:
     process, threads = (folder / "fine" / "done").read_text().split()
     assert int(process) != os.getpid()
     assert int(threads) <= max(1, (os.cpu_count() or 1) // 2)
 
 
-def test_no_process_is_left(outcomes: dict[str, Outcome]) -> None:
+def test_no_process_is_left(results: dict[str, JobResult]) -> None:
     assert not [child for child in multiprocessing.active_children() if child.name == "ics-sweep"]
 
 

@@ -29,19 +29,19 @@ def started(folder: Path) -> str:
     return f"{ics.open_run(folder).info['started']} {(folder / 'run.json').stat().st_ino}"
 
 
-def test_outcomes_come_in_the_order_of_the_jobs(tmp_path: Path) -> None:
+def test_results_come_in_the_order_of_the_jobs(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     jobs = [job(tmp_path, how) for how in ("fine", "raise", "mistake", "exit", "nothing", "well")]
-    outcomes = run_jobs(jobs, workers=1, progress=lambda *what: told.append(what))
-    assert [outcome.name for outcome in outcomes] == ["fine", "raise", "mistake", "exit", "nothing", "well"]
-    assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "failed", "failed", "done"]
-    assert [outcome.sentence for outcome in outcomes[:4]] == [
+    results = run_jobs(jobs, workers=1, progress=lambda *what: told.append(what))
+    assert [result.name for result in results] == ["fine", "raise", "mistake", "exit", "nothing", "well"]
+    assert [result.state for result in results] == ["done", "failed", "failed", "failed", "failed", "done"]
+    assert [result.sentence for result in results[:4]] == [
         None,
         "ZeroDivisionError: three apples for nobody",
         "expected apples, got pears",
         "SystemExit: 3",
     ]
-    assert "holds no complete result" in str(outcomes[4].sentence)
+    assert "holds no complete result" in str(results[4].sentence)
     assert told == [("runs", done, 6) for done in range(7)]
     assert (tmp_path / "fine" / "done").read_text().split()[0] == str(os.getpid())
 
@@ -73,7 +73,7 @@ def test_an_interrupt_passes_and_leaves_what_is_finished(tmp_path: Path) -> None
     assert [one.state for one in run_jobs(jobs, workers=1)] == ["reused", "done"]
 
 
-def test_no_jobs_have_no_outcomes() -> None:
+def test_no_jobs_have_no_results() -> None:
     assert run_jobs([]) == []
 
 

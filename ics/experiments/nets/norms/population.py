@@ -20,6 +20,13 @@ class PopulationNorm(ChannelNorm):
         eps: added to the variance.
         momentum: weight of the present batch in the running averages.
 
+    Example:
+        >>> norm = PopulationNorm(1)
+        >>> norm(torch.tensor([[2.0], [4.0]])).detach().flatten()  # mean 0 and variance 1 as yet: x as it is
+        tensor([2.0000, 4.0000])
+        >>> norm.running_mean
+        tensor([0.3000])
+
     Source: Ioffe & Szegedy 2015, sec. 2, on normalising "interspersed with the optimization steps".
     """
 
