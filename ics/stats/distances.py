@@ -84,7 +84,7 @@ def union(parts: Sequence[Distribution]) -> Distribution:
 def mean_shift(now: Distribution, reference: Distribution) -> Tensor:
     """Return |mean - mean_0| / std_0 per channel, 0 the reference; NaN where the reference is constant.
 
-    Shape: (C,), float64. Unit: standard deviations of the reference. Source: SCIENCE.md section 3.
+    Shape: (C,), float64. Unit: standard deviations of the reference. Source: docs/science.md, section 3.4.
     """
     return (now.mean - reference.mean).abs() / reference.variance.sqrt()
 
@@ -92,7 +92,7 @@ def mean_shift(now: Distribution, reference: Distribution) -> Tensor:
 def log_variance_ratio(now: Distribution, reference: Distribution) -> Tensor:
     """Return |ln(v / v_0)| of the biased variances per channel, 0 the reference; NaN where either is constant.
 
-    Shape: (C,), float64. Unit: 1. Source: SCIENCE.md section 3.
+    Shape: (C,), float64. Unit: 1. Source: docs/science.md, section 3.4.
     """
     return (now.variance / reference.variance).log().abs()
 
@@ -101,7 +101,7 @@ def gaussian_kl(now: Distribution, reference: Distribution) -> Tensor:
     """Return KL(now || reference) of the fitted normals per channel; NaN where either is constant.
 
     Formula: (v/v_0 + (mean - mean_0)^2/v_0 - 1 - ln(v/v_0)) / 2. Shape: (C,), float64. Unit: nat.
-    Source: SCIENCE.md section 3.
+    Source: docs/science.md, section 3.4.
     """
     excess = (now.variance - reference.variance) / reference.variance
     shift = (now.mean - reference.mean) ** 2 / reference.variance
@@ -112,7 +112,7 @@ def wasserstein_1(now: Distribution, reference: Distribution) -> Tensor:
     """Return the integral of |F - F_0| between the samples, over std_0, per channel.
 
     NaN where the reference is constant. The samples may differ in size. Shape: (C,), float64. Unit: standard deviations
-    of all values of the reference. Source: SCIENCE.md section 3.
+    of all values of the reference. Source: docs/science.md, section 3.4.
 
     Example:
         >>> zero_and_two = distribution(torch.tensor([[0.0], [2.0]]), channel_axis=1)

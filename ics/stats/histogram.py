@@ -24,7 +24,8 @@ def histogram(x: Tensor, *, max_values: int | None = 65_536) -> Tensor:
 
     Shapes: any tensor; the result is int64 (NUM_BUCKETS,), signed bucket b at index b + OVERFLOW. Results add up
     exactly over tensors. NaN and infinities are in no bucket; they are the `nonfinite_count` of the moments.
-    Cost: one pass over the values counted; no host synchronisation. Source: `ics.buckets`, SCIENCE.md section 3.
+    Cost: one pass over the values counted; no host synchronisation.
+    Source: `ics.buckets`, docs/science.md, section 3.2.
 
     Args:
         x: float32, float64, bfloat16 or float16 tensor, of any memory layout; may be empty.

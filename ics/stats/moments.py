@@ -67,7 +67,7 @@ def channel_moments(x: Tensor, *, channel_axis: int, saturation: tuple[float, fl
     powers about a float32 (float64 for float64 tensors) approximation of the mean, corrected in float64.
     Accuracy: relative error of the mean and m2 below 1e-5 for float32, of m3 and m4 below 1e-4 of m2^1.5 and m2^2.
     Shapes: any tensor with the axis; results (C,). Cost: two reads of the tensor; no host synchronisation.
-    Source: SCIENCE.md section 3.
+    Source: docs/science.md, section 3.2.
 
     Args:
         x: float32, float64, bfloat16 or float16 tensor, of any memory layout; may be empty.

@@ -20,7 +20,7 @@ def make(seed, *, shape=(30, 3, 2, 4), scale=(1.0, 0.3, 5.0), shift=(0.0, 2.0, -
 
 
 def oracle(now, reference):
-    """The four distances per channel, from their definitions in SCIENCE 3."""
+    """The four distances per channel, from their definitions in docs/science.md, section 3.4."""
     for channel in range(now.shape[1]):
         x, y = now[:, channel].ravel(), reference[:, channel].ravel()
         ratio, moved = x.var() / y.var(), x.mean() - y.mean()
