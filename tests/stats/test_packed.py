@@ -84,9 +84,10 @@ def test_nothing_is_read_on_the_host_away_from_the_cpu():
 
 
 def test_wrong_shapes_and_mixed_stacks_are_refused_in_a_sentence():
-    with pytest.raises(UsageError, match=r"shape \(S, 11, C\), but \(11, 3\) came; type torch\.stack"):
-        columns_of(torch.zeros(11, 3))
-    with pytest.raises(UsageError, match=r"shape \(\.\.\., 11, C\), but \(3,\) came; type stats\.pack"):
+    rows = len(PACKED)
+    with pytest.raises(UsageError, match=rf"shape \(S, {rows}, C\), but \({rows}, 3\) came; type torch\.stack"):
+        columns_of(torch.zeros(rows, 3))
+    with pytest.raises(UsageError, match=rf"shape \(\.\.\., {rows}, C\), but \(3,\) came; type stats\.pack"):
         unpack(torch.zeros(3))
     mixed = [pack(channel_moments(TENSORS[0], channel_axis=1, saturation=pair)) for pair in (None, (0.0, 5.0))]
     with pytest.raises(UsageError, match="some have them; unpack them one by one"):

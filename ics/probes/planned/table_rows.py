@@ -31,7 +31,7 @@ class TableRows:
             self._separate()
         self._statistics(row).add(reduced)
 
-    def add_together(self, places: Mapping[int, int], measured: stats.Measured) -> None:
+    def add_together(self, places: Mapping[int, int], measured: stats.GroupStatistics) -> None:
         """Take what a group measured in one pass; `places` are row to number in the group."""
         moments, histograms = measured.moments, measured.histograms
         known = self._together
@@ -81,9 +81,9 @@ class TableRows:
         if self._together is not None:
             places, moments, histograms = self._together
             self._together = None
-            self._add_each(places, stats.Measured(moments, histograms))
+            self._add_each(places, stats.GroupStatistics(moments, histograms))
 
-    def _add_each(self, places: Mapping[int, int], measured: stats.Measured) -> None:
+    def _add_each(self, places: Mapping[int, int], measured: stats.GroupStatistics) -> None:
         each = measured.each()
         for row, place in places.items():
             self._statistics(row).add(each[place])

@@ -14,15 +14,13 @@ import struct
 
 import numpy as np
 
+from ics.stats.cpu.accumulators import M2, MEAN, NONFINITE, NUM_ROWS, WIDTH, join_channel, pool_packed, write_packed
 from ics.stats.cpu.buckets import count_buckets
-from ics.stats.cpu.chunk import MOST, WIDTH, add_chunk, join_channel, kernel
-from ics.stats.cpu.columns import COLUMNS, ROWS, SCRATCH, add_tile
 from ics.stats.cpu.loading import FLOAT32, apply, apply_each, load, stay
-from ics.stats.cpu.native import double_of, load_f32, load_f64, store_f32, store_f64, take_next
+from ics.stats.cpu.moments import COLUMNS, MOST, ROWS, SCRATCH, add_chunk, add_tile
+from ics.stats.cpu.native import double_of, kernel, load_f32, load_f64, store_f32, store_f64, take_next
 from ics.stats.cpu.native import load_i64 as held
-from ics.stats.cpu.pooling import pool_packed
 
-MOMENTS = 11  # rows of the packed result
 _BY_COLUMNS_BELOW = 512  # neighbouring values of a channel, from which on a chunk is worth its sums across a vector
 _FOLDED_BELOW = 32  # columns: a row this short leaves most of a vector empty, so that several are read as one
 
@@ -193,26 +191,12 @@ def _by_tiles(request, part, accumulators, begin, rows, columns, near):
 @kernel
 def finish(request):
     """Join the parts, and write the packed statistics per channel."""
-    channels, out, accumulators = (
-        held(request, CHANNELS),
-        held(request, MOMENTS_AT),
-        held(request, ACCUMULATORS),
-    )
+    channels, accumulators = held(request, CHANNELS), held(request, ACCUMULATORS)
     for c in range(channels):
         into = accumulators + c * (WIDTH * 8)
         for part in range(1, held(request, PARTS)):
             join_channel(into, into + part * channels * (WIDTH * 8))
-        count = load_f64(into, 0)
-        store_f64(out, c, count)
-        for row in range(1, 7):
-            value = load_f64(into, row)
-            if 2 <= row <= 4:
-                value = value / count
-            store_f64(out, row * channels + c, value if count > 0 else np.nan)
-        for row in range(7, MOMENTS):
-            store_f64(out, row * channels + c, load_f64(into, row))
-        if held(request, HAS_ASYMPTOTES) == 0:
-            store_f64(out, 9 * channels + c, np.nan)
+    write_packed(accumulators, channels, held(request, HAS_ASYMPTOTES) != 0, held(request, MOMENTS_AT))
 
 
 @kernel
@@ -225,7 +209,7 @@ def measure_together(requests, count, bases, epsilons, pooled):
         bases: address of an int64 for each: the number of an earlier one on whose tensor, and with whose mean and
             variance, this one measures (x - mean) / sqrt(variance + eps); -1 where it measures x.
         epsilons: address of a float64 for each: eps.
-        pooled: address of 11 doubles for each, its statistics pooled over channels; or 0.
+        pooled: address of a row of doubles for each, its statistics pooled over channels; or 0.
     """
     for i in range(count):
         request, base = requests + i * (8 * FIELDS), held(bases, i)
@@ -234,7 +218,7 @@ def measure_together(requests, count, bases, epsilons, pooled):
         take_jobs(request)
         finish(request)
         if pooled != 0:
-            pool_packed(held(request, MOMENTS_AT), held(request, CHANNELS), pooled + i * (8 * MOMENTS))
+            pool_packed(held(request, MOMENTS_AT), held(request, CHANNELS), pooled + i * (8 * NUM_ROWS))
 
 
 @kernel
@@ -242,7 +226,7 @@ def _normalize(request, moments, eps):
     """Write shift and scale of each channel. A value that is not finite spreads over the channel, as in BatchNorm."""
     channels, shifts, scales = held(request, CHANNELS), held(request, SHIFTS), held(request, SCALES)
     for c in range(channels):
-        mean, variance = load_f64(moments, channels + c), load_f64(moments, 2 * channels + c)
-        nonfinite = load_f64(moments, 10 * channels + c)
+        mean, variance = load_f64(moments, MEAN * channels + c), load_f64(moments, M2 * channels + c)
+        nonfinite = load_f64(moments, NONFINITE * channels + c)
         store_f32(shifts, c, np.float32(np.nan if nonfinite > 0 else mean))
         store_f32(scales, c, np.float32(1.0 / np.sqrt(variance + eps)))

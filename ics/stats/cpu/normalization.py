@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ics.stats.cpu.chunk import kernel
 from ics.stats.cpu.loading import FLOAT32, load, load_bits, stay
-from ics.stats.cpu.native import both, float_of, load_f32, load_f64, store_f64, take_next
+from ics.stats.cpu.native import both, float_of, kernel, load_f32, load_f64, store_f64, take_next
 from ics.stats.cpu.native import load_i64 as held
 
 SUMS = 6

@@ -29,7 +29,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     measure = stats.Group.measure
 
-    def counted(group: stats.Group, tensors: Any, **options: Any) -> stats.Measured:
+    def counted(group: stats.Group, tensors: Any, **options: Any) -> stats.GroupStatistics:
         sizes.append(len(tensors))
         return measure(group, tensors, **options)
 

@@ -1,30 +1,35 @@
-"""Compiles the kernels of this folder, or finds them on disk, as C functions."""
+"""Compiles the kernels of this package, or finds them on disk, as C functions."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
+from numba.core import event
 
-from ics import buckets
-from ics.stats.cpu import jobs, normalization, pooling, vectors
+from ics import buckets, tensor_statistics
+from ics.stats.cpu import accumulators, jobs, normalization, parameters, vectors
 
 
-class Work(NamedTuple):
+class CompiledKernels(NamedTuple):
     """Addresses of the compiled functions.
 
     Attributes:
         take_jobs: what each thread runs of a request.
         finish: what one of them runs after that.
         together: what one thread runs of several requests, see `jobs.measure_together`.
-        pool: (address, channels, address), see `pooling.pool_packed`.
+        pool: (address, channels, address), see `accumulators.pool_packed`.
         squares: (address, n) -> float64, see `vectors.sum_of_squares`.
         differences: (address, address, n) -> float64, see `vectors.sum_of_squared_differences`.
         products: (address, address, n, address), see `vectors.inner_products`.
         take_normalization: what each thread runs of a request of `normalization`.
         finish_normalization: what one of them runs after that.
+        take_parts: what each thread runs of an order of `parameters`.
+        finish_parts: what one of them runs after that.
+        gather: (places, count, buckets, counts), see `parameters.gather_histograms`.
         compiled: what they were compiled from.
     """
 
@@ -37,16 +42,43 @@ class Work(NamedTuple):
     products: int
     take_normalization: int
     finish_normalization: int
+    take_parts: int
+    finish_parts: int
+    gather: int
     compiled: tuple[Any, ...]  # the code lives as long as these do
 
 
-def compile_work(*, cache: bool) -> Work:
-    """Compile the functions, or read them from numba's cache on disk.
+def compile_kernels(announce: Callable[[str], None]) -> CompiledKernels:
+    """Compile the kernels, or read them from disk; `announce` is told, in a sentence, what a user should know."""
+    with event.install_listener("numba:compile", _Announcement(announce)):
+        try:
+            return _compile(cache=True)
+        except RuntimeError as error:  # how numba says that it finds no folder to write to
+            if "cannot cache" not in str(error):
+                raise
+            announce("numba finds no folder for its cache that it can write to; set NUMBA_CACHE_DIR to one")
+            return _compile(cache=False)
 
-    numba only looks whether the file of the function itself has changed. So a digest of all files that make the code
-    is among what they close over, which is part of the key.
-    """
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(buckets.__file__)]
+
+class _Announcement(event.Listener):
+    """Tells once, as soon as numba compiles anything: with all on disk it does not."""
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        self._announce: Callable[[str], None] | None = announce
+
+    def on_start(self, event: event.Event) -> None:
+        if self._announce is not None:
+            self._announce("compiling the kernels of the statistics for this machine, once; 5 to 20 seconds")
+            self._announce = None
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+def _compile(*, cache: bool) -> CompiledKernels:
+    # numba only looks whether the file of the function itself has changed. So a digest of all files that make the code
+    # is among what the functions close over, which is part of the key of numba's cache.
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(buckets.__file__), Path(tensor_statistics.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
     def take_jobs(request: int) -> None:
@@ -63,7 +95,7 @@ def compile_work(*, cache: bool) -> Work:
 
     def pool(packed: int, channels: int, out: int) -> None:
         digest  # noqa: B018
-        pooling.pool_packed(packed, channels, out)
+        accumulators.pool_packed(packed, channels, out)
 
     def squares(values: int, n: int) -> float:
         digest  # noqa: B018
@@ -85,6 +117,18 @@ def compile_work(*, cache: bool) -> Work:
         digest  # noqa: B018
         normalization.finish(request)
 
+    def take_parts(order: int) -> None:
+        digest  # noqa: B018
+        parameters.take_parts(order)
+
+    def finish_parts(order: int) -> None:
+        digest  # noqa: B018
+        parameters.finish(order)
+
+    def gather(places: int, count: int, numbers: int, counts: int) -> None:
+        digest  # noqa: B018
+        parameters.gather_histograms(places, count, numbers, counts)
+
     compile_one: Any = numba.cfunc("void(int64)", cache=cache, error_model="numpy")
     compile_together: Any = numba.cfunc("void(int64, int64, int64, int64, int64)", cache=cache, error_model="numpy")
     compile_pool: Any = numba.cfunc("void(int64, int64, int64)", cache=cache, error_model="numpy")
@@ -101,6 +145,9 @@ def compile_work(*, cache: bool) -> Work:
         "products": compile_many(products),
         "take_normalization": compile_one(take_normalization),
         "finish_normalization": compile_one(finish_normalization),
+        "take_parts": compile_one(take_parts),
+        "finish_parts": compile_one(finish_parts),
+        "gather": compile_many(gather),
     }
     addresses = {name: each.address for name, each in compiled.items()}
-    return Work(**addresses, compiled=tuple(compiled.values()))
+    return CompiledKernels(**addresses, compiled=tuple(compiled.values()))

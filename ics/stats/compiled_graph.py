@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ics.stats.eager import Affine, transformed
+from ics.stats.affine import Affine, transformed
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_slabs
 from ics.stats.moments import whole_tensor
