@@ -100,8 +100,8 @@ class Collector:
         """Take x-hat of a normalisation into account, given its input."""
         record = self.values.setdefault(site.key, self._record(site, gradient=False))
         last = self._last.get(False)
-        known = last.reduced if last is not None and last.fits(x, site) else None
-        record.statistics.add(reduce_normalized(module, x, axis=site.axis, known=known, histogram=self.histogram))
+        of_input = last.reduced if last is not None and last.fits(x, site) else None
+        record.statistics.add(reduce_normalized(module, x, axis=site.axis, of_input=of_input, histogram=self.histogram))
 
     def add_gradient(self, site: Site, gradient: Tensor) -> None:
         """Take dL/d(site) into account, if it is expected: its site may have been withdrawn since."""

@@ -10,9 +10,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from ics.probes.structure.activations import ActivationFunction, Asymptotes, activation_called, is_activation
-from ics.probes.structure.axes import channel_axis
+from ics.probes.structure.modules import Role, channel_axis, role_of
 from ics.probes.structure.names import ROOT, kind_of
-from ics.probes.structure.roles import Role, role_of
 from ics.probes.structure.tensors import TensorMap, first_tensor
 from ics.stats import default_channel_axis
 
@@ -52,7 +51,7 @@ class Normalization:
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """What is known of a tensor: the layer and call it belongs to, and what made it last."""
+    """What a tensor is traced to: the layer and call it belongs to, and what made it last."""
 
     module: nn.Module
     layer: str
@@ -73,7 +72,7 @@ class _Frame:
     holds_layers: bool = False
 
 
-class Sink(Protocol):
+class SiteObserver(Protocol):
     """Takes what a tracker finds."""
 
     def site(self, site: Site, tensor: Tensor) -> None:
@@ -88,7 +87,7 @@ class Sink(Protocol):
 
 @dataclass
 class Tracker:
-    """Follows one forward pass after another and hands each site to a sink while its tensor is unspoilt.
+    """Follows one forward pass after another and hands each site to an observer while its tensor is unspoilt.
 
     A normalisation or an activation belongs to layer L if its input is the very tensor that L (or L's normalisation)
     returned and nobody has written to it since; otherwise it has rows of its own. `+=` of a shortcut, for one, makes
@@ -96,12 +95,12 @@ class Tracker:
 
     Args:
         names: modules to dotted names; modules that are not in it are not followed.
-        sink: takes the sites; None to follow only the order of execution.
+        observer: takes the sites; None to follow only the order of execution.
         single_pass: whether everything belongs to one pass, as in the recomputation of a checkpointed segment.
     """
 
     names: Mapping[nn.Module, str]
-    sink: Sink | None
+    observer: SiteObserver | None
     single_pass: bool = False
     called: dict[nn.Module, None] = field(default_factory=dict)
     follows: dict[nn.Module, nn.Module] = field(default_factory=dict)
@@ -182,8 +181,8 @@ class Tracker:
     def _leave_layer(self, frame: _Frame, output: Tensor) -> None:
         name, origin = self._name(frame.module), self._origins.get(output)
         if frame.holds_layers:  # a container that owns a parameter, as a class token: its output is no Wu + b
-            if frame.input_site is not None and self.sink is not None:
-                self.sink.withdraw(frame.input_site)
+            if frame.input_site is not None and self.observer is not None:
+                self.observer.withdraw(frame.input_site)
             return
         if origin is not None and origin.stage == "activation":  # the layer applies its own activation function
             return
@@ -203,8 +202,8 @@ class Tracker:
             self.follows.setdefault(module, origin.module)
         self.order.setdefault(seen.layer, len(self.order))
         self._taken.update((seen.site("normalized").key, seen.site("scaled").key))
-        if self.sink is not None:
-            self.sink.normalization(seen, x, output)
+        if self.observer is not None:
+            self.observer.normalization(seen, x, output)
         self._origins[output] = _Origin(module, seen.layer, seen.call, axis, "normalization")
 
     def _activated(self, function: ActivationFunction, origin: _Origin | None, result: Tensor) -> None:
@@ -228,8 +227,8 @@ class Tracker:
     def _hand(self, site: Site, tensor: Tensor) -> None:
         self.order.setdefault(site.layer, len(self.order))
         self._taken.add(site.key)
-        if self.sink is not None:
-            self.sink.site(site, tensor)
+        if self.observer is not None:
+            self.observer.site(site, tensor)
 
     def _name(self, module: nn.Module) -> str:
         return self.names[module] or ROOT

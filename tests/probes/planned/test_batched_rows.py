@@ -251,4 +251,4 @@ def test_no_gradient_outlives_its_step() -> None:
         model(x)[:, 0].sum().backward()
     planned = probes._planned
     assert planned is not None
-    assert not planned._gradient_queue._waiting
+    assert not len(planned._gradient_buffer)
