@@ -210,11 +210,13 @@ class Watch:
         if not in_backward():
             return self._calls if threading.get_ident() == self._thread else None
         node = recomputing_node()
+        # Without reentry, the forward pass had the graph: what runs now only fills in what it had not saved.
         if node is None or self._make_observer is None:
             return None
         if self._learner is not None:
             self._learner.refuse("its backward pass runs modules again")
         if self._again is None or self._again[0].node != node:
+            # One segment has been run, and another begins: which calls the first repeats must be known before.
             if self._again is not None:
                 self._again[0].resolve()
                 self._again[1].end()

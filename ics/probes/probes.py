@@ -126,6 +126,7 @@ class Probes:
             self._normalizations = PlannedNormalizations(
                 theorem, per_channel=self._normalization_per_channel, loss_scale=self._loss_scale
             )
+        # The pass is followed where the sites have no plan, or the normalisations have none: one following serves both.
         if plan is not None and not followed.normalization:
             self._planned = PlannedSites(plan, followed, loss_scale=self._loss_scale)
         elif self._plans.measures_sites or self._normalizations is None:

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from ics.errors import UsageError
-from ics.stats.affine import Affine
+from ics.stats.layout import Affine
 
 Asymptotes = tuple[float, float] | None
 Way = Callable[[Tensor, int, Asymptotes, Affine | None, int | None], tuple[Tensor, Tensor | None] | None]

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ics.errors import UsageError
-from ics.stats.affine import Affine, check_affine, transformed
 from ics.stats.backends import fused_way
 from ics.stats.histogram import histogram as count_buckets
-from ics.stats.layout import checked, require_floating
+from ics.stats.layout import Affine, check_affine, checked, require_floating, transformed
 from ics.stats.moments import channel_moments
 from ics.stats.packed import PACKED, pack
 

@@ -47,6 +47,7 @@ def _affine(module: Any, x: Tensor, of_input: stats.Reduced | None) -> tuple[Ten
         moments = of_input.moments.numpy()
         kind = np.float64 if x.dtype == torch.float64 else np.float32  # what the differences are formed in
         mean, scale = moments[_MEAN].astype(kind), (1.0 / np.sqrt(moments[_M2] + module.eps)).astype(kind)
+        # A copy of the moments: `astype` made one, so the statistics of x stay as they are.
         if moments[_NONFINITE].any():
             mean[moments[_NONFINITE] > 0] = np.nan
         return torch.from_numpy(mean), torch.from_numpy(scale)

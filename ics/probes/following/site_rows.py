@@ -154,6 +154,7 @@ class MeasuringObserver:
     def _note(self, site: Site, tensor: Tensor) -> bool:
         """Return whether a tensor has a gradient; if not, it may get one when a checkpointed segment is recomputed."""
         graded = torch.is_grad_enabled() and tensor.requires_grad
+        # The call of the forward pass had no graph. Its repetition has one, and its gradient is that of the call.
         if self.recomputation is not None:
             self.recomputation.observe(site, graded=graded)
         elif not torch.is_grad_enabled():
@@ -180,6 +181,7 @@ class MeasuringObserver:
             with undisturbed(x):
                 row.add_forward(batch, needs_gradient=graded or not wants_graph)
         if graded:
+            # A view, so that the graph is not kept alive through it.
             kept = x.detach()  # torch's BatchNorm keeps its input for the backward pass too: no memory is added
             self.hooks.on_gradient(output, partial(self._take_output_gradient, site, kept, batch))
             if x.requires_grad and output.grad_fn is not None and is_torch_backward(output.grad_fn.name()):

@@ -119,6 +119,7 @@ class Tracker:
             self._begin(module)
         self.called.setdefault(module)
         frame, x = _Frame(module, role_of(module)), first_tensor(inputs)
+        # Looked up before the module runs: one that writes to its input in place would leave another version.
         if frame.role == "normalization":
             frame.origin = self._origins.get(x)
         elif frame.role == "layer":
@@ -127,6 +128,7 @@ class Tracker:
                 source = self._sources.get(x)
                 frame.input_site = Site(self._name(module), frame.call, "input", source, channel_axis(module, x))
                 self._hand(frame.input_site, x)
+        # A layer that calls layers is a container with a parameter of its own (see `_leave_layer`).
         if frame.role != "other":
             for outer in self._stack:
                 outer.holds_layers = True
@@ -142,6 +144,7 @@ class Tracker:
             self._leave_normalization(frame, x, result)
         elif frame.role == "layer":
             self._leave_layer(frame, result)
+        # The innermost module made the tensor; containers around it hand it on.
         if self._sources.get(result) is None:
             self._sources[result] = kind_of(module)
 
@@ -165,6 +168,8 @@ class Tracker:
 
     def _begin(self, module: nn.Module) -> None:
         """Start a new pass where the root is called, or where any outermost module is called again."""
+        # Users call the model, or parts of it one after the other (an encoder, then a head). A part that is called
+        # again begins the next pass; a part that was not called yet belongs to this one.
         if module in self._outermost or self._name(module) == ROOT or not self._outermost:
             for state in (self._calls, self._taken, self._origins, self._sources, self._outermost):
                 state.clear()
@@ -186,6 +191,7 @@ class Tracker:
             return
         if origin is not None and origin.stage == "activation":  # the layer applies its own activation function
             return
+        # Here the output is Wu + b as the module returned it: no activation function has been applied to it.
         axis = channel_axis(frame.module, output)
         self._hand(Site(name, frame.call, "preactivation", kind_of(frame.module), axis), output)
         self._origins[output] = _Origin(frame.module, name, frame.call, axis, "layer")
@@ -193,6 +199,8 @@ class Tracker:
     def _leave_normalization(self, frame: _Frame, x: Tensor, output: Tensor) -> None:
         module, origin, name = frame.module, frame.origin, self._name(frame.module)
         axis = channel_axis(module, output)
+        # It follows a layer only if nothing has touched that layer's output since, and no other normalisation has
+        # taken it. Otherwise its rows have its own name.
         if origin is None or origin.stage != "layer" or (origin.layer, origin.call, "scaled") in self._taken:
             call = self._free_call(name, "scaled")
             seen = Normalization(module, name, call, axis, None, None)
@@ -210,6 +218,7 @@ class Tracker:
         module = self._stack[-1].module
         name = self._name(module)
         source = kind_of(module) if is_activation(module) else function.name
+        # Two activations of one pre-activation (as in gated units): the layer has one row, the second gets its own.
         if origin is None or (origin.layer, origin.call, "activation") in self._taken:
             layer, call, axis = name, self._free_call(name, "activation"), default_channel_axis(result)
         else:

@@ -129,6 +129,7 @@ class NormalizationLearner:
         """
         wanted = {each.module for each in seen}
         observed = [call for call in self._calls if call.module in wanted]
+        # Each pass of the step must have made as many calls.
         if len(observed) < len(seen) or (seen and len(observed) % len(seen)):
             return None
         calls = []
@@ -146,6 +147,7 @@ class NormalizationLearner:
     def _after_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         result = first_tensor(output)
         if result is not None and threading.get_ident() == self._thread and not in_backward():
+            # A container may return the very tensor that its last layer did; a normalisation then follows both.
             self._made[result] = (*(self._made.get(result) or ()), module)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -131,7 +131,10 @@ class PlannedNormalizations(PlannedStep):
         """Have the gradients of a call taken."""
         self._num_graded += 1
         self._awaited.add(self._num_graded)
+        # torch keeps the input for this very backward node, so holding it here adds no memory.
         take = partial(self._take, row, x.detach(), x._version, self._num_graded)
+        # The node of torch's normalisation has both gradients. Of any other normalisation only dL/d(output) can be had,
+        # by a hook on the tensor: what else reads the input sends gradients to it as well.
         if traits.by_node:
             self._hooks.on_node(output, take)
         else:
@@ -152,6 +155,7 @@ class PlannedNormalizations(PlannedStep):
             return
         self._awaited.discard(number)
         try:
+            # The input was overwritten since the forward pass, and with it what has to be measured.
             if x._version != version:
                 raise PlanLostError
             if gradients[0] is not None:
@@ -207,5 +211,6 @@ class PlannedNormalizations(PlannedStep):
         if self._loss_scale is None:
             return sums
         scale = torch.as_tensor(self._loss_scale, dtype=sums.dtype, device=sums.device)
+        # Mean and variance are of values, the third and fifth sums are linear in gradients, the others quadratic.
         one = torch.ones_like(scale)
         return sums / torch.stack((one, one, scale, scale**2, scale, scale**2))[:, None]

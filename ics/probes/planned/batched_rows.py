@@ -89,6 +89,7 @@ class BatchLayout:
         """Work out how these rows, and the `aliases` of any of them, are measured together."""
         self.is_settled = True
         self.group = stats.group_of([task for _, task in tasks.values()], histogram=histogram, per_channel=per_channel)
+        # Without kernels there is no group, and `tasks` stays empty: every row is then measured at once.
         if self.group is not None:
             self.tasks = tasks
             self.places = {row: number for row, (number, _) in tasks.items()}
@@ -138,11 +139,13 @@ class RowBuffer:
         """
         if needed is not None and needed not in self._rows:
             return False
+        # Checked first and kept after: a call of which some rows were kept could not be measured at once any more.
         kept = []
         for row in rows:
             tensor, module = output if row.of_output else x, row.module
             if not row.task.fits(tensor) or not (module is None or uses_batch_statistics(module)):
                 return False
+            # The attribute itself, since a call of `version_of` takes longer, and this runs for every small tensor.
             kept.append((row.number, BufferedRow(tensor, tensor._version, module, row.made_by)))
         self._rows.update(kept)
         return True
@@ -175,6 +178,7 @@ class RowBuffer:
                 return False
         elif not is_small(tensor):
             return False
+        # The group forms x-hat from the mean and variance of another of its tensors, so that must be in it too.
         if module is not None and not (
             made_by in self._rows and is_plain_batchnorm(module) and uses_batch_statistics(module)
         ):
@@ -200,10 +204,12 @@ class RowBuffer:
             tasks = self._tasks(rows)
             layout.settle(tasks, self._aliases, histogram=self._histogram, per_channel=self._per_channel)
             return
+        # An in-place operation after the hook overwrote what should have been measured; it cannot be had back.
         for each in rows.values():
             if each.version != version_of(each.tensor):
                 raise PlanLostError
         if layout.group is not None and len(rows) == len(layout.tasks):
+            # Gradients come in the order of the backward pass, but a group takes its tensors in the order of its tasks.
             ordered = [rows[row] for row in layout.tasks]
             factors = [each.scale for each in ordered if each.scale is not None]
             found = layout.group.measure([each.tensor for each in ordered], factors=factors)
@@ -212,6 +218,7 @@ class RowBuffer:
             self._measure_each(rows)
 
     def _measure_each(self, rows: Mapping[int, BufferedRow]) -> None:
+        # Not all rows are here: a tensor had another shape, or the backward pass reached only some of them.
         measured: dict[int, stats.Reduced] = {}
         for row, each in rows.items():
             site = self._sites[row]
@@ -240,6 +247,7 @@ class RowBuffer:
             x, site = each.tensor, self._sites[row]
             base = None if each.made_by is None else tasks.get(each.made_by)
             is_written = each.version != version_of(x)
+            # A row that is left out here is measured at once in every later pass.
             if is_written or values + x.numel() > _MOST_KEPT or (each.module is not None and base is None):
                 continue
             task = stats.Task(

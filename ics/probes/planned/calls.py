@@ -114,11 +114,14 @@ def actions_of(
         actions = []
         for row in call.rows:
             number, made_by = row.number, call.made_by
+            # The same tensor, unwritten and read along the same axis, has the same statistics. The axis may differ:
+            # a Linear reads the last axis of what a convolution returned as channels.
             alike = made_by is not None and not call.writes and _same_axis(sites, row, made_by)
             follows = gradient[number] and row.graded
             if alike and row.of == "input" and made_by is not None:
                 if value[number]:
                     same_values[number] = made_by
+                # dL/d(tensor) is one gradient, however many rows are of the tensor; one hook takes it for all.
                 if gradient[number] and gradient[made_by]:
                     same_gradients[number], follows = made_by, False
             actions.append(RowAction(row, value[number], gradient[number], alike, follows))
@@ -133,6 +136,7 @@ def batched_call(call: ModuleCall, actions: Sequence[RowAction], batch: BatchLay
         number, of = action.row.number, action.row.of
         if number not in batch.places:
             return None
+        # Its statistics come from the row of the input, directly or as mean and variance, so that must be kept.
         if number not in batch.tasks or of == "normalized":
             needed = call.made_by
         if number in batch.tasks:

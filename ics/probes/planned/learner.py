@@ -51,6 +51,7 @@ class Learner:
         """A pass begins; the module that begins it has been entered."""
         self._passes.append([])
         self._made.clear()
+        # The module that begins the pass was entered before, when tensors of the last pass still counted.
         for running in self._stack:
             running.made_by = None
 
@@ -58,6 +59,7 @@ class Learner:
         """A module is about to run."""
         x = args[0] if args and isinstance(args[0], Tensor) else None
         if x is not None and x.is_inference():
+            # Inference tensors have no version, so a plan could not tell whether one was written to.
             self.refuse("it runs in inference mode")
         version = 0 if x is None else version_of(x)
         self._stack.append(_RunningModule(module, x, version, self._made.get(x)))
@@ -72,6 +74,7 @@ class Learner:
     def left(self) -> None:
         """All rows of the innermost module have been handed."""
         running = self._stack.pop()
+        # The hook of a plan sees what a module returns, not what the function inside it made. Both must be one tensor.
         for tensor, version in running.made:
             if tensor is not running.output or version != version_of(tensor):
                 self.refuse("an activation function's result is not what its module returns")
@@ -82,6 +85,7 @@ class Learner:
             return
         writes = version_of(running.x) - running.version
         if writes and any(row.of != "output" for row in running.rows):
+            # A plan looks at the input after the module has run; an in-place activation has overwritten it by then.
             self.refuse("a module overwrites an input that is measured")
         self._passes[-1].append(ModuleCall(running.module, tuple(running.rows), running.made_by, writes))
 
@@ -118,6 +122,7 @@ class Learner:
     ) -> SitePlan | None:
         """Return the plan; None if there is none. `reasons` say why the gradient of a site is null, if it is."""
         passes = [calls for calls in self._passes if calls]
+        # Passes of one step that differ (a layer is skipped at random) will differ at other steps too.
         if self.refused or self._stack or not passes or any(calls != passes[0] for calls in passes):
             return None
         own = tuple(reasons.get(site.key) for site in self._rows)

@@ -98,10 +98,14 @@ class PlannedSites(PlannedStep):
         return statistics.block(table, keys, rows, reasons)
 
     def _take_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        # Checkpointing without reentry calls modules again inside the backward pass. Their rows came with the forward
+        # pass. (A model that uses reentrant checkpointing is refused a plan.)
         if in_backward():
             return
         calls = self.plan.calls
         if self._position == len(calls):
+            # Another pass of the same step begins, as in gradient accumulation. Tensors of the last one count no more:
+            # a model that caches an output must not be taken for one that makes it anew.
             self._position = 0
             self._made.clear()
         call, x = calls[self._position], args[0] if args else None
@@ -110,6 +114,7 @@ class PlannedSites(PlannedStep):
             raise PlanLostError
         self.seen = True
         batched = self._batched_calls[self._position] if self._batched_calls else None
+        # Function modes, the user's among them, need not see what we compute.
         with _unseen():
             if not self._is_made(call, x):
                 raise PlanLostError
@@ -133,9 +138,11 @@ class PlannedSites(PlannedStep):
         if batched.follows_input:
             self._follow(x, [(row, None) for row in batched.follows_input])
         if batched.follows_output:
+            # dL/d(x-hat) = gamma dL/d(output): one hook on the output serves both rows.
             gamma = broadcast_weight(call.module, output) if any(own for _, own in batched.follows_output) else None
             self._follow(output, [(row, gamma if own else None) for row, own in batched.follows_output])
         for row in batched.made:
+            # Held weakly: measuring must not keep a tensor alive. The version tells a write in place.
             self._made[row] = weakref.ref(output), output._version, None
 
     def _take_each(self, call: ModuleCall, x: Tensor, output: Tensor) -> None:
@@ -176,6 +183,7 @@ class PlannedSites(PlannedStep):
         """Return the statistics of a row; None if it is measured with others at the end of the pass."""
         number, of, made_by = action.row.number, action.row.of, call.made_by
         values = output if of == "output" else x
+        # The input of a layer mostly is the output of the one before. Its statistics are then taken over, not measured.
         if action.alike and of == "input":
             if self._buffer.shares(number):
                 return None
@@ -185,6 +193,7 @@ class PlannedSites(PlannedStep):
         elif action.alike and self._buffer.add(number, x, call.module, made_by):
             return None
         site, histogram = self.plan.sites[number], self._of_values.histogram
+        # Mean and variance of the input, if it was measured at once, give x-hat without another read.
         of_input = self._made[made_by][2] if action.alike and made_by is not None else None
         if of == "normalized":
             return reduce_normalized(call.module, x, axis=site.axis, of_input=of_input, histogram=histogram)
@@ -199,6 +208,7 @@ class PlannedSites(PlannedStep):
         try:
             with undisturbed(gradient):
                 for row, scale in rows:
+                    # Gradients of a scaled loss are divided first, which the kernels of a group do not do.
                     if self._loss_scale is not None or not self._gradient_buffer.add(row, gradient, scale=scale):
                         self._measure_gradient(row, gradient, scale)
         except Exception as error:

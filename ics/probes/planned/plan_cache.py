@@ -34,6 +34,7 @@ class Plans:
     def get(self, key: Any) -> Any:
         """Return the plan to use now; None if the pass is to be followed."""
         self.uses[key] = self.uses.get(key, 0) + 1
+        # The step that finds None is followed, and its plan replaces the one that is kept.
         return None if self.uses[key] % self.RENEWED_AFTER == 0 else self.by_kind.get(key)
 
     def refused(self, key: Any) -> bool:
@@ -54,6 +55,8 @@ class ProbePlans:
         self.measures_sites = wanted.activations is not None or wanted.gradients is not None
         self._learner: Learner | None = None
         self._plans, self._wanted = plans, wanted
+        # The two plans are found by different keys, since a step that measures normalisations alone can share the
+        # plan of theirs with one that measures sites as well.
         self._sites: Hashable = replace(wanted, normalization=False)
         self._normalizations: Hashable = ("normalization", wanted.layers)
 

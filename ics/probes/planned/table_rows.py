@@ -35,6 +35,8 @@ class TableRows:
         """Take what a group measured in one pass; `places` are row to number in the group."""
         moments, histograms = measured.moments, measured.histograms
         earlier = self._together
+        # Tensors that differ in their number of channels make no stack; and a row that was measured alone in an earlier
+        # pass has to be merged with the others alone.
         if self._per_channel or not isinstance(moments, Tensor) or self._alone.keys() & places.keys():
             self._add_each(places, measured)
         elif earlier is None:

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from ics.buckets import NUM_BUCKETS
-from ics.stats.affine import Affine, transformed
 from ics.stats.cpu.accumulators import NUM_ROWS, WIDTH
 from ics.stats.cpu.compilation import CompiledKernels, compile_kernels
 from ics.stats.cpu.jobs import REQUEST
 from ics.stats.histogram import histogram, stride_of
-from ics.stats.layout import axis_of
+from ics.stats.layout import Affine, axis_of, transformed
 from ics.stats.moments import SATURATED_WITHIN
 from ics.stats.parallel import Jobs
 

@@ -80,74 +80,95 @@ def _compile(*, cache: bool) -> CompiledKernels:
     # is among what the functions close over, which is part of the key of numba's cache.
     files = [*sorted(Path(__file__).parent.glob("*.py")), Path(buckets.__file__), Path(tensor_statistics.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    compiled = _tensor_functions(digest, cache) | _vector_functions(digest, cache) | _parameter_functions(digest, cache)
+    addresses = {name: each.address for name, each in compiled.items()}
+    return CompiledKernels(**addresses, compiled=tuple(compiled.values()))
 
+
+def _c_function(signature: str, cache: bool) -> Callable[[Callable[..., Any]], Any]:
+    return numba.cfunc(signature, cache=cache, error_model="numpy")
+
+
+def _tensor_functions(digest: str, cache: bool) -> dict[str, Any]:
+    """What measures one tensor, or the tensors of one normalisation."""
+
+    @_c_function("void(int64)", cache)
     def take_jobs(request: int) -> None:
         digest  # noqa: B018
         jobs.take_jobs(request)
 
+    @_c_function("void(int64)", cache)
     def finish(request: int) -> None:
         digest  # noqa: B018
         jobs.finish(request)
 
+    @_c_function("void(int64, int64, int64, int64, int64)", cache)
     def together(requests: int, count: int, bases: int, epsilons: int, pooled: int) -> None:
         digest  # noqa: B018
         jobs.measure_together(requests, count, bases, epsilons, pooled)
 
+    @_c_function("void(int64, int64, int64)", cache)
     def pool(packed: int, channels: int, out: int) -> None:
         digest  # noqa: B018
         accumulators.pool_packed(packed, channels, out)
 
-    def squares(values: int, n: int) -> float:
-        digest  # noqa: B018
-        return vectors.sum_of_squares(values, n)
-
-    def differences(first: int, second: int, n: int) -> float:
-        digest  # noqa: B018
-        return vectors.sum_of_squared_differences(first, second, n)
-
-    def products(first: int, second: int, n: int, out: int) -> None:
-        digest  # noqa: B018
-        vectors.inner_products(first, second, n, out)
-
+    @_c_function("void(int64)", cache)
     def take_normalization(request: int) -> None:
         digest  # noqa: B018
         normalization.take_jobs(request)
 
+    @_c_function("void(int64)", cache)
     def finish_normalization(request: int) -> None:
         digest  # noqa: B018
         normalization.finish(request)
 
+    return {
+        "take_jobs": take_jobs,
+        "finish": finish,
+        "together": together,
+        "pool": pool,
+        "take_normalization": take_normalization,
+        "finish_normalization": finish_normalization,
+    }
+
+
+def _vector_functions(digest: str, cache: bool) -> dict[str, Any]:
+    """What measures lists of tensors as one vector."""
+
+    @_c_function("float64(int64, int64)", cache)
+    def squares(values: int, n: int) -> float:
+        digest  # noqa: B018
+        return vectors.sum_of_squares(values, n)
+
+    @_c_function("float64(int64, int64, int64)", cache)
+    def differences(first: int, second: int, n: int) -> float:
+        digest  # noqa: B018
+        return vectors.sum_of_squared_differences(first, second, n)
+
+    @_c_function("void(int64, int64, int64, int64)", cache)
+    def products(first: int, second: int, n: int, out: int) -> None:
+        digest  # noqa: B018
+        vectors.inner_products(first, second, n, out)
+
+    return {"squares": squares, "differences": differences, "products": products}
+
+
+def _parameter_functions(digest: str, cache: bool) -> dict[str, Any]:
+    """What measures all parameters of a model, or their gradients."""
+
+    @_c_function("void(int64)", cache)
     def take_parts(order: int) -> None:
         digest  # noqa: B018
         parameters.take_parts(order)
 
+    @_c_function("void(int64)", cache)
     def finish_parts(order: int) -> None:
         digest  # noqa: B018
         parameters.finish(order)
 
+    @_c_function("void(int64, int64, int64, int64)", cache)
     def gather(places: int, count: int, numbers: int, counts: int) -> None:
         digest  # noqa: B018
         parameters.gather_histograms(places, count, numbers, counts)
 
-    compile_one: Any = numba.cfunc("void(int64)", cache=cache, error_model="numpy")
-    compile_together: Any = numba.cfunc("void(int64, int64, int64, int64, int64)", cache=cache, error_model="numpy")
-    compile_pool: Any = numba.cfunc("void(int64, int64, int64)", cache=cache, error_model="numpy")
-    compile_many: Any = numba.cfunc("void(int64, int64, int64, int64)", cache=cache, error_model="numpy")
-    compile_sum: Any = numba.cfunc("float64(int64, int64)", cache=cache, error_model="numpy")
-    compile_sum_of_two: Any = numba.cfunc("float64(int64, int64, int64)", cache=cache, error_model="numpy")
-    compiled = {
-        "take_jobs": compile_one(take_jobs),
-        "finish": compile_one(finish),
-        "together": compile_together(together),
-        "pool": compile_pool(pool),
-        "squares": compile_sum(squares),
-        "differences": compile_sum_of_two(differences),
-        "products": compile_many(products),
-        "take_normalization": compile_one(take_normalization),
-        "finish_normalization": compile_one(finish_normalization),
-        "take_parts": compile_one(take_parts),
-        "finish_parts": compile_one(finish_parts),
-        "gather": compile_many(gather),
-    }
-    addresses = {name: each.address for name, each in compiled.items()}
-    return CompiledKernels(**addresses, compiled=tuple(compiled.values()))
+    return {"take_parts": take_parts, "finish_parts": finish_parts, "gather": gather}
