@@ -1,4 +1,4 @@
-"""Look at a forward and backward pass and change nothing: layers, sites, statistics."""
+"""Measure forward and backward passes without changing them: layers, sites, statistics."""
 
 from ics.probes.parameters.kernels import GradientNumbers, ParameterNumbers, ParameterWatch
 from ics.probes.parameters.rows import parameter_block, parameter_rows

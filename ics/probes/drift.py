@@ -87,7 +87,7 @@ def sites_of_pass(
 
     Args:
         model: the model that `run` calls, holding the parameters to be looked at.
-        run: performs the pass; who calls this sees to it that it leaves no trace.
+        run: performs the pass. What it changes (buffers, random state) stays changed.
         sites: which sites, of `ics.schema.SITES`.
         layers: whose sites, as for `select_layers`.
         grouping: which modules make up a layer, as for `find_layers`; decides the layers' numbers.

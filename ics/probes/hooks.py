@@ -31,7 +31,7 @@ class Removable(Protocol):
 
 
 def before_optimizer_step(optimizer: torch.optim.Optimizer, callback: Callable[[], None]) -> Removable:
-    """Have `callback` called as the optimizer is about to step; returns the handle whose `remove` ends that."""
+    """Call `callback` whenever the optimizer is about to step; returns a handle whose `remove` ends that."""
     return optimizer.register_step_pre_hook(lambda *_: callback())
 
 
@@ -43,7 +43,7 @@ class Hooks:
         self._keys: list[tuple[MutableMapping[int, Any], int]] = []
 
     def after_each(self, modules: Iterable[nn.Module], take: Callable[[nn.Module, Any, Any], None]) -> None:
-        """Have `take(module, args, output)` called after each call of the modules.
+        """Call `take(module, args, output)` after each call of the modules.
 
         One key serves all of them: a handle for each module takes longer to make than its hook takes to run.
         """
@@ -53,7 +53,7 @@ class Hooks:
             self._keys.append((module._forward_hooks, key))
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
-        """Have the gradient of a tensor taken as it is now: if it is overwritten later, of what it held before."""
+        """Call `take` with the gradient of a tensor as it is now, whatever is written to the tensor later."""
 
         def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
             if gradient is not None:
@@ -62,7 +62,7 @@ class Hooks:
         self._handles.append(tensor.register_hook(hook))
 
     def on_node(self, tensor: Tensor, take: Callable[[NodeGradients, NodeGradients], None]) -> None:
-        """Have what the function that made a tensor sends back to its inputs, and what it is handed, taken."""
+        """Call `take` with what the function that made a tensor sends back to its inputs, and what it is handed."""
 
         def hook(inputs: NodeGradients, outputs: NodeGradients) -> None:
             take(inputs, outputs)
@@ -152,7 +152,7 @@ class Watch:
         )
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
-        """Have the gradient of a tensor taken as it is now: if it is overwritten later, of what it held before."""
+        """Call `take` with the gradient of a tensor as it is now, whatever is written to the tensor later."""
 
         def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
             if gradient is not None:
@@ -161,7 +161,7 @@ class Watch:
         self._handles.append(tensor.register_hook(hook))
 
     def on_node(self, tensor: Tensor, take: Callable[[NodeGradients], None]) -> None:
-        """Have what the function that made a tensor sends back to its inputs taken."""
+        """Call `take` with what the function that made a tensor sends back to its inputs."""
 
         def hook(inputs: NodeGradients, _: NodeGradients) -> None:
             self._guarded(take, inputs)

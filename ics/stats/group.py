@@ -114,6 +114,7 @@ class Group:
         for number, factor in zip(self._scaled, factors, strict=True):
             requests[number, fields.SCALES] = factor.data_ptr()
         if self._moments is None:
+            # New memory each time: what is returned must not change at the next call.
             moments = torch.empty(sum(self._sizes), dtype=torch.float64)
             requests[:, fields.MOMENTS_AT] = moments.data_ptr() + self._offsets
             pooled = 0

@@ -29,8 +29,8 @@ _NARROWEST = 64  # values of a channel read at a time; fewer would use a fractio
 def default_channel_axis(x: Tensor) -> int:
     """Return the axis that counts channels when nothing but the shape is known: 1 for ndim 2, 4 and 5, else -1.
 
-    Three axes are read as (batch, time, channel), as attention and recurrent layers have them; whoever knows that the
-    tensor comes from a one-dimensional convolution passes 1 instead.
+    Three axes are read as (batch, time, channel), as attention and recurrent layers have them; if the tensor comes
+    from a one-dimensional convolution, pass 1 instead.
 
     Example:
         >>> default_channel_axis(torch.zeros(8, 3, 32, 32)), default_channel_axis(torch.zeros(8, 20, 64))

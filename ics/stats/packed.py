@@ -40,7 +40,7 @@ def unpack(packed: Tensor, *, has_asymptotes: bool | None = None) -> Moments:
     Args:
         packed: as `pack` or `reduce` returned it, or a stack of such.
         has_asymptotes: whether there are asymptotes; False gives `saturated_count` None. None looks whether the row is
-            NaN, which waits for the device once; whoever knows says it.
+            NaN, which waits for the device once, so pass it if you know.
 
     Raises:
         UsageError: the tensor has not a row for each statistic; or some of a stack have asymptotes and some not, and

@@ -100,6 +100,7 @@ class ChangeMeasurer:
         parts[:, fields.SOURCE] = _addresses(before)[self._tensor] + self._offset
         parts[:, fields.OTHER] = _addresses(after)[self._tensor] + self._offset
         self._kernels.run(parts, _NONE, worth=self._worth)
+        # One sum per tensor from those of its parts, in their order.
         return np.add.reduceat(self._found, self._first)
 
 
@@ -257,6 +258,7 @@ def _layout(extent: Extent, per_channel: bool, histogram: bool, max_values: int 
     if size == 0:
         return None if channels != 1 or histogram else _Layout(1, 0, 0, 1, None)
     plan = plan_of(shape, strides, 0, 0)
+    # Channels must lie one after the other in memory; of a channels_last weight they do, of a transposed one not.
     if plan is None or (channels > 1 and plan.memory[0] != 1):
         return None
     if not histogram:

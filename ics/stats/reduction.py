@@ -67,6 +67,7 @@ def reduce(
             f"max_values must be at least 1, or None for all, but {max_values} came; "
             "type histogram=False for no histogram"
         )
+    # The ways to measure take one number for both: 0 is no histogram, None is all values.
     limit = max_values if histogram else 0
     if affine is not None:
         check_affine(x, channel_axis, affine)
@@ -91,8 +92,8 @@ def _reduce_eagerly(
 def pooled(packed: Tensor) -> Tensor:
     """Return the packed statistics of all channels as one, (rows, 1), from those per channel, (rows, C).
 
-    Formula and source: those of `pool`, in float64. Without the kernels `packed` itself is returned: for whoever pools
-    a whole table at once (`columns_of`) that is less work than some twenty operations a row.
+    Formula and source: those of `pool`, in float64. Without the kernels `packed` itself is returned: pooling a
+    whole table at once (`columns_of`) is less work than some twenty operations a row.
 
     Example:
         >>> from ics.stats import columns_of

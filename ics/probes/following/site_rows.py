@@ -29,10 +29,10 @@ class GradientHooks(Protocol):
     """Registers hooks on tensors and backward nodes, and keeps their handles."""
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
-        """Have the gradient of a tensor taken."""
+        """Call `take` with the gradient of a tensor."""
 
     def on_node(self, tensor: Tensor, take: Callable[[NodeGradients], None]) -> None:
-        """Have what the function that made a tensor sends back to its inputs taken."""
+        """Call `take` with what the function that made a tensor sends back to its inputs."""
 
 
 @dataclass(frozen=True, slots=True)

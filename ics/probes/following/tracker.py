@@ -87,7 +87,7 @@ class SiteObserver(Protocol):
 
 @dataclass
 class Tracker:
-    """Follows one forward pass after another and hands each site to an observer while its tensor is unspoilt.
+    """Follows one forward pass after another and hands each site to an observer before anything overwrites its tensor.
 
     A normalisation or an activation belongs to layer L if its input is the very tensor that L (or L's normalisation)
     returned and nobody has written to it since; otherwise it has rows of its own. `+=` of a shortcut, for one, makes

@@ -1,8 +1,8 @@
 """Measures the normalisations of a step by what an earlier step showed: one hook for each, and one on its gradient.
 
 The backward node of torch's normalisation is handed dL/d(output) and returns dL/d(input). A hook on that node sees
-both while they are unspoilt, together with the input, which is kept for the node anyway: so nothing is copied, and one
-read of the three gives every sum of Theorem 4.1. The terms of all normalisations are then computed at once.
+both before anything overwrites them, together with the input, which is kept for the node anyway. So nothing is copied,
+and one read of the three gives every sum of Theorem 4.1. The terms of all normalisations are then computed at once.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class PlannedNormalizations(PlannedStep):
                 self._rows[row].add_batch(batch_statistics(x))
 
     def _follow(self, row: int, traits: Traits, x: Tensor, output: Tensor) -> None:
-        """Have the gradients of a call taken."""
+        """Register a hook that takes the gradients of a call."""
         self._num_graded += 1
         self._awaited.add(self._num_graded)
         # torch keeps the input for this very backward node, so holding it here adds no memory.

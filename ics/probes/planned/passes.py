@@ -162,7 +162,7 @@ class PlannedSites(PlannedStep):
             self._follow(output, followed)
 
     def _follow(self, tensor: Tensor, rows: list[tuple[int, Tensor | None]]) -> None:
-        """Have the gradient of a tensor taken: that of each row, times gamma for x-hat."""
+        """Register a hook that takes the gradient of a tensor for each of the rows, times gamma for x-hat."""
         self._hooks.on_gradient(tensor, partial(self._take_gradients, rows))
 
     def _is_made(self, call: ModuleCall, x: Tensor) -> bool:

@@ -11,7 +11,7 @@ from ics.probes.hooks import Hooks
 from ics.probes.planned.batched_rows import PlanLostError
 
 LOST = "the model did not do what it did at the steps before; it is followed in full from the next measured step on"
-"""Why the rows of a step are null whose plan was lost."""
+"""Why the rows of a step are null if its plan was lost."""
 
 
 class PlannedStep:

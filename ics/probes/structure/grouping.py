@@ -1,4 +1,4 @@
-"""From what ran to layers: which parameters belong together, in the order of execution."""
+"""Groups the modules that ran into layers: which parameters belong together, in the order of execution."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def declared_layers(model: nn.Module) -> tuple[Layer, ...]:
 def _claims(
     raw: Mapping[nn.Module, str], *, called: set[nn.Module], used: Collection[Slot]
 ) -> dict[nn.Module, list[Slot]]:
-    """Return which parameters each called module answers for: its own, and the used ones of modules never called."""
+    """Return the parameters that belong to each called module: its own, and the used ones of modules never called."""
     by_name = {name: module for module, name in raw.items()}
     claims: dict[nn.Module, list[Slot]] = {}
     for module in raw:

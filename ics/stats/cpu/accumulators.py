@@ -74,6 +74,7 @@ def write_packed(accumulators, channels, has_asymptotes, out):
             store_f64(out, row * channels + c, value if count > 0 else np.nan)
         for row in range(FIRST_SUM, NUM_ROWS):
             store_f64(out, row * channels + c, load_f64(into, row))
+        # The count is 0 then, as nothing was compared; NaN says that it is undefined.
         if not has_asymptotes:
             store_f64(out, SATURATED * channels + c, np.nan)
 

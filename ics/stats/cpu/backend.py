@@ -81,6 +81,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
         if kind is None or x.layout is not torch.strided or x.is_neg():
             return None
         plan = plan_of(x.shape, x.stride(), axis, limit)
+        # Memory with gaps (a slice), or with one value in several places (an expanded tensor): measured on a copy.
         if plan is None:
             x = x.detach().contiguous()
             plan = plan_of(x.shape, x.stride(), axis, limit)
@@ -89,6 +90,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
         return _measure(kernels.statistics, x, axis, kind, plan, saturation, affine, limit)
 
     # What else the kernels measure, see the modules of these names.
+    # `backends.fused_way` hands out one object per device; the other kernels travel with it.
     for name in ("together", "pool", "vectors", "normalization", "parameters"):
         setattr(reduce_fused, name, getattr(kernels, name))
     return reduce_fused
@@ -167,6 +169,8 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int, limit: 
     inner = strides[axis] if channels > 1 else size
     memory = (size // (channels * inner), channels, inner)
     stride = 1 if limit == 0 else stride_of(size, limit)
+    # By the shape alone, never by the number of threads: the order of additions, and with it every bit of the
+    # result, must not depend on the machine.
     parts = max(1, min(_MOST_PARTS, size // _PART, size // (channels * _VALUES_PER_CHANNEL)))
     logical = _logical(shape, strides, axis, stride) if stride > 1 else (1, inner, channels * inner, inner, 1)
     return MemoryPlan(memory, parts, -(-size // stride), logical)

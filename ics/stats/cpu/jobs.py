@@ -60,6 +60,7 @@ def take_jobs(request):
         job = take_next(request + 8 * NEXT_JOB)
         if job >= field(request, PARTS) + histogram:
             return
+        # The histogram goes first: it cannot be cut, so a thread that began it last would be waited for.
         if job < histogram:
             _count(request)
         else:
@@ -107,6 +108,7 @@ def _measure(request, part):
     folded = 2 * _FOLDED_BELOW // columns if columns < _FOLDED_BELOW else 1
     whole = outer // folded
     _by_tiles(request, part, accumulators, 0, whole, columns * folded, near)
+    # What is left of the fold, less than one row of a tile, is measured by one thread.
     if part == 0 and whole * folded < outer:
         rest = (outer - whole * folded) * columns
         _by_tiles(request, -1, accumulators, whole * folded * columns, 1, rest, near)
@@ -138,6 +140,7 @@ def _by_chunks(request, part, accumulators, rows, channels, inner, near):
         start, stop = chunk * inner // chunks, (chunk + 1) * inner // chunks
         n = stop - start
         values = source + 4 * (row * inner + start)
+        # float32 measured as it is needs no copy; all else is converted chunk by chunk, in the first-level cache.
         if kind != FLOAT32 or shifts != 0:
             load(kind, source, row * inner + start, n, 1, target)
             values = target
@@ -213,6 +216,7 @@ def measure_together(requests, count, bases, epsilons, pooled):
     """
     for i in range(count):
         request, base = requests + i * (8 * FIELDS), field(bases, i)
+        # Tasks are measured in their order, so the mean and variance of the earlier one are there already.
         if base >= 0:
             _normalize(request, field(requests + base * (8 * FIELDS), MOMENTS_AT), load_f64(epsilons, i))
         take_jobs(request)

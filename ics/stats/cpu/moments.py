@@ -122,6 +122,7 @@ def _saturated(values, n, low, high):
 def add_chunk(into, values, n, near):
     """Join at most MOST float32 values to the accumulator of a channel; `near` as for `add_any`."""
     total, first, last, negative, at_most_0 = _extent(values, n)
+    # Ordered as integers, NaN and infinities lie beyond the finite numbers on both sides, so the extrema show them.
     if first < LOWEST or last > LARGEST:
         add_any(into, values, n, 1, near)
         return
@@ -130,6 +131,7 @@ def add_chunk(into, values, n, near):
     unit = unit_of(float(shift), low, high)
     inverse = F32(1.0 / unit)
     s1, s2, s3, s4 = F32(0), F32(0), F32(0), F32(0)
+    # A constant chunk has no powers to sum, and its unit would be the smallest there is.
     if low < high:
         s1, s2, s3, s4 = _powers(values, n, inverse, -shift * inverse)
     saturated = _saturated(values, n, F32(near[1]), F32(near[2])) if near[0] else F32(0)
@@ -145,6 +147,7 @@ def add_sums(into, n, shift, unit, s1, s2, s3, s4, low, high, zero, negative, sa
         over_n = 1.0 / n
         d, c2, c3, c4 = s1 * over_n, s2 * over_n, s3 * over_n, s4 * over_n
         dd, square = d * d, unit * unit
+        # The sums are about `shift`, a float32 near the mean; here they move to the mean itself, in float64.
         c4 = max(c4 - d * (4 * c3 - d * (6 * c2 - 3 * dd)), 0.0)
         c3 = c3 - d * (3 * c2 - 2 * dd)
         c2 = max(c2 - dd, 0.0)
@@ -176,6 +179,7 @@ def add_any(into, values, n, step, near):
             zero += x == 0
             negative += x < 0
             saturated += near[0] and (x <= F32(near[1]) or x >= F32(near[2]))
+    # Slow, but rare: a chunk or column with a value that is not finite.
     _add_counts(into, zero, negative, saturated, n - count)
     if count == 0:
         return

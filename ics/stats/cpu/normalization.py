@@ -56,6 +56,7 @@ def take_jobs(request):
         sums = field(request, ACCUMULATORS) + part * channels * (8 * SUMS)
         for i in range(channels * SUMS):
             store_f64(sums, i, 0.0)
+        # Which way is taken depends on the shape alone, so that equal tensors give equal sums on any number of threads.
         if field(request, INNER) >= _BY_COLUMNS_BELOW:
             _by_rows(request, part, sums)
         else:
