@@ -1,9 +1,9 @@
-"""What passes between the floors: `Layer` names what is measured, `Block` holds the rows measured.
+"""What passes between packages: `Layer` names what is measured, `Block` holds the rows measured.
 
-Sufficient statistics travel as one tensor (11, C) a row, or as one of all rows that were measured together (`Stacked`),
-in the column `PACKED` (or `PACKED_CHANNELS`, if the row is to have columns per channel) of a block, and become the
-columns of the table on the host: laying them out costs more than measuring a small tensor. `BOUNDED` tells which rows
-are of an activation function with asymptotes, for which alone saturated values are counted.
+Sufficient statistics travel as one tensor (statistics, C) a row, or as one of all rows that were measured together
+(`Stacked`), in the column `PACKED` (or `PACKED_CHANNELS`, if the row is to have columns per channel) of a block. They
+become the columns of the table on the host: laying them out costs more than measuring a small tensor. `BOUNDED` tells
+which rows are of an activation function with asymptotes, for which alone saturated values are counted.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from ics.columns import Column, Table
 from ics.errors import unknown_name
+from ics.tensor_statistics import TENSOR_STATISTICS
 
 SCHEMA_VERSION = 1
 
@@ -31,39 +32,9 @@ NULL_REASON = Column("null_reason", "string", "why a value of this row is null; 
 LEARNING_RATE = Column("learning_rate", "float64", "learning rate of the step (first parameter group)")
 
 _POOLED = (
-    Column("count", "int64", "finite values that entered the moments"),
-    Column("mean", "float64", "mean of the finite values", "value", "docs/science.md, section 3.2"),
-    Column("m2", "float64", "second central moment sum / count (biased variance)", "value^2"),
-    Column("m3", "float64", "third central moment sum / count", "value^3"),
-    Column("m4", "float64", "fourth central moment sum / count", "value^4"),
-    Column("minimum", "float64", "smallest finite value", "value"),
-    Column("maximum", "float64", "largest finite value", "value"),
-    Column("zero_fraction", "float64", "fraction of the finite values that are exactly 0"),
-    Column("negative_fraction", "float64", "fraction of the finite values below 0"),
-    Column("nonfinite_count", "int64", "values that are NaN or infinite"),
+    *(each.pooled_column() for each in TENSOR_STATISTICS if not each.needs_asymptotes),
     Column("histogram_bucket", "list<int64>", "signed numbers of the histogram buckets that are not empty"),
     Column("histogram", "list<int64>", "values counted in each of those buckets (see ics.buckets)"),
-)
-
-_SATURATED = Column(
-    "saturated_fraction",
-    "float64",
-    "fraction of the finite values within 1 % of the range from an asymptote of the activation function; null for "
-    "sites other than activation and for functions that are not bounded on both sides",
-)
-
-_PER_CHANNEL = (
-    Column("channel_count", "list<int64>", "finite values per channel"),
-    Column("channel_mean", "list<float64>", "mean per channel", "value"),
-    Column("channel_m2", "list<float64>", "second central moment per channel (biased variance)", "value^2"),
-    Column("channel_m3", "list<float64>", "third central moment per channel", "value^3"),
-    Column("channel_m4", "list<float64>", "fourth central moment per channel", "value^4"),
-    Column("channel_minimum", "list<float64>", "smallest finite value per channel", "value"),
-    Column("channel_maximum", "list<float64>", "largest finite value per channel", "value"),
-    Column("channel_zero_fraction", "list<float64>", "fraction of zeros per channel"),
-    Column("channel_negative_fraction", "list<float64>", "fraction of negative values per channel"),
-    Column("channel_saturated_fraction", "list<float64>", "saturated fraction per channel; null as saturated_fraction"),
-    Column("channel_nonfinite_count", "list<int64>", "values that are NaN or infinite, per channel"),
 )
 
 _OF_UPDATES = "steps at which anything but activations and normalization is due"
@@ -92,8 +63,8 @@ ACTIVATIONS = Table(
     (
         Column("source", "string", "module or function that made the tensor; null for an input made outside a module"),
         *_POOLED,
-        _SATURATED,
-        *_PER_CHANNEL,
+        *(each.pooled_column() for each in TENSOR_STATISTICS if each.needs_asymptotes),
+        *(each.channel_column() for each in TENSOR_STATISTICS),
         NULL_REASON,
     ),
 )
@@ -117,7 +88,7 @@ GRADIENTS = Table(
         Column("update_norm", "float64", "l2 norm of the parameter after - before; null for sites", "weight"),
         Column("update_ratio", "float64", "update_norm / parameter_norm; null for sites and zero parameters"),
         *_POOLED,
-        *_PER_CHANNEL[:5],
+        *(each.channel_column() for each in TENSOR_STATISTICS if each.of_gradient_channels),
         NULL_REASON,
     ),
 )

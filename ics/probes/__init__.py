@@ -1,8 +1,8 @@
-"""Look at a forward and backward pass and change nothing: layers, sites, statistics."""
+"""Measure forward and backward passes without changing them: layers, sites, statistics."""
 
 from ics.probes.parameters.kernels import GradientNumbers, ParameterNumbers, ParameterWatch
 from ics.probes.parameters.rows import parameter_block, parameter_rows
-from ics.probes.planned.plan import Plans
+from ics.probes.planned.plan_cache import Plans
 from ics.probes.probes import Probes
 from ics.probes.structure.layers import find_layers, module_names, select_layers, strip_prefixes
 

@@ -87,7 +87,7 @@ def sites_of_pass(
 
     Args:
         model: the model that `run` calls, holding the parameters to be looked at.
-        run: performs the pass; who calls this sees to it that it leaves no trace.
+        run: performs the pass. What it changes (buffers, random state) stays changed.
         sites: which sites, of `ics.schema.SITES`.
         layers: whose sites, as for `select_layers`.
         grouping: which modules make up a layer, as for `find_layers`; decides the layers' numbers.
@@ -105,9 +105,10 @@ def sites_of_pass(
         [('0', 0, 'input'), ('0', 0, 'preactivation'), ('0', 0, 'activation')]
     """
     chosen = None if layers is None else {layer.name for layer in select_layers(declared_layers(model), layers)}
-    sink = _Sink(checked_sites(sites), None if chosen is None else frozenset(chosen), halves)
+    observer = _DistributionObserver(checked_sites(sites), None if chosen is None else frozenset(chosen), halves)
     # A segment that a backward pass inside `run` recomputes has been seen before: what it shows is dropped.
-    watch = Watch(model, lambda _, again: sink if again is None else _Sink(frozenset(), None, False))
+    nothing = _DistributionObserver(frozenset(), None, False)
+    watch = Watch(model, lambda _, again: observer if again is None else nothing)
     watch.attach()
     try:
         run()
@@ -122,7 +123,7 @@ def sites_of_pass(
             MeasurementWarning,
             stacklevel=2,
         )
-    return sink.seen(layer_numbers(watch.tracker.order, watch.layers(grouping)[0]))
+    return observer.seen(layer_numbers(watch.tracker.order, watch.layers(grouping)[0]))
 
 
 def drift_rows(now: SitesOfPass, then: SitesOfPass, *, reference: str, floor: SitesOfPass) -> list[Row]:
@@ -158,7 +159,7 @@ def drift_block(rows: list[Row]) -> Block:
 
 
 @dataclass
-class _Sink:
+class _DistributionObserver:
     """Reduces the tensors of sites as they come; takes part in nothing else."""
 
     sites: frozenset[str]

@@ -14,13 +14,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from ics.probes.following.recompute import Pending, Recomputation, in_backward, recomputing_node
-from ics.probes.following.site_rows import GradientHooks, Gradients
-from ics.probes.following.tracker import Sink, Tracker
-from ics.probes.planned.plan import Learner
+from ics.probes.following.site_rows import GradientHooks, NodeGradients
+from ics.probes.following.tracker import SiteObserver, Tracker
+from ics.probes.planned.learner import Learner
 from ics.probes.structure.grouping import Grouping, ParameterUse, followed_modules, group_layers
 from ics.records import Layer
 
-MakeSink = Callable[[GradientHooks, Recomputation | None], Sink]
+MakeObserver = Callable[[GradientHooks, Recomputation | None], SiteObserver]
 
 
 class Removable(Protocol):
@@ -31,7 +31,7 @@ class Removable(Protocol):
 
 
 def before_optimizer_step(optimizer: torch.optim.Optimizer, callback: Callable[[], None]) -> Removable:
-    """Have `callback` called as the optimizer is about to step; returns the handle whose `remove` ends that."""
+    """Call `callback` whenever the optimizer is about to step; returns a handle whose `remove` ends that."""
     return optimizer.register_step_pre_hook(lambda *_: callback())
 
 
@@ -43,7 +43,7 @@ class Hooks:
         self._keys: list[tuple[MutableMapping[int, Any], int]] = []
 
     def after_each(self, modules: Iterable[nn.Module], take: Callable[[nn.Module, Any, Any], None]) -> None:
-        """Have `take(module, args, output)` called after each call of the modules.
+        """Call `take(module, args, output)` after each call of the modules.
 
         One key serves all of them: a handle for each module takes longer to make than its hook takes to run.
         """
@@ -53,7 +53,7 @@ class Hooks:
             self._keys.append((module._forward_hooks, key))
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
-        """Have the gradient of a tensor taken as it is now: if it is overwritten later, of what it held before."""
+        """Call `take` with the gradient of a tensor as it is now, whatever is written to the tensor later."""
 
         def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
             if gradient is not None:
@@ -61,10 +61,10 @@ class Hooks:
 
         self._handles.append(tensor.register_hook(hook))
 
-    def on_node(self, tensor: Tensor, take: Callable[[Gradients, Gradients], None]) -> None:
-        """Have what the function that made a tensor sends back to its inputs, and what it is handed, taken."""
+    def on_node(self, tensor: Tensor, take: Callable[[NodeGradients, NodeGradients], None]) -> None:
+        """Call `take` with what the function that made a tensor sends back to its inputs, and what it is handed."""
 
-        def hook(inputs: Gradients, outputs: Gradients) -> None:
+        def hook(inputs: NodeGradients, outputs: NodeGradients) -> None:
             take(inputs, outputs)
 
         assert tensor.grad_fn is not None
@@ -89,15 +89,15 @@ class Watch:
 
     Args:
         model: the model that is called.
-        make_sink: makes what takes the sites; None to follow only the order of execution.
-        pending: where calls without a graph are noted by the sink.
+        make_observer: makes what takes the sites; None to follow only the order of execution.
+        pending: where calls without a graph are noted by the observer.
         learner: told of every module call, to make a plan of the pass.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        make_sink: MakeSink | None = None,
+        make_observer: MakeObserver | None = None,
         *,
         pending: Pending | None = None,
         learner: Learner | None = None,
@@ -106,18 +106,19 @@ class Watch:
         self.failure: Exception | None = None
         self._names = followed_modules(model)
         self._use = ParameterUse(model.modules())
-        self._make_sink = make_sink
+        self._make_observer = make_observer
         self._pending = {} if pending is None else pending
         self._learner = learner
         self._thread = threading.get_ident()
         self._handles: list[Removable] = []
-        self._lane = _Lane(Tracker(self._names, make_sink and make_sink(self, None), on_pass=self._begin_pass))
-        self._again: tuple[Recomputation, _Lane] | None = None
+        observer = None if make_observer is None else make_observer(self, None)
+        self._calls = _NestedCalls(Tracker(self._names, observer, on_pass=self._begin_pass))
+        self._again: tuple[Recomputation, _NestedCalls] | None = None
 
     @property
     def tracker(self) -> Tracker:
         """What the forward passes showed."""
-        return self._lane.tracker
+        return self._calls.tracker
 
     def attach(self) -> None:
         """Register a hook before and after every module; all or none."""
@@ -135,7 +136,7 @@ class Watch:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._lane.end()
+        self._calls.end()
         if self._again is not None:
             self._again[1].end()
             self._again = None
@@ -151,7 +152,7 @@ class Watch:
         )
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
-        """Have the gradient of a tensor taken as it is now: if it is overwritten later, of what it held before."""
+        """Call `take` with the gradient of a tensor as it is now, whatever is written to the tensor later."""
 
         def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
             if gradient is not None:
@@ -159,66 +160,69 @@ class Watch:
 
         self._handles.append(tensor.register_hook(hook))
 
-    def on_node(self, tensor: Tensor, take: Callable[[Gradients], None]) -> None:
-        """Have what the function that made a tensor sends back to its inputs taken."""
+    def on_node(self, tensor: Tensor, take: Callable[[NodeGradients], None]) -> None:
+        """Call `take` with what the function that made a tensor sends back to its inputs."""
 
-        def hook(inputs: Gradients, _: Gradients) -> None:
+        def hook(inputs: NodeGradients, _: NodeGradients) -> None:
             self._guarded(take, inputs)
 
         assert tensor.grad_fn is not None
         self._handles.append(tensor.grad_fn.register_hook(hook))
 
-    def before_function(self, lane: _Lane, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A function is about to be called while the modules of a lane run."""
-        if lane is not self._current():
+    def before_function(self, calls: _NestedCalls, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A function is about to be called while the modules of a sequence of calls run."""
+        if calls is not self._current():
             return None
         self._guarded(self._use.notice, args)
         self._guarded(self._use.notice, kwargs)
-        return self._guarded(lane.tracker.before_function, function, args, kwargs)
+        return self._guarded(calls.tracker.before_function, function, args, kwargs)
 
-    def after_function(self, lane: _Lane, seen: Any, result: Any) -> None:
+    def after_function(self, calls: _NestedCalls, seen: Any, result: Any) -> None:
         """A function was called; `seen` is what `before_function` returned."""
         if seen is not None:
-            self._guarded(lane.tracker.after_function, seen, result)
+            self._guarded(calls.tracker.after_function, seen, result)
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        lane = self._current()
-        if lane is not None:
+        calls = self._current()
+        if calls is not None:
             if self._learner is not None:
                 self._guarded(self._learner.enter, module, args)
-            self._guarded(lane.tracker.enter, module, (args, kwargs))
-            lane.enter(self, module)
+            self._guarded(calls.tracker.enter, module, (args, kwargs))
+            calls.enter(self, module)
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        lane = self._current()
-        if lane is not None and module in lane.running:  # it is not if another hook raised before ours was called
+        calls = self._current()
+        if calls is not None and module in calls.running:  # it is not if another hook raised before ours was called
             if self._learner is not None:
                 self._guarded(self._learner.leaving, module, output)
-            self._guarded(lane.tracker.leave, module, (args, kwargs), output)
+            self._guarded(calls.tracker.leave, module, (args, kwargs), output)
             if self._learner is not None:
                 self._guarded(self._learner.left)
-            lane.leave(module)
+            calls.leave(module)
 
     def _begin_pass(self) -> None:
         self._use.refresh()
         if self._learner is not None:
             self._learner.begin()
 
-    def _current(self) -> _Lane | None:
-        """Return the lane of the pass that is running; None if it is not to be followed."""
+    def _current(self) -> _NestedCalls | None:
+        """Return the calls of the pass that is running; None if it is not to be followed."""
         if not in_backward():
-            return self._lane if threading.get_ident() == self._thread else None
+            return self._calls if threading.get_ident() == self._thread else None
         node = recomputing_node()
-        if node is None or self._make_sink is None:
+        # Without reentry, the forward pass had the graph: what runs now only fills in what it had not saved.
+        if node is None or self._make_observer is None:
             return None
         if self._learner is not None:
             self._learner.refuse("its backward pass runs modules again")
         if self._again is None or self._again[0].node != node:
+            # One segment has been run, and another begins: which calls the first repeats must be known before.
             if self._again is not None:
                 self._again[0].resolve()
                 self._again[1].end()
             segment = Recomputation(node, self._pending)
-            self._again = segment, _Lane(Tracker(self._names, self._make_sink(self, segment), single_pass=True))
+            tracker = Tracker(self._names, self._make_observer(self, segment), single_pass=True)
+            self._again = segment, _NestedCalls(tracker)
         return self._again[1]
 
     def _guarded(self, call: Callable[..., Any], *args: Any) -> Any:
@@ -233,7 +237,7 @@ class Watch:
 
 
 @dataclass
-class _Lane:
+class _NestedCalls:
     """A sequence of nested module calls: its tracker, the modules that run, and the function mode while any does."""
 
     tracker: Tracker
@@ -266,9 +270,9 @@ class _FunctionMode(TorchFunctionMode):
     """Sees functional activations, those inside library modules too; torch turns it off while a function runs, so
     that none is seen twice."""
 
-    def __init__(self, watch: Watch, lane: _Lane) -> None:
+    def __init__(self, watch: Watch, calls: _NestedCalls) -> None:
         super().__init__()
-        self._watch, self._lane = watch, lane
+        self._watch, self._calls = watch, calls
 
     def __torch_function__(
         self,
@@ -278,7 +282,7 @@ class _FunctionMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        seen = self._watch.before_function(self._lane, func, args, kwargs)
+        seen = self._watch.before_function(self._calls, func, args, kwargs)
         result = func(*args, **kwargs)
-        self._watch.after_function(self._lane, seen, result)
+        self._watch.after_function(self._calls, seen, result)
         return result

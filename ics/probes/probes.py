@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError, unknown_name
 from ics.probes.following.recompute import Recomputation
-from ics.probes.following.site_rows import Columns, GradientHooks, Measured, MeasuringSink, Wanted
+from ics.probes.following.site_rows import GradientHooks, MeasuredSites, MeasuringObserver, SiteColumns, Wanted
 from ics.probes.following.site_statistics import Collector
 from ics.probes.hooks import Watch
 from ics.probes.normalization.plan import NormalizationLearner, NormalizationPlan
-from ics.probes.normalization.planned import NormalizationLook
+from ics.probes.normalization.planned import PlannedNormalizations
 from ics.probes.normalization.rows import normalization_block
-from ics.probes.planned.passes import PlannedLook
-from ics.probes.planned.plan import Plan, Plans
-from ics.probes.planned.plan_cache import KnownPlans
+from ics.probes.planned.passes import PlannedSites
+from ics.probes.planned.plan import SitePlan
+from ics.probes.planned.plan_cache import Plans, ProbePlans
 from ics.probes.structure.grouping import Grouping, declared_layers, layer_numbers
 from ics.probes.structure.selection import Selection, select_layers
 from ics.records import Block, Layer
 
 
 class Probes:
-    """Look at the forward and backward passes of a model and change nothing.
+    """Measure the forward and backward passes of a model and change nothing.
 
     Armed as a context manager, around the passes of one step; `blocks` then returns the rows. Several forward passes
     while armed (gradient accumulation) are merged: a pass begins where the model is called, or where a part of it is
@@ -103,16 +103,16 @@ class Probes:
             "gradient_per_channel": of_gradients.per_channel,
             "loss_scale": loss_scale,
         }
-        self._plans = KnownPlans(plans, self._wanted)
+        self._plans = ProbePlans(plans, self._wanted)
         self._armed = False
         self._forget()
 
     def _forget(self) -> None:
         """Forget what was seen while armed last."""
-        self._measured = Measured(Collector(**self._collector_options))
+        self._measured = MeasuredSites(Collector(**self._collector_options))
         self._watch: Watch | None = None
-        self._planned: PlannedLook | None = None
-        self._normalizations: NormalizationLook | None = None
+        self._planned: PlannedSites | None = None
+        self._normalizations: PlannedNormalizations | None = None
         self._plans.forget_learners()
 
     def __enter__(self) -> Probes:
@@ -123,27 +123,28 @@ class Probes:
         followed, theorem, plan = self._wanted, self._plans.of_normalizations(), self._plans.of_sites()
         if theorem is not None:
             followed = replace(self._wanted, normalization=False)
-            self._normalizations = NormalizationLook(
+            self._normalizations = PlannedNormalizations(
                 theorem, per_channel=self._normalization_per_channel, loss_scale=self._loss_scale
             )
+        # The pass is followed where the sites have no plan, or the normalisations have none: one following serves both.
         if plan is not None and not followed.normalization:
-            self._planned = PlannedLook(plan, followed, loss_scale=self._loss_scale)
+            self._planned = PlannedSites(plan, followed, loss_scale=self._loss_scale)
         elif self._plans.measures_sites or self._normalizations is None:
             self._follow(followed)
-        for look in self._looks:
-            look.attach()
+        for each in self._attached:
+            each.attach()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._armed = False
-        looks = self._looks
-        for look in looks:
-            look.detach()
+        attached = self._attached
+        for each in attached:
+            each.detach()
         watched = self._watch is not None and bool(self._watch.tracker.order)
-        seen = watched or any(look.seen or look.lost for look in (self._planned, self._normalizations) if look)
-        if kind is None and not seen and not any(getattr(look, "failure", None) for look in looks):
+        seen = watched or any(each.seen or each.lost for each in (self._planned, self._normalizations) if each)
+        if kind is None and not seen and not any(getattr(each, "failure", None) for each in attached):
             warnings.warn(
                 "the probes saw no layer, normalisation or activation: no such module of the model was called in this "
                 "thread while they were armed; call the model that they were given, uncompiled, inside the block",
@@ -162,9 +163,9 @@ class Probes:
         Args:
             layers: the layers that give the numbers; default those of `layers()`.
         """
-        for look in (self._watch, self._planned, self._normalizations):
-            if look is not None and look.failure is not None:
-                raise look.failure
+        for each in (self._watch, self._planned, self._normalizations):
+            if each is not None and each.failure is not None:
+                raise each.failure
         found = []
         if self._planned is not None:
             self._warn_if_lost(self._planned)
@@ -180,22 +181,22 @@ class Probes:
         """Return the layers in the order of execution, as seen while armed last."""
         if self._watch is not None:
             return self._watch.layers(grouping)[0]
-        look = self._planned or self._normalizations
-        return () if look is None else look.plan.layers[grouping]
+        planned = self._planned or self._normalizations
+        return () if planned is None else planned.plan.layers[grouping]
 
     @property
-    def _looks(self) -> list[Watch | PlannedLook | NormalizationLook | NormalizationLearner]:
+    def _attached(self) -> list[Watch | PlannedSites | PlannedNormalizations | NormalizationLearner]:
         own = (self._watch, self._planned, self._normalizations, self._plans.normalization_learner)
-        return [look for look in own if look is not None]
+        return [each for each in own if each is not None]
 
     def _follow(self, wanted: Wanted) -> None:
         """Follow the pass from scratch, and have plans of it made, if there can be any."""
         learner = self._plans.learn(wanted, self._model)
 
-        def make_sink(hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringSink:
-            return MeasuringSink(wanted, self._measured, hooks, recomputation, learner)
+        def make_observer(hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringObserver:
+            return MeasuringObserver(wanted, self._measured, hooks, recomputation, learner)
 
-        self._watch = Watch(self._model, make_sink, pending=self._measured.pending, learner=learner)
+        self._watch = Watch(self._model, make_observer, pending=self._measured.pending, learner=learner)
 
     def _followed_blocks(self, watch: Watch, layers: Sequence[Layer] | None) -> list[Block]:
         order = layer_numbers(watch.tracker.order, self.layers() if layers is None else layers)
@@ -212,9 +213,9 @@ class Probes:
             found.append(normalization_block(rows, order))
         return found
 
-    def _warn_if_lost(self, look: PlannedLook | NormalizationLook) -> None:
-        if look.lost:
-            self._plans.refuse(look.plan)
+    def _warn_if_lost(self, planned: PlannedSites | PlannedNormalizations) -> None:
+        if planned.lost:
+            self._plans.refuse(planned.plan)
             warnings.warn(
                 "the model did not call its modules as it did at the steps before: this step's statistics of sites are "
                 "null, and from the next measured step on every pass is followed in full",
@@ -223,15 +224,15 @@ class Probes:
             )
 
 
-def _order(plan: Plan | NormalizationPlan, layers: Sequence[Layer] | None) -> Mapping[str, int]:
+def _order(plan: SitePlan | NormalizationPlan, layers: Sequence[Layer] | None) -> Mapping[str, int]:
     return layer_numbers(plan.order, plan.layers["paper"] if layers is None else layers)
 
 
-def _columns(options: Mapping[str, Any]) -> Columns:
+def _columns(options: Mapping[str, Any]) -> SiteColumns:
     """Check the names of sites."""
     given = options["sites"]
     sites = (given,) if isinstance(given, str) else given
     for site in sites:
         if site not in schema.SITES:
             raise unknown_name("site", site, schema.SITES)
-    return Columns(frozenset(sites), options["histogram"], options["per_channel"])
+    return SiteColumns(frozenset(sites), options["histogram"], options["per_channel"])

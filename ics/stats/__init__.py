@@ -10,7 +10,7 @@ from ics.stats.distances import (
     union,
     wasserstein_1,
 )
-from ics.stats.group import Group, Measured, Task, group_of
+from ics.stats.group import Group, GroupStatistics, Task, group_of
 from ics.stats.histogram import histogram
 from ics.stats.layout import as_channels, default_channel_axis
 from ics.stats.moments import Moments, channel_moments, merge, pool
@@ -25,7 +25,7 @@ __all__ = [
     "Backend",
     "Distribution",
     "Group",
-    "Measured",
+    "GroupStatistics",
     "Moments",
     "Reduced",
     "Task",

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from ics.errors import UsageError
-from ics.stats.eager import Affine
+from ics.stats.layout import Affine
 
 Asymptotes = tuple[float, float] | None
 Way = Callable[[Tensor, int, Asymptotes, Affine | None, int | None], tuple[Tensor, Tensor | None] | None]
@@ -123,22 +123,19 @@ def _tried(make: Callable[[], Way], device: str) -> Way | str:
 
 
 def _make_cpu() -> Way:
-    from ics.stats import fused_cpu
-    from ics.stats.cpu.vector_work import batch_kernels
+    from ics.stats.cpu import backend as kernels
 
-    way = fused_cpu.backend(_announce)
-    batch_kernels(_announce)  # all kernels now: no measured step, whose cost a budget takes for its own, compiles any
-    return way
+    return kernels.backend(announce)
 
 
 def _make_cuda() -> Way:
-    from ics.stats import fused_graph
+    from ics.stats import compiled_graph
 
-    return fused_graph.backend(_announce)
+    return compiled_graph.backend(announce)
 
 
 @lru_cache
-def _announce(sentence: str) -> None:
+def announce(sentence: str) -> None:
     """Say a sentence, once in a process."""
     _logger.warning("ics: %s", sentence)
 

@@ -30,7 +30,7 @@ class Distribution:
 
     @property
     def mean(self) -> Tensor:
-        """(C,); NaN where a value is NaN or infinite, since no distance can be told from what is left."""
+        """(C,); NaN where a value is NaN or infinite, since what is left defines no distance."""
         return torch.where(self.moments.nonfinite_count > 0, torch.nan, self.moments.mean)
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 from ics.buckets import NUM_BUCKETS
 from ics.stats.backends import fused_way
 from ics.stats.moments import SATURATED_WITHIN
+from ics.stats.packed import PACKED
 from ics.stats.reduction import Reduced
 
 
@@ -51,11 +52,12 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measured:
+class GroupStatistics:
     """What a group measured of its S tensors.
 
     Attributes:
-        moments: (S, 11, 1) if they are pooled over channels, or (S, 11, C) if all have C channels, or S of (11, C).
+        moments: (S, rows, 1) if they are pooled over channels; else (S, rows, C) if all have C channels, or S of
+            (rows, C).
         histograms: (S, NUM_BUCKETS) int64; None where they were not asked for.
     """
 
@@ -87,7 +89,7 @@ class Group:
         self._requests = requests
         self._histogram, self._per_channel = histogram, per_channel
         self._channels: list[int] = requests[:, jobs.CHANNELS].tolist()
-        self._sizes = [jobs.MOMENTS * each for each in self._channels]
+        self._sizes = [len(PACKED) * each for each in self._channels]
         self._offsets = 8 * np.cumsum([0, *self._sizes[:-1]])
         self._accumulators = torch.empty(max(self._channels) * jobs.WIDTH, dtype=torch.float64)
         self._moments = None if per_channel else torch.empty(sum(self._sizes), dtype=torch.float64)
@@ -98,7 +100,7 @@ class Group:
         self._scaled = [number for number, task in enumerate(tasks) if task.scaled]
         self._prepare()
 
-    def measure(self, tensors: Sequence[Tensor], *, factors: Sequence[Tensor] = ()) -> Measured:
+    def measure(self, tensors: Sequence[Tensor], *, factors: Sequence[Tensor] = ()) -> GroupStatistics:
         """Return what `reduce` returns of each tensor; nothing may write to them meanwhile.
 
         Args:
@@ -112,21 +114,22 @@ class Group:
         for number, factor in zip(self._scaled, factors, strict=True):
             requests[number, fields.SCALES] = factor.data_ptr()
         if self._moments is None:
+            # New memory each time: what is returned must not change at the next call.
             moments = torch.empty(sum(self._sizes), dtype=torch.float64)
             requests[:, fields.MOMENTS_AT] = moments.data_ptr() + self._offsets
             pooled = 0
         else:  # those per channel are written over at the next call
-            moments = torch.empty((count, fields.MOMENTS, 1), dtype=torch.float64)
+            moments = torch.empty((count, len(PACKED), 1), dtype=torch.float64)
             pooled = moments.data_ptr()
         histograms = None
         if self._histogram:
             histograms = torch.empty((count, NUM_BUCKETS), dtype=torch.int64)
             requests[:, fields.HISTOGRAM] = histograms.data_ptr() + 8 * NUM_BUCKETS * np.arange(count)
         self._together(requests.ctypes.data, count, self._bases.ctypes.data, self._eps.ctypes.data, pooled)
-        return Measured(self._shaped(moments) if self._per_channel else moments, histograms)
+        return GroupStatistics(self._shaped(moments) if self._per_channel else moments, histograms)
 
     def _shaped(self, moments: Tensor) -> Tensor | list[Tensor]:
-        rows, channels = self._fields.MOMENTS, self._channels
+        rows, channels = len(PACKED), self._channels
         if len(set(channels)) == 1:
             return moments.view(len(channels), rows, channels[0])
         return [part.view(rows, -1) for part in moments.split(self._sizes)]
@@ -165,7 +168,7 @@ def group_of(
     if not tasks or together is None:
         return None
     from ics.stats.cpu import jobs
-    from ics.stats.fused_cpu import KINDS, plan_of
+    from ics.stats.cpu.backend import KINDS, plan_of
 
     limit = max_values if histogram else 0
     requests = np.zeros((len(tasks), jobs.FIELDS), np.int64)

@@ -1,4 +1,4 @@
-"""Which axis of a tensor counts its channels, and the views that bring that axis to a fixed place.
+"""Which axis of a tensor counts its channels, the views that bring it to a fixed place, and an affine map per channel.
 
 Slabs (`as_slabs`) are views of contiguous and of channels_last tensors alike, which is what makes the statistics cheap:
 reducing over outer and inner reads memory in order, while rows of channels would first have to be copied.
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ics.errors import UsageError
 
+Affine = tuple[Tensor, Tensor]
+"""Shift and scale of each channel, each (C,): what is measured is (x - shift) * scale."""
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # On a CPU the temporaries of one block (512 KiB each in float32) stay in the second-level cache. Elsewhere launches
@@ -26,8 +29,8 @@ _NARROWEST = 64  # values of a channel read at a time; fewer would use a fractio
 def default_channel_axis(x: Tensor) -> int:
     """Return the axis that counts channels when nothing but the shape is known: 1 for ndim 2, 4 and 5, else -1.
 
-    Three axes are read as (batch, time, channel), as attention and recurrent layers have them; whoever knows that the
-    tensor comes from a one-dimensional convolution passes 1 instead.
+    Three axes are read as (batch, time, channel), as attention and recurrent layers have them; if the tensor comes
+    from a one-dimensional convolution, pass 1 instead.
 
     Example:
         >>> default_channel_axis(torch.zeros(8, 3, 32, 32)), default_channel_axis(torch.zeros(8, 20, 64))
@@ -116,3 +119,26 @@ def axis_of(shape: Sequence[int], channel_axis: int) -> int:
             f"but {channel_axis} came; type channel_axis={1 if ndim in (2, 4, 5) else -1}"
         )
     return channel_axis % ndim
+
+
+def transformed(x: Tensor, axis: int, affine: Affine) -> Tensor:
+    """Return (x - shift) * scale per channel as a new tensor, the difference and the product each rounded once.
+
+    Computed in at least float32, into which shift and scale are rounded too; the memory layout is that of `x`.
+    """
+    dtype, shape = working_dtype(x), [1] * x.ndim
+    shape[axis] = -1
+    shift, scale = (part.detach().to(x.device, dtype).reshape(shape) for part in affine)
+    return require_floating(x).to(dtype).sub(shift).mul_(scale)
+
+
+def check_affine(x: Tensor, channel_axis: int, affine: Affine) -> None:
+    """Raise `UsageError` unless there are a shift and a scale for each channel."""
+    values, axis = checked(x, channel_axis)
+    channels = values.shape[axis]
+    for name, part in zip(("shift", "scale"), affine, strict=True):
+        if part.shape != (channels,):
+            raise UsageError(
+                f"affine needs a {name} per channel, shape ({channels},), but {tuple(part.shape)} came; "
+                f"type affine=(shift, scale) with tensors of shape ({channels},)"
+            )

@@ -100,7 +100,7 @@ def channel_moments(x: Tensor, *, channel_axis: int, saturation: tuple[float, fl
 
 
 def whole_tensor(slabs: Tensor, saturation: tuple[Tensor, Tensor] | None) -> Moments:
-    """Return the statistics of slabs as one block, as a compiler takes them: no loop, and no look at the values."""
+    """Return the statistics of slabs as one block, as a compiler takes them: no loop, and no value read on the host."""
     values = slabs.to(working_dtype(slabs))
     extent = _extent(values, True).to(accumulator_dtype(slabs.device))
     count = slabs.shape[0] * slabs.shape[2] - extent[3]
@@ -240,9 +240,9 @@ def combined(m: Moments) -> Moments:
     """Return the statistics of all values counted along the first axis, which goes."""
     if len(m.count) == 0:
         return _no_values(m.count.shape[1:], like=m.mean, has_asymptotes=m.saturated_count is not None)
-    count, known = m.count.sum(0), m.count > 0
+    count, has_values = m.count.sum(0), m.count > 0
     weight = m.count.to(m.mean.dtype) / count  # of no values 0 / 0: the NaN that all real numbers then are
-    means, m2, m3, m4 = torch.where(known, torch.stack((m.mean, m.m2, m.m3, m.m4)), 0.0)
+    means, m2, m3, m4 = torch.where(has_values, torch.stack((m.mean, m.m2, m.m3, m.m4)), 0.0)
     mean = (weight * means).sum(0)
     d = means - mean
     square = d * d
@@ -252,8 +252,8 @@ def combined(m: Moments) -> Moments:
         m2=(weight * (m2 + square)).sum(0),
         m3=(weight * (m3 + d * (3 * m2 + square))).sum(0),
         m4=(weight * (m4 + d * (4 * m3 + d * (6 * m2 + square)))).sum(0),
-        minimum=torch.where(known, m.minimum, torch.inf).amin(0).where(count > 0, torch.nan),
-        maximum=torch.where(known, m.maximum, -torch.inf).amax(0).where(count > 0, torch.nan),
+        minimum=torch.where(has_values, m.minimum, torch.inf).amin(0).where(count > 0, torch.nan),
+        maximum=torch.where(has_values, m.maximum, -torch.inf).amax(0).where(count > 0, torch.nan),
         zero_count=m.zero_count.sum(0),
         negative_count=m.negative_count.sum(0),
         saturated_count=None if m.saturated_count is None else m.saturated_count.sum(0),

@@ -85,8 +85,8 @@ def _by_kernel(x: Tensor, gradient: Tensor, input_gradient: Tensor | None, chann
     jobs: Any = getattr(fused_way("cpu"), "normalization", None)
     if jobs is None:
         return None
+    from ics.stats.cpu.backend import KINDS, plan_of
     from ics.stats.cpu.normalization import FIELDS
-    from ics.stats.fused_cpu import KINDS, plan_of
 
     given = (x, gradient, gradient if input_gradient is None else input_gradient)
     kinds = [KINDS[each.dtype] for each in given if _is_taken(each) and each.dtype in KINDS]

@@ -1,8 +1,9 @@
 """Statistics as cells of a row, and per channel as one tensor: a site then costs one buffer, a stack of sites one set
 of operations.
 
-The rows of a packed tensor are `PACKED`, in that order. Counts are whole numbers in the floating type (exact below
-2^53; on mps, which has no float64, below 2^24). The row of `saturated_count` is NaN where there are no asymptotes.
+The rows of a packed tensor are `PACKED`, in that order; `ics.tensor_statistics` says what they mean. Counts are whole
+numbers in the floating type (exact below 2^53; on mps, which has no float64, below 2^24). The row of `saturated_count`
+is NaN where there are no asymptotes.
 """
 
 from __future__ import annotations
@@ -14,25 +15,14 @@ from torch import Tensor
 
 from ics.errors import UsageError
 from ics.stats.moments import Moments, combined, pool
+from ics.tensor_statistics import PACKED_ROWS, TENSOR_STATISTICS
 
-PACKED = (
-    "count",
-    "mean",
-    "m2",
-    "m3",
-    "m4",
-    "minimum",
-    "maximum",
-    "zero_count",
-    "negative_count",
-    "saturated_count",
-    "nonfinite_count",
-)
+PACKED = PACKED_ROWS
 _SATURATED = PACKED.index("saturated_count")
 
 
 def pack(moments: Moments) -> Tensor:
-    """Return the statistics as one tensor, shape (11, C) from fields (C,), or (..., 11, C) from fields (..., C).
+    """Return the statistics as one tensor, shape (rows, C) from fields (C,), or (..., rows, C) from fields (..., C).
 
     Example:
         >>> from ics.stats import channel_moments
@@ -45,16 +35,16 @@ def pack(moments: Moments) -> Tensor:
 
 
 def unpack(packed: Tensor, *, has_asymptotes: bool | None = None) -> Moments:
-    """Return the statistics of a packed tensor (..., 11, C), each of shape (..., C).
+    """Return the statistics of a packed tensor (..., rows, C), each of shape (..., C).
 
     Args:
         packed: as `pack` or `reduce` returned it, or a stack of such.
         has_asymptotes: whether there are asymptotes; False gives `saturated_count` None. None looks whether the row is
-            NaN, which waits for the device once; whoever knows says it.
+            NaN, which waits for the device once, so pass it if you know.
 
     Raises:
-        UsageError: the tensor has not 11 rows; or some of a stack have asymptotes and some not, and `Moments` has no
-            place for both.
+        UsageError: the tensor has not a row for each statistic; or some of a stack have asymptotes and some not, and
+            `Moments` has no place for both.
 
     Example:
         >>> from ics.stats import reduce
@@ -70,13 +60,14 @@ def unpack(packed: Tensor, *, has_asymptotes: bool | None = None) -> Moments:
                 "a stack must have asymptotes in all of its rows or in none, but some have them; unpack them one by one"
             )
     numbers: dict[str, Any] = {
-        name: row.to(torch.int64) if name.endswith("count") else row for name, row in zip(PACKED, rows, strict=True)
+        each.name: row.to(torch.int64) if each.is_count else row
+        for each, row in zip(TENSOR_STATISTICS, rows, strict=True)
     }
     return Moments(**(numbers if has_asymptotes else numbers | {"saturated_count": None}))
 
 
 def merged(first: Tensor, second: Tensor) -> Tensor:
-    """Return the packed statistics (..., 11, C) of the union of two sets of values, row by row: `merge`, as packed.
+    """Return the packed statistics (..., rows, C) of the union of two sets of values, row by row: `merge`, as packed.
 
     A `saturated_count` that is NaN on either side is NaN.
 
@@ -108,24 +99,13 @@ def columns(moments: Moments) -> dict[str, Tensor | None]:
 
 def cells(moments: Moments) -> dict[str, Tensor | None]:
     """Return the columns of the statistics, without prefix: counts of zero, negative and saturated as fractions."""
-    saturated = moments.saturated_count
-    return {
-        "count": moments.count,
-        "mean": moments.mean,
-        "m2": moments.m2,
-        "m3": moments.m3,
-        "m4": moments.m4,
-        "minimum": moments.minimum,
-        "maximum": moments.maximum,
-        "zero_fraction": _fraction(moments.zero_count, moments),
-        "negative_fraction": _fraction(moments.negative_count, moments),
-        "saturated_fraction": None if saturated is None else _fraction(saturated, moments),
-        "nonfinite_count": moments.nonfinite_count,
-    }
-
-
-def _fraction(part: Tensor, moments: Moments) -> Tensor:
-    return part.to(moments.mean.dtype) / moments.count
+    found: dict[str, Tensor | None] = {}
+    for statistic in TENSOR_STATISTICS:
+        value: Tensor | None = getattr(moments, statistic.name)
+        if value is not None and statistic.average is not None:
+            value = value.to(moments.mean.dtype) / moments.count
+        found[statistic.column] = value
+    return found
 
 
 def columns_of(packed: Tensor, *, per_channel: bool = True) -> dict[str, Tensor]:
@@ -136,11 +116,11 @@ def columns_of(packed: Tensor, *, per_channel: bool = True) -> dict[str, Tensor]
     included. No host synchronisation.
 
     Args:
-        packed: (S, 11, C), rows of one number of channels.
+        packed: (S, rows, C), rows of one number of channels.
         per_channel: whether to return the `channel_` columns.
 
     Raises:
-        UsageError: the tensor has not the shape (S, 11, C).
+        UsageError: the tensor has not the shape (S, rows, C).
 
     Example:
         >>> from ics.stats import reduce
@@ -170,10 +150,6 @@ def _rows(packed: Tensor) -> tuple[Tensor, ...]:
 
 
 def _whole(rows: tuple[Tensor, ...]) -> Moments:
-    """Return the statistics with counts as integers, all but `saturated_count`."""
-    return Moments(*(row.to(torch.int64) if _is_whole(name) else row for name, row in zip(PACKED, rows, strict=True)))
-
-
-def _is_whole(name: str) -> bool:
-    """Return whether a row holds whole numbers in every row of a stack: `saturated_count` may be NaN in some."""
-    return name.endswith("count") and name != "saturated_count"
+    """Return the statistics with counts as integers. `saturated_count` stays as it is: it may be NaN in some rows."""
+    whole = [each.is_count and not each.needs_asymptotes for each in TENSOR_STATISTICS]
+    return Moments(*(row.to(torch.int64) if own else row for own, row in zip(whole, rows, strict=True)))

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ics.errors import UsageError
 from ics.stats.backends import fused_way
-from ics.stats.eager import Affine, reduce_eager
-from ics.stats.layout import checked
-from ics.stats.packed import PACKED
+from ics.stats.histogram import histogram as count_buckets
+from ics.stats.layout import Affine, check_affine, checked, require_floating, transformed
+from ics.stats.moments import channel_moments
+from ics.stats.packed import PACKED, pack
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +20,7 @@ class Reduced:
     """What is kept of a tensor.
 
     Attributes:
-        moments: (11, C), float64 (float32 on mps); rows in the order of `PACKED`, see `unpack`.
+        moments: (rows, C), float64 (float32 on mps); rows in the order of `PACKED`, see `unpack`.
         histogram: (NUM_BUCKETS,) int64, as `histogram` counts; None where it was not asked for.
     """
 
@@ -39,7 +40,7 @@ def reduce(
     """Measure moments 1 to 4, extrema and counts of each channel, and the histogram of all values, in one go.
 
     Formula, accuracy and source: those of `channel_moments` and `histogram`. Shapes: any tensor with the axis; results
-    (11, C) and (NUM_BUCKETS,), on the device of the tensor. No gradient, no random numbers, no host synchronisation
+    (rows, C) and (NUM_BUCKETS,), on the device of the tensor. No gradient, no random numbers, no host synchronisation
     away from the CPU. Cost: one read of the tensor where a fused backend stands in (`backend`), else about ten.
 
     Args:
@@ -66,6 +67,7 @@ def reduce(
             f"max_values must be at least 1, or None for all, but {max_values} came; "
             "type histogram=False for no histogram"
         )
+    # The ways to measure take one number for both: 0 is no histogram, None is all values.
     limit = max_values if histogram else 0
     if affine is not None:
         check_affine(x, channel_axis, affine)
@@ -74,15 +76,24 @@ def reduce(
     if found is None:
         with torch.no_grad():
             values, axis = checked(x, channel_axis)
-            found = reduce_eager(values, axis, saturation, affine, limit)
+            found = _reduce_eagerly(values, axis, saturation, affine, limit)
     return Reduced(*found)
 
 
-def pooled(packed: Tensor) -> Tensor:
-    """Return the packed statistics of all channels as one, (11, 1), from those per channel, (11, C).
+def _reduce_eagerly(
+    x: Tensor, axis: int, saturation: tuple[float, float] | None, affine: Affine | None, max_values: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Measure by separate torch operations: right on every device, type and memory layout."""
+    values = require_floating(x) if affine is None else transformed(x, axis, affine)
+    moments = pack(channel_moments(values, channel_axis=axis, saturation=saturation))
+    return moments, None if max_values == 0 else count_buckets(values, max_values=max_values)
 
-    Formula and source: those of `pool`, in float64. Without the kernels `packed` itself is returned: for whoever pools
-    a whole table at once (`columns_of`) that is less work than some twenty operations a row.
+
+def pooled(packed: Tensor) -> Tensor:
+    """Return the packed statistics of all channels as one, (rows, 1), from those per channel, (rows, C).
+
+    Formula and source: those of `pool`, in float64. Without the kernels `packed` itself is returned: pooling a
+    whole table at once (`columns_of`) is less work than some twenty operations a row.
 
     Example:
         >>> from ics.stats import columns_of
@@ -96,15 +107,3 @@ def pooled(packed: Tensor) -> Tensor:
     out = torch.empty((len(PACKED), 1), dtype=torch.float64)
     pool_packed(packed.data_ptr(), packed.shape[-1], out.data_ptr())
     return out
-
-
-def check_affine(x: Tensor, channel_axis: int, affine: Affine) -> None:
-    """Raise `UsageError` unless there are a shift and a scale for each channel."""
-    values, axis = checked(x, channel_axis)
-    channels = values.shape[axis]
-    for name, part in zip(("shift", "scale"), affine, strict=True):
-        if part.shape != (channels,):
-            raise UsageError(
-                f"affine needs a {name} per channel, shape ({channels},), but {tuple(part.shape)} came; "
-                f"type affine=(shift, scale) with tensors of shape ({channels},)"
-            )

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ics import stats
-from ics.stats import fused_graph
+from ics.stats import compiled_graph
 
 CSV = Path(__file__).parents[2] / "docs" / "bench" / "kernels.csv"
 FIELDS = ("tensor", "dtype", "threads", "way", "histogram", "first_call_s", "ms", "ms_p10", "ms_p90", "gb_per_s")
@@ -105,7 +105,7 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     logging.basicConfig(format="%(message)s")
-    compiled = None if arguments.no_compile else fused_graph.backend(logging.getLogger("ics").warning)
+    compiled = None if arguments.no_compile else compiled_graph.backend(logging.getLogger("ics").warning)
     rows = []
     for name in arguments.tensors or TENSORS:
         for row in measure(name, rounds=arguments.rounds, compiled=compiled):

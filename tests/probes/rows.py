@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ics.probes import Probes
 from ics.recording.writing.host_blocks import TensorCells
 from ics.recording.writing.transfer import receive, send
-from ics.recording.writing.unpack import expanded
+from ics.recording.writing.unpack import unpacked
 from ics.records import Block
 
 Key = tuple[str, int, str]
@@ -31,7 +31,7 @@ def rows_of(block: Block) -> list[dict[str, Any]]:
     (on_host,) = receive(send([block]))
     columns = {
         name: cells.cells() if isinstance(cells, TensorCells) else cells
-        for name, cells in expanded(on_host).columns.items()
+        for name, cells in unpacked(on_host).columns.items()
     }
     return [dict(zip(columns, map(_host, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ics.errors import UsageError
-from ics.stats import PACKED, Moments, channel_moments, columns, columns_of, pack, unpack
+from ics.stats import PACKED, Moments, channel_moments, columns, columns_of, merged, pack, unpack
+from ics.tensor_statistics import FIRST_SUM
 
 TENSORS = [
     torch.tensor([[1.0, -0.0, 5.0], [3.0, 2.0, 5.0]]),
@@ -30,6 +31,13 @@ def assert_equal(a: dict, b: dict) -> None:
 
 def test_the_rows_are_the_fields_of_moments_in_order():
     assert [field.name for field in dataclasses.fields(Moments)] == list(PACKED)
+
+
+def test_the_rows_after_the_extrema_add_up():
+    # The kernels rely on it: they join and pool these rows in one loop.
+    halves = [pack(channel_moments(x, channel_axis=1, saturation=(0.0, 5.0))) for x in (TENSORS[0], TENSORS[-1])]
+    assert torch.equal(merged(*halves)[FIRST_SUM:], halves[0][FIRST_SUM:] + halves[1][FIRST_SUM:])
+    assert not torch.equal(merged(*halves)[FIRST_SUM - 1], halves[0][FIRST_SUM - 1] + halves[1][FIRST_SUM - 1])
 
 
 @pytest.mark.parametrize("saturation", [None, (0.0, 5.0)])
@@ -84,9 +92,10 @@ def test_nothing_is_read_on_the_host_away_from_the_cpu():
 
 
 def test_wrong_shapes_and_mixed_stacks_are_refused_in_a_sentence():
-    with pytest.raises(UsageError, match=r"shape \(S, 11, C\), but \(11, 3\) came; type torch\.stack"):
-        columns_of(torch.zeros(11, 3))
-    with pytest.raises(UsageError, match=r"shape \(\.\.\., 11, C\), but \(3,\) came; type stats\.pack"):
+    rows = len(PACKED)
+    with pytest.raises(UsageError, match=rf"shape \(S, {rows}, C\), but \({rows}, 3\) came; type torch\.stack"):
+        columns_of(torch.zeros(rows, 3))
+    with pytest.raises(UsageError, match=rf"shape \(\.\.\., {rows}, C\), but \(3,\) came; type stats\.pack"):
         unpack(torch.zeros(3))
     mixed = [pack(channel_moments(TENSORS[0], channel_axis=1, saturation=pair)) for pair in (None, (0.0, 5.0))]
     with pytest.raises(UsageError, match="some have them; unpack them one by one"):

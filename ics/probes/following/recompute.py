@@ -60,9 +60,11 @@ class Recomputation:
         for (layer, name), seen in self._seen.items():
             pending = self._pending.get((layer, name), [])
             calls = pending[-len(seen) :]
+            # More calls than the forward pass made without a graph: the segment is not the one it seems to be.
             if len(calls) < len(seen):
                 continue
             self._calls.update({(layer, local, name): call for (local, _), call in zip(seen, calls, strict=True)})
+            # Calls that have no gradient even now wait for the checkpoint inside this one.
             still = [call for (_, graded), call in zip(seen, calls, strict=True) if not graded]
             self._pending[layer, name] = pending[: -len(seen)] + still
 

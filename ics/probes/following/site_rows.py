@@ -15,11 +15,13 @@ from ics.probes.following.site_statistics import Collector
 from ics.probes.following.tracker import Normalization, Site
 from ics.probes.normalization.rows import NormalizationRow, is_torch_backward, statistics_of
 from ics.probes.normalization.terms import BatchStatistics, broadcast_weight, has_known_formula
-from ics.probes.planned.plan import Learner
+from ics.probes.planned.learner import Learner
 from ics.probes.structure.names import kind_of
 from ics.probes.structure.tensors import undisturbed
 
-Gradients = Sequence[Tensor | None]
+NodeGradients = Sequence[Tensor | None]
+"""What a backward node is handed, or sends back to its inputs."""
+
 _THEOREM = "theorem"
 
 
@@ -27,14 +29,14 @@ class GradientHooks(Protocol):
     """Registers hooks on tensors and backward nodes, and keeps their handles."""
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
-        """Have the gradient of a tensor taken."""
+        """Call `take` with the gradient of a tensor."""
 
-    def on_node(self, tensor: Tensor, take: Callable[[Gradients], None]) -> None:
-        """Have what the function that made a tensor sends back to its inputs taken."""
+    def on_node(self, tensor: Tensor, take: Callable[[NodeGradients], None]) -> None:
+        """Call `take` with what the function that made a tensor sends back to its inputs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class SiteColumns:
     """Which sites a table has, and which of its columns."""
 
     sites: frozenset[str]
@@ -46,8 +48,8 @@ class Columns:
 class Wanted:
     """What is to be measured: of the values and of the gradients of sites, None for nothing; `layers` None are all."""
 
-    activations: Columns | None
-    gradients: Columns | None
+    activations: SiteColumns | None
+    gradients: SiteColumns | None
     normalization: bool
     layers: frozenset[str] | None
 
@@ -65,7 +67,7 @@ class Wanted:
 
 
 @dataclass
-class Measured:
+class MeasuredSites:
     """What an armed step has measured so far."""
 
     collector: Collector
@@ -74,11 +76,11 @@ class Measured:
 
 
 @dataclass
-class MeasuringSink:
+class MeasuringObserver:
     """Measures the sites of forward passes, or, given a recomputation, only the gradients that the passes lacked."""
 
     wanted: Wanted
-    measured: Measured
+    measured: MeasuredSites
     hooks: GradientHooks
     recomputation: Recomputation | None = None
     learner: Learner | None = None
@@ -152,6 +154,7 @@ class MeasuringSink:
     def _note(self, site: Site, tensor: Tensor) -> bool:
         """Return whether a tensor has a gradient; if not, it may get one when a checkpointed segment is recomputed."""
         graded = torch.is_grad_enabled() and tensor.requires_grad
+        # The call of the forward pass had no graph. Its repetition has one, and its gradient is that of the call.
         if self.recomputation is not None:
             self.recomputation.observe(site, graded=graded)
         elif not torch.is_grad_enabled():
@@ -178,6 +181,7 @@ class MeasuringSink:
             with undisturbed(x):
                 row.add_forward(batch, needs_gradient=graded or not wants_graph)
         if graded:
+            # A view, so that the graph is not kept alive through it.
             kept = x.detach()  # torch's BatchNorm keeps its input for the backward pass too: no memory is added
             self.hooks.on_gradient(output, partial(self._take_output_gradient, site, kept, batch))
             if x.requires_grad and output.grad_fn is not None and is_torch_backward(output.grad_fn.name()):
@@ -189,7 +193,7 @@ class MeasuringSink:
             with undisturbed(gradient):
                 row.add_output_gradient(self.measured.collector.unscaled(gradient), x, batch)
 
-    def _take_input_gradient(self, site: Site, gradients: Gradients) -> None:
+    def _take_input_gradient(self, site: Site, gradients: NodeGradients) -> None:
         row, gradient = self._row(site), gradients[0]
         if row is not None and gradient is not None:
             with undisturbed(gradient):

@@ -33,6 +33,7 @@ class Statistics:
         if self.moments is None:
             self.moments, self.histogram = moments, reduced.histogram
             return
+        # Channels can be compared only where their number is the same; the values all together always can.
         if self.moments.shape != moments.shape:
             self.moments, moments = self._as_one_channel(self.moments), self._as_one_channel(moments)
             self.pooled = self.per_channel
@@ -100,8 +101,8 @@ class Collector:
         """Take x-hat of a normalisation into account, given its input."""
         record = self.values.setdefault(site.key, self._record(site, gradient=False))
         last = self._last.get(False)
-        known = last.reduced if last is not None and last.fits(x, site) else None
-        record.statistics.add(reduce_normalized(module, x, axis=site.axis, known=known, histogram=self.histogram))
+        of_input = last.reduced if last is not None and last.fits(x, site) else None
+        record.statistics.add(reduce_normalized(module, x, axis=site.axis, of_input=of_input, histogram=self.histogram))
 
     def add_gradient(self, site: Site, gradient: Tensor) -> None:
         """Take dL/d(site) into account, if it is expected: its site may have been withdrawn since."""
@@ -152,6 +153,7 @@ class Collector:
 
         The activation of one layer usually is the input of the next one, and so are their gradients.
         """
+        # Kept for one tensor only: the input of a layer comes right after the output that it is.
         last = self._last.get(gradient)
         if last is not None and last.fits(tensor, site):
             return last.reduced

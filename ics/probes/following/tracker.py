@@ -10,9 +10,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from ics.probes.structure.activations import ActivationFunction, Asymptotes, activation_called, is_activation
-from ics.probes.structure.axes import channel_axis
+from ics.probes.structure.modules import Role, channel_axis, role_of
 from ics.probes.structure.names import ROOT, kind_of
-from ics.probes.structure.roles import Role, role_of
 from ics.probes.structure.tensors import TensorMap, first_tensor
 from ics.stats import default_channel_axis
 
@@ -52,7 +51,7 @@ class Normalization:
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """What is known of a tensor: the layer and call it belongs to, and what made it last."""
+    """What a tensor is traced to: the layer and call it belongs to, and what made it last."""
 
     module: nn.Module
     layer: str
@@ -73,7 +72,7 @@ class _Frame:
     holds_layers: bool = False
 
 
-class Sink(Protocol):
+class SiteObserver(Protocol):
     """Takes what a tracker finds."""
 
     def site(self, site: Site, tensor: Tensor) -> None:
@@ -88,7 +87,7 @@ class Sink(Protocol):
 
 @dataclass
 class Tracker:
-    """Follows one forward pass after another and hands each site to a sink while its tensor is unspoilt.
+    """Follows one forward pass after another and hands each site to an observer before anything overwrites its tensor.
 
     A normalisation or an activation belongs to layer L if its input is the very tensor that L (or L's normalisation)
     returned and nobody has written to it since; otherwise it has rows of its own. `+=` of a shortcut, for one, makes
@@ -96,12 +95,12 @@ class Tracker:
 
     Args:
         names: modules to dotted names; modules that are not in it are not followed.
-        sink: takes the sites; None to follow only the order of execution.
+        observer: takes the sites; None to follow only the order of execution.
         single_pass: whether everything belongs to one pass, as in the recomputation of a checkpointed segment.
     """
 
     names: Mapping[nn.Module, str]
-    sink: Sink | None
+    observer: SiteObserver | None
     single_pass: bool = False
     called: dict[nn.Module, None] = field(default_factory=dict)
     follows: dict[nn.Module, nn.Module] = field(default_factory=dict)
@@ -120,6 +119,7 @@ class Tracker:
             self._begin(module)
         self.called.setdefault(module)
         frame, x = _Frame(module, role_of(module)), first_tensor(inputs)
+        # Looked up before the module runs: one that writes to its input in place would leave another version.
         if frame.role == "normalization":
             frame.origin = self._origins.get(x)
         elif frame.role == "layer":
@@ -128,6 +128,7 @@ class Tracker:
                 source = self._sources.get(x)
                 frame.input_site = Site(self._name(module), frame.call, "input", source, channel_axis(module, x))
                 self._hand(frame.input_site, x)
+        # A layer that calls layers is a container with a parameter of its own (see `_leave_layer`).
         if frame.role != "other":
             for outer in self._stack:
                 outer.holds_layers = True
@@ -143,6 +144,7 @@ class Tracker:
             self._leave_normalization(frame, x, result)
         elif frame.role == "layer":
             self._leave_layer(frame, result)
+        # The innermost module made the tensor; containers around it hand it on.
         if self._sources.get(result) is None:
             self._sources[result] = kind_of(module)
 
@@ -166,6 +168,8 @@ class Tracker:
 
     def _begin(self, module: nn.Module) -> None:
         """Start a new pass where the root is called, or where any outermost module is called again."""
+        # Users call the model, or parts of it one after the other (an encoder, then a head). A part that is called
+        # again begins the next pass; a part that was not called yet belongs to this one.
         if module in self._outermost or self._name(module) == ROOT or not self._outermost:
             for state in (self._calls, self._taken, self._origins, self._sources, self._outermost):
                 state.clear()
@@ -182,11 +186,12 @@ class Tracker:
     def _leave_layer(self, frame: _Frame, output: Tensor) -> None:
         name, origin = self._name(frame.module), self._origins.get(output)
         if frame.holds_layers:  # a container that owns a parameter, as a class token: its output is no Wu + b
-            if frame.input_site is not None and self.sink is not None:
-                self.sink.withdraw(frame.input_site)
+            if frame.input_site is not None and self.observer is not None:
+                self.observer.withdraw(frame.input_site)
             return
         if origin is not None and origin.stage == "activation":  # the layer applies its own activation function
             return
+        # Here the output is Wu + b as the module returned it: no activation function has been applied to it.
         axis = channel_axis(frame.module, output)
         self._hand(Site(name, frame.call, "preactivation", kind_of(frame.module), axis), output)
         self._origins[output] = _Origin(frame.module, name, frame.call, axis, "layer")
@@ -194,6 +199,8 @@ class Tracker:
     def _leave_normalization(self, frame: _Frame, x: Tensor, output: Tensor) -> None:
         module, origin, name = frame.module, frame.origin, self._name(frame.module)
         axis = channel_axis(module, output)
+        # It follows a layer only if nothing has touched that layer's output since, and no other normalisation has
+        # taken it. Otherwise its rows have its own name.
         if origin is None or origin.stage != "layer" or (origin.layer, origin.call, "scaled") in self._taken:
             call = self._free_call(name, "scaled")
             seen = Normalization(module, name, call, axis, None, None)
@@ -203,14 +210,15 @@ class Tracker:
             self.follows.setdefault(module, origin.module)
         self.order.setdefault(seen.layer, len(self.order))
         self._taken.update((seen.site("normalized").key, seen.site("scaled").key))
-        if self.sink is not None:
-            self.sink.normalization(seen, x, output)
+        if self.observer is not None:
+            self.observer.normalization(seen, x, output)
         self._origins[output] = _Origin(module, seen.layer, seen.call, axis, "normalization")
 
     def _activated(self, function: ActivationFunction, origin: _Origin | None, result: Tensor) -> None:
         module = self._stack[-1].module
         name = self._name(module)
         source = kind_of(module) if is_activation(module) else function.name
+        # Two activations of one pre-activation (as in gated units): the layer has one row, the second gets its own.
         if origin is None or (origin.layer, origin.call, "activation") in self._taken:
             layer, call, axis = name, self._free_call(name, "activation"), default_channel_axis(result)
         else:
@@ -228,8 +236,8 @@ class Tracker:
     def _hand(self, site: Site, tensor: Tensor) -> None:
         self.order.setdefault(site.layer, len(self.order))
         self._taken.add(site.key)
-        if self.sink is not None:
-            self.sink.site(site, tensor)
+        if self.observer is not None:
+            self.observer.site(site, tensor)
 
     def _name(self, module: nn.Module) -> str:
         return self.names[module] or ROOT

@@ -1,4 +1,4 @@
-"""What a followed step shows of its normalisations, so that later ones are looked at without following every call."""
+"""What a followed step shows of its normalisations, so that later ones are measured without following every call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ics.probes.hooks import Hooks
 from ics.probes.normalization.rows import is_torch_backward
 from ics.probes.normalization.terms import is_plain_batchnorm, uses_batch_statistics
 from ics.probes.structure.grouping import Grouping
-from ics.probes.structure.roles import role_of
+from ics.probes.structure.modules import role_of
 from ics.probes.structure.tensors import TensorMap, first_tensor
 from ics.records import Layer
 
@@ -40,7 +40,7 @@ class Traits:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class NormalizationCall:
     """One call of a normalisation in a pass."""
 
     normalization: Normalization
@@ -52,13 +52,13 @@ class NormalizationPlan:
     """What a followed step shows of its normalisations.
 
     Attributes:
-        visits: the calls that give rows, in their order; every pass of a step repeats them.
+        calls: the calls that give rows, in their order; every pass of a step repeats them.
         order: layers to their order.
         layers: the layers, by grouping.
         constants: m and eps of each channel, which would be copied to a GPU at every step; made once.
     """
 
-    visits: tuple[Visit, ...]
+    calls: tuple[NormalizationCall, ...]
     order: Mapping[str, int]
     layers: Mapping[Grouping, tuple[Layer, ...]]
     constants: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class NormalizationPlan:
         return self.constants[key]
 
 
-class _Call(NamedTuple):
+class _ObservedCall(NamedTuple):
     """A call of a normalisation.
 
     Attributes:
@@ -100,7 +100,7 @@ class NormalizationLearner:
         self._roles = {module: role_of(module) for module in modules}
         self._hooks = Hooks()
         self._thread = threading.get_ident()
-        self._calls: list[_Call] = []
+        self._calls: list[_ObservedCall] = []
         self._made: TensorMap[tuple[nn.Module, ...]] = TensorMap()
 
     def attach(self) -> None:
@@ -128,17 +128,18 @@ class NormalizationLearner:
             layers: as for `NormalizationPlan`.
         """
         wanted = {each.module for each in seen}
-        calls = [call for call in self._calls if call.module in wanted]
-        if len(calls) < len(seen) or (seen and len(calls) % len(seen)):
+        observed = [call for call in self._calls if call.module in wanted]
+        # Each pass of the step must have made as many calls.
+        if len(observed) < len(seen) or (seen and len(observed) % len(seen)):
             return None
-        visits = []
-        for each, call in zip(seen, calls, strict=False):
+        calls = []
+        for each, call in zip(seen, observed, strict=False):
             if call.traits is None:
                 return None
-            visits.append(Visit(each, call.traits))
-        if not all(map(_is_call_of, calls, cycle(visits))):
+            calls.append(NormalizationCall(each, call.traits))
+        if not all(map(_is_call_of, observed, cycle(calls))):
             return None
-        return NormalizationPlan(tuple(visits), dict(order), layers)
+        return NormalizationPlan(tuple(calls), dict(order), layers)
 
     def _with_role(self, role: str) -> list[nn.Module]:
         return [module for module, own in self._roles.items() if own == role]
@@ -146,20 +147,21 @@ class NormalizationLearner:
     def _after_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         result = first_tensor(output)
         if result is not None and threading.get_ident() == self._thread and not in_backward():
+            # A container may return the very tensor that its last layer did; a normalisation then follows both.
             self._made[result] = (*(self._made.get(result) or ()), module)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if threading.get_ident() == self._thread:
             traits = None if in_backward() else traits_of(module, args, output)
             followed = self._made.get(args[0]) if args and isinstance(args[0], Tensor) else None
-            self._calls.append(_Call(module, traits, followed or ()))
+            self._calls.append(_ObservedCall(module, traits, followed or ()))
 
 
-def _is_call_of(call: _Call, visit: Visit) -> bool:
-    """Whether a call is the one of a visit, rather than that of a module which is called elsewhere too."""
-    own = visit.normalization
+def _is_call_of(call: _ObservedCall, planned: NormalizationCall) -> bool:
+    """Whether a call is the planned one, rather than that of a module which is called elsewhere too."""
+    own = planned.normalization
     followed = own.of in call.followed if own.of is not None else not call.followed
-    return call.module is own.module and call.traits == visit.traits and followed
+    return call.module is own.module and call.traits == planned.traits and followed
 
 
 def traits_of(module: nn.Module, args: tuple[Any, ...], output: Any) -> Traits | None:

@@ -1,8 +1,8 @@
-"""Looks at the normalisations of a step by what an earlier step showed: one hook for each, and one on its gradient.
+"""Measures the normalisations of a step by what an earlier step showed: one hook for each, and one on its gradient.
 
 The backward node of torch's normalisation is handed dL/d(output) and returns dL/d(input). A hook on that node sees
-both while they are unspoilt, together with the input, which is kept for the node anyway: so nothing is copied, and one
-read of the three gives every sum of Theorem 4.1. The terms of all normalisations are then computed at once.
+both before anything overwrites them, together with the input, which is kept for the node anyway. So nothing is copied,
+and one read of the three gives every sum of Theorem 4.1. The terms of all normalisations are then computed at once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from ics import stats
 from ics.probes.following.recompute import in_backward
-from ics.probes.following.site_rows import Gradients
+from ics.probes.following.site_rows import NodeGradients
 from ics.probes.following.site_statistics import unscaled
-from ics.probes.hooks import Hooks
-from ics.probes.normalization.plan import NormalizationPlan, Visit, traits_of
+from ics.probes.normalization.plan import NormalizationCall, NormalizationPlan, Traits, traits_of
 from ics.probes.normalization.rows import NormalizationRow, normalization_block, numbers
 from ics.probes.normalization.terms import (
     TERMS,
@@ -31,13 +30,13 @@ from ics.probes.normalization.terms import (
     theorem_terms,
     values_per_channel,
 )
+from ics.probes.planned.batched_rows import PlanLostError
+from ics.probes.planned.planned_step import LOST, PlannedStep
 from ics.probes.structure.tensors import first_tensor, undisturbed
 from ics.records import Block
 
-_LOST = "the model did not do what it did at the steps before; it is followed in full from the next measured step on"
 
-
-class _Measured(NamedTuple):
+class _BackwardSums(NamedTuple):
     """What the backward pass through a BatchNorm showed.
 
     Attributes:
@@ -59,11 +58,8 @@ class _Measured(NamedTuple):
     sent_back: bool
 
 
-class NormalizationLook:
-    """Takes the rows of the table `normalization` by a plan.
-
-    An error of ours, and a pass that is not the planned one, end the measuring and not the training: `failure` keeps
-    the one, `lost` says the other, and the rows of that step are null.
+class PlannedNormalizations(PlannedStep):
+    """Takes the rows of the table `normalization` of a step by a plan.
 
     Args:
         plan: what earlier steps showed.
@@ -72,41 +68,36 @@ class NormalizationLook:
     """
 
     def __init__(self, plan: NormalizationPlan, *, per_channel: bool, loss_scale: float | Tensor | None) -> None:
-        self.failure: Exception | None = None
-        self.lost = False
-        self.seen = not plan.visits  # there is nothing to see
+        super().__init__()
+        self.seen = not plan.calls  # there is nothing to see
         self.plan = plan
         self._per_channel, self._loss_scale = per_channel, loss_scale
-        self._rows = [NormalizationRow(visit.normalization, per_channel=per_channel) for visit in plan.visits]
-        self._hooks = Hooks()
-        self._thread = threading.get_ident()
-        self._position = 0
-        self._visited = 0
-        self._awaited: set[int] = set()
+        self._rows = [NormalizationRow(call.normalization, per_channel=per_channel) for call in plan.calls]
+        self._num_graded = 0
+        self._awaited: set[int] = set()  # numbers of the calls whose gradient has not come yet
         self._made: dict[nn.Module, tuple[weakref.ref[Tensor], int]] = {}
-        self._measured: list[_Measured] = []
+        self._measured: list[_BackwardSums] = []
 
     def attach(self) -> None:
         """Register a hook after each normalisation, and after each layer that one follows."""
-        visited = [visit.normalization for visit in self.plan.visits]
-        self._hooks.after_each(dict.fromkeys(each.module for each in visited), self._after)
-        self._hooks.after_each(dict.fromkeys(each.of for each in visited if each.of is not None), self._after_layer)
+        planned = [call.normalization for call in self.plan.calls]
+        self._hooks.after_each(dict.fromkeys(each.module for each in planned), self._after)
+        self._hooks.after_each(dict.fromkeys(each.of for each in planned if each.of is not None), self._after_layer)
 
-    def detach(self) -> None:
-        """Remove every hook; a pass that was not seen to its end, or did not come back, is lost."""
-        self._hooks.remove()
-        self.lost = self.lost or self._position != 0 or bool(self._awaited)
+    def _finish_passes(self) -> None:
         self._made.clear()
+        if self._position != 0 or self._awaited:
+            raise PlanLostError
 
     def block(self, order: Mapping[str, int]) -> Block:
-        """Return the rows; raises what went wrong in the user's passes, where it must not stop a training."""
-        if self.failure is not None:
-            raise self.failure
+        """Return the rows."""
         if not self.seen and not self.lost:
             return normalization_block([], order)
         if self.lost:
-            visited = [visit.normalization for visit in self.plan.visits]
-            rows = [NormalizationRow(each, per_channel=self._per_channel, reason=_LOST) for each in visited]
+            rows = [
+                NormalizationRow(call.normalization, per_channel=self._per_channel, reason=LOST)
+                for call in self.plan.calls
+            ]
             return normalization_block(rows, order, empty=True)
         with torch.no_grad():
             self._finish()
@@ -117,67 +108,66 @@ class NormalizationLook:
         if result is not None and threading.get_ident() == self._thread and not in_backward():
             self._made[module] = weakref.ref(result), result._version
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.lost or self.failure is not None or threading.get_ident() != self._thread:
-            return
-        try:
-            traits = None if in_backward() else traits_of(module, args, output)
-            visit = self.plan.visits[self._position]
-            if traits is None or traits != visit.traits or visit.normalization.module is not module:
-                self.lost = True
-                return
-            x, graph = args[0], torch.is_grad_enabled()
-            with undisturbed(x):
-                self._visit(visit, x, output, graph)
-        except Exception as error:
-            self.failure = error
-
-    def _visit(self, visit: Visit, x: Tensor, output: Tensor, graph: bool) -> None:
-        if not self._follows_its_layer(visit, x):
-            self.lost = True
-            return
-        self.seen = True
-        row, traits = self._position, visit.traits
-        self._position = (self._position + 1) % len(self.plan.visits)
-        count = values_per_channel(x) if traits.plain else None
-        self._rows[row].add_call(count, needs_gradient=traits.graded or not graph)
-        if not traits.graded:
-            if traits.plain and self._per_channel:
+    def _take_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        traits = None if in_backward() else traits_of(module, args, output)
+        call = self.plan.calls[self._position]
+        if traits is None or traits != call.traits or call.normalization.module is not module:
+            raise PlanLostError
+        x, graph = args[0], torch.is_grad_enabled()
+        with undisturbed(x):
+            if not self._follows_its_layer(call, x):
+                raise PlanLostError
+            self.seen = True
+            row = self._position
+            self._position = (self._position + 1) % len(self.plan.calls)
+            count = values_per_channel(x) if traits.plain else None
+            self._rows[row].add_call(count, needs_gradient=traits.graded or not graph)
+            if traits.graded:
+                self._follow(row, traits, x, output)
+            elif traits.plain and self._per_channel:
                 self._rows[row].add_batch(batch_statistics(x))
-            return
-        self._visited += 1
-        self._awaited.add(self._visited)
-        take = partial(self._take, row, x.detach(), x._version, self._visited)
+
+    def _follow(self, row: int, traits: Traits, x: Tensor, output: Tensor) -> None:
+        """Register a hook that takes the gradients of a call."""
+        self._num_graded += 1
+        self._awaited.add(self._num_graded)
+        # torch keeps the input for this very backward node, so holding it here adds no memory.
+        take = partial(self._take, row, x.detach(), x._version, self._num_graded)
+        # The node of torch's normalisation has both gradients. Of any other normalisation only dL/d(output) can be had,
+        # by a hook on the tensor: what else reads the input sends gradients to it as well.
         if traits.by_node:
             self._hooks.on_node(output, take)
         else:
             self._hooks.on_gradient(output, lambda gradient: take((None,), (gradient,)))
 
-    def _follows_its_layer(self, visit: Visit, x: Tensor) -> bool:
+    def _follows_its_layer(self, call: NormalizationCall, x: Tensor) -> bool:
         """Whether the input is what the layer returned that it followed, and unwritten."""
-        if visit.normalization.of is None:
+        if call.normalization.of is None:
             return True
-        made = self._made.get(visit.normalization.of)
+        made = self._made.get(call.normalization.of)
         return made is not None and made[0]() is x and made[1] == x._version
 
-    def _take(self, row: int, x: Tensor, version: int, number: int, sent_back: Gradients, gradients: Gradients) -> None:
+    def _take(
+        self, row: int, x: Tensor, version: int, number: int, sent_back: NodeGradients, gradients: NodeGradients
+    ) -> None:
         """Take dL/d(output), and dL/d(input) where there is one."""
         if self.lost or self.failure is not None:
             return
         self._awaited.discard(number)
-        self.lost = x._version != version
-        if self.lost or gradients[0] is None:
-            return
         try:
-            with undisturbed(x):
-                self._measure(row, x, gradients[0], sent_back[0])
+            # The input was overwritten since the forward pass, and with it what has to be measured.
+            if x._version != version:
+                raise PlanLostError
+            if gradients[0] is not None:
+                with undisturbed(x):
+                    self._measure(row, x, gradients[0], sent_back[0])
         except Exception as error:
-            self.failure = error
+            self._end(error)
 
     def _measure(self, row: int, x: Tensor, gradient: Tensor, back: Tensor | None) -> None:
-        visit = self.plan.visits[row]
-        module: Any = visit.normalization.module
-        if not visit.traits.plain:
+        call = self.plan.calls[row]
+        module: Any = call.normalization.module
+        if not call.traits.plain:
             self._rows[row].add_terms({TERMS[0]: sum_of_squares(unscaled(gradient, self._loss_scale))})
             if back is not None:
                 self._rows[row].add_input_gradient_squared(sum_of_squares(unscaled(back, self._loss_scale)))
@@ -185,8 +175,10 @@ class NormalizationLook:
         sums = stats.backward_sums(x, gradient, back, channel_axis=1)
         weight = module._parameters.get("weight")
         kept = None if weight is None else weight.detach().to(sums.dtype, copy=True)  # the optimizer writes to it
-        by_batch = visit.traits.by_batch
-        self._measured.append(_Measured(row, values_per_channel(x), sums, kept, module.eps, by_batch, back is not None))
+        by_batch = call.traits.by_batch
+        self._measured.append(
+            _BackwardSums(row, values_per_channel(x), sums, kept, module.eps, by_batch, back is not None)
+        )
 
     def _finish(self) -> None:
         """Compute the terms of all BatchNorms at once, a device at a time."""
@@ -197,7 +189,7 @@ class NormalizationLook:
                 self._rows[each.row].add_batch(BatchStatistics(each.m, each.sums[0], each.sums[1]))
         self._measured.clear()
 
-    def _add_terms(self, measured: Sequence[_Measured]) -> None:
+    def _add_terms(self, measured: Sequence[_BackwardSums]) -> None:
         sums = self._unscaled(torch.cat([each.sums for each in measured], 1))
         sizes = [each.sums.shape[1] for each in measured]
         plain = sums.new_ones(max(sizes))
@@ -219,5 +211,6 @@ class NormalizationLook:
         if self._loss_scale is None:
             return sums
         scale = torch.as_tensor(self._loss_scale, dtype=sums.dtype, device=sums.device)
+        # Mean and variance are of values, the third and fifth sums are linear in gradients, the others quadratic.
         one = torch.ones_like(scale)
         return sums / torch.stack((one, one, scale, scale**2, scale, scale**2))[:, None]

@@ -27,7 +27,7 @@ class BatchStatistics:
 
 
 def has_known_formula(module: nn.Module) -> bool:
-    """Return whether x-hat can be told: not for classes that are not torch's, or that replace torch's `forward`."""
+    """Return whether x-hat can be computed: not for classes that are not torch's, or that replace torch's `forward`."""
     return type(module).forward in _RECOMPUTED
 
 

@@ -1,6 +1,6 @@
 """Numbers of all parameters of a model at a step, in one go: no clone of a gradient, each value read once.
 
-The way for float32 on a CPU, by the kernels of `ics.stats.vector_batch`. Whatever these do not take (other types and
+The way for float32 on a CPU, by the kernels of `ics.stats.parameters`. Whatever these do not take (other types and
 devices, sparse gradients, subclasses of tensors, no numba) is left to `ics.probes.parameters.rows.parameter_block`.
 """
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.stats.vector_batch import (
-    Changes,
-    Gradients,
+from ics.stats.parameters import (
+    ChangeMeasurer,
+    GradientMeasurer,
     GradientStatistics,
     changes_of,
     extents_of,
@@ -79,11 +79,12 @@ class ParameterWatch:
         self._kept_alive: list[Any] = []  # or an id could be that of a newer object
         self._named: dict[str, nn.Parameter] = {}
         self._copies: tuple[list[Any], list[Tensor]] = [], []
-        self._changes: tuple[Any, Changes | None] = None, None
-        self._gradients: tuple[Any, Gradients | None] = None, None
+        self._changes: tuple[Any, ChangeMeasurer | None] = None, None
+        self._gradients: tuple[Any, GradientMeasurer | None] = None, None
 
     def named(self) -> Mapping[str, nn.Parameter]:
         """Return `dict(model.named_parameters())`, in a tenth of its time while no module holds another object."""
+        # The ids of all parameters and submodules: any that was replaced, added or removed changes them.
         if not self._dicts or self._held != tuple(map(id, chain.from_iterable(map(dict.values, self._dicts)))):
             held = [(module._parameters, module._modules) for module in self._model.modules()]
             self._dicts = [each for pair in held for each in pair]

@@ -12,11 +12,9 @@ from torch import Tensor
 from ics import stats
 from ics.probes.parameters.kernels import GradientNumbers, ParameterNumbers
 from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block, Layer
+from ics.tensor_statistics import TENSOR_STATISTICS
 
 _NO_GRADIENT = "no gradient reached the optimizer"
-_POOLED = (
-    *("count", "mean", "m2", "m3", "m4", "minimum", "maximum", "zero_fraction", "negative_fraction", "nonfinite_count"),
-)
 
 
 @torch.no_grad()
@@ -104,13 +102,15 @@ def _packed(numbers: GradientNumbers, moments: Sequence[Tensor]) -> dict[str, Se
 
 
 def _pooled(moments: np.ndarray) -> dict[str, Sequence[Any]]:
-    """Return the columns of packed statistics (11, n), as `ics.stats.columns_of` does of tensors."""
+    """Return the columns of packed statistics (rows, n), as `ics.stats.columns_of` does of tensors."""
     rows = dict(zip(stats.PACKED, moments, strict=True))
-    count = rows["count"]
+    columns = {}
     with np.errstate(invalid="ignore"):  # 0 / 0 of no finite values, which the host makes null with its reason
-        fractions = {"zero_fraction": rows["zero_count"] / count, "negative_fraction": rows["negative_count"] / count}
-    whole = {name: rows[name].astype(np.int64) for name in ("count", "nonfinite_count")}
-    return {name: cells.tolist() for name, cells in (rows | fractions | whole).items() if name in _POOLED}
+        for each in TENSOR_STATISTICS:
+            if not each.needs_asymptotes:
+                cells = rows[each.name] if each.average is None else rows[each.name] / rows["count"]
+                columns[each.column] = (cells if each.is_real else cells.astype(np.int64)).tolist()
+    return columns
 
 
 def _norms(

@@ -1,10 +1,16 @@
-"""Which rows of a planned pass can wait for its end, to be measured together."""
+"""Rows of a planned pass that are measured together, in one call of the kernels, once the last of them has come.
+
+Of a small tensor, calling a kernel takes longer than measuring does. So small tensors are kept until the end of their
+pass, and a group (`ics.stats.group_of`) measures all of them. Nobody should write to a tensor meanwhile; whoever does
+is found by its version, and the plan is lost. What a module's own backward pass would free stays in memory that long.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from ics import stats
@@ -15,216 +21,259 @@ from ics.probes.planned.table_rows import TableRows
 from ics.probes.structure.tensors import version_of
 
 _LARGEST = 2**15  # values of a tensor; measuring a larger one takes longer than calling does
-MOST_WAITING = 2**21  # values of all that wait: they live until the end of the pass
+_MOST_KEPT = 2**21  # values of all that are kept: they live until the end of the pass
+
+Tasks = dict[int, tuple[int, stats.Task]]
+"""Row to its number in a group, and the layout that its tensor must have."""
+
+
+class PlanLostError(Exception):
+    """The model did not do what its plan says."""
 
 
 @dataclass(slots=True)
-class Waiting:
-    """A row, the tensor that it is measured on, and the version of that at its visit.
+class BufferedRow:
+    """A row whose tensor is kept until it is measured with others.
 
     Attributes:
-        row: number of the row.
         tensor: what is measured; of x-hat the input of the normalisation.
-        version: its version.
+        version: its version when it came.
         module: of x-hat the normalisation, else None.
         made_by: of x-hat the row of the input.
+        scale: of the gradient of x-hat a copy of gamma, by which it is multiplied.
     """
 
-    row: int
     tensor: Tensor
     version: int
     module: nn.Module | None = None
     made_by: int | None = None
-
-    @property
-    def untouched(self) -> bool:
-        """Whether nobody has written to the tensor since."""
-        return self.version == version_of(self.tensor)
+    scale: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """A row that waits for the end of every pass.
+class BatchedRow:
+    """A row of values that is measured with others in every pass.
 
     Attributes:
-        row: number of the row.
-        of_output: whether it is of what the visited module returned, not of what it took.
+        number: number of the row.
+        of_output: whether it is of what the module returned, not of what it took.
         task: the layout that the tensor must have.
         module: of x-hat the normalisation, else None.
         made_by: of x-hat the row of the input.
     """
 
-    row: int
+    number: int
     of_output: bool
     task: stats.Task
     module: nn.Module | None
     made_by: int | None
 
 
-Tasks = dict[int, tuple[int, stats.Task]]
-"""Row to its number in a group, and the layout that its tensor must have."""
-
-
 @dataclass
-class Deferral:
-    """The rows that wait, and the group that measures them. Worked out at the end of the first planned pass.
+class BatchLayout:
+    """Which rows are measured together, and the group that measures them. Worked out at the end of the first pass.
 
     Attributes:
         tasks: what is measured; empty before.
         places: row to its number, those included that have the statistics of another row.
         group: the group; None if there is none (yet).
-        settled: whether it has been worked out.
+        is_settled: whether it has been worked out.
     """
 
     tasks: Tasks = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
     group: stats.Group | None = None
-    settled: bool = False
+    is_settled: bool = False
 
     def settle(self, tasks: Tasks, aliases: Mapping[int, int], *, histogram: bool, per_channel: bool) -> None:
         """Work out how these rows, and the `aliases` of any of them, are measured together."""
-        self.settled = True
+        self.is_settled = True
         self.group = stats.group_of([task for _, task in tasks.values()], histogram=histogram, per_channel=per_channel)
+        # Without kernels there is no group, and `tasks` stays empty: every row is then measured at once.
         if self.group is not None:
             self.tasks = tasks
             self.places = {row: number for row, (number, _) in tasks.items()}
             self.places |= {row: tasks[made_by][0] for row, made_by in aliases.items() if made_by in tasks}
 
 
-class Queue:
-    """What waits in one pass after another of one step.
+class RowBuffer:
+    """The rows of one table that are kept in the passes of a step, and measured together.
 
     Args:
-        deferral: what is known of the rows that can wait; worked out at the end of the first pass, if it is not.
+        layout: which rows these are; worked out when the first pass ends.
         sites: the site of each row.
-        aliases: rows that have the statistics of another, if that waits.
-        rows: what takes the statistics.
+        aliases: rows that have the statistics of another.
+        table: what takes the statistics.
         histogram: whether to count histograms.
         per_channel: whether to keep statistics per channel.
+        of_gradients: whether the rows are of gradients. Nothing tells that a backward pass has ended, so they are
+            measured as soon as the last of them has come.
     """
 
     def __init__(
         self,
-        deferral: Deferral,
+        layout: BatchLayout,
         sites: Sequence[Site],
         aliases: Mapping[int, int],
-        rows: TableRows,
+        table: TableRows,
         *,
         histogram: bool,
         per_channel: bool,
+        of_gradients: bool = False,
     ) -> None:
-        self._deferral, self._sites, self._aliases, self._rows = deferral, sites, aliases, rows
-        self._histogram, self._per_channel = histogram, per_channel
-        self._waiting: dict[int, Waiting] = {}
+        self._layout, self._sites, self._aliases, self._table = layout, sites, aliases, table
+        self._histogram, self._per_channel, self._of_gradients = histogram, per_channel, of_gradients
+        self._rows: dict[int, BufferedRow] = {}
 
-    def takes_all(self, waits: Sequence[Wait], needed: int | None, x: Tensor, output: Tensor) -> bool:
-        """Have all rows of a visit wait, or none of them; return which.
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add_all(self, rows: Sequence[BatchedRow], needed: int | None, x: Tensor, output: Tensor) -> bool:
+        """Keep all rows of a call, or none of them; return which.
 
         Args:
-            waits: the rows, all of which are known to wait.
+            rows: the rows, all of the layout.
             needed: the row that made the input, where others have its statistics or are measured by them.
             x: what the module took.
             output: what it returned.
         """
-        if needed is not None and needed not in self._waiting:
+        if needed is not None and needed not in self._rows:
             return False
+        # Checked first and kept after: a call of which some rows were kept could not be measured at once any more.
         kept = []
-        for wait in waits:
-            tensor, module = output if wait.of_output else x, wait.module
-            if not wait.task.fits(tensor) or not (module is None or uses_batch_statistics(module)):
+        for row in rows:
+            tensor, module = output if row.of_output else x, row.module
+            if not row.task.fits(tensor) or not (module is None or uses_batch_statistics(module)):
                 return False
-            kept.append(Waiting(wait.row, tensor, tensor._version, module, wait.made_by))
-        for each in kept:
-            self._waiting[each.row] = each
+            # The attribute itself, since a call of `version_of` takes longer, and this runs for every small tensor.
+            kept.append((row.number, BufferedRow(tensor, tensor._version, module, row.made_by)))
+        self._rows.update(kept)
         return True
 
-    def takes(self, row: int, tensor: Tensor, module: nn.Module | None = None, made_by: int | None = None) -> bool:
-        """Return whether the row will be measured at the end; until that is known it is measured at once.
+    def add(
+        self,
+        row: int,
+        tensor: Tensor,
+        module: nn.Module | None = None,
+        made_by: int | None = None,
+        scale: Tensor | None = None,
+    ) -> bool:
+        """Keep a row if it can be measured with others, and return whether it will be; if not, measure it at once.
+
+        In the first pass, whose end settles the layout, every row is to be measured at once.
 
         Args:
             row: number of the row.
             tensor: what is measured; of x-hat the input.
             module: of x-hat the normalisation.
             made_by: of x-hat the row of the input.
+            scale: of the gradient of x-hat gamma, shaped so that it multiplies the gradient.
         """
-        if self._deferral.settled:
-            known = self._deferral.tasks.get(row)
-            if known is None or not known[1].fits(tensor):
+        if row in self._rows:  # another backward pass has begun, and the last one did not reach all rows
+            self.measure()
+        layout = self._layout
+        if layout.is_settled:
+            own = layout.tasks.get(row)
+            if own is None or not own[1].fits(tensor) or own[1].scaled is (scale is None):
                 return False
         elif not is_small(tensor):
             return False
+        # The group forms x-hat from the mean and variance of another of its tensors, so that must be in it too.
         if module is not None and not (
-            made_by in self._waiting and is_plain_batchnorm(module) and uses_batch_statistics(module)
+            made_by in self._rows and is_plain_batchnorm(module) and uses_batch_statistics(module)
         ):
             return False
-        self._waiting[row] = Waiting(row, tensor, version_of(tensor), module, made_by)
-        return self._deferral.settled
-
-    def takes_alias(self, row: int) -> bool:
-        """Return whether the row will have the statistics of another, which waits."""
-        return self._deferral.settled and self._aliases.get(row) in self._waiting
-
-    def finish(self) -> bool:
-        """Measure what waits at the end of a pass; False if someone wrote to it, and it is lost."""
-        waiting, self._waiting = self._waiting, {}
-        deferral = self._deferral
-        if not deferral.settled:
-            tasks = _tasks(waiting.values(), self._sites)
-            deferral.settle(tasks, self._aliases, histogram=self._histogram, per_channel=self._per_channel)
-            return True
-        for each in waiting.values():
-            if each.version != version_of(each.tensor):
+        if scale is not None:
+            if not _is_exact(tensor, scale, self._sites[row].axis):
                 return False
-        if deferral.group is not None and len(waiting) == len(deferral.tasks):
-            found = deferral.group.measure([each.tensor for each in waiting.values()])
-            self._rows.add_together(deferral.places, found)
-        else:
-            self._one_by_one(waiting.values())
-        return True
+            scale = scale.clone()  # an optimizer may step within the backward pass
+        self._rows[row] = BufferedRow(tensor, version_of(tensor), module, made_by, scale)
+        if self._of_gradients and layout.is_settled and len(self._rows) == len(layout.tasks):
+            self.measure()
+        return layout.is_settled
 
-    def _one_by_one(self, waiting: Iterable[Waiting]) -> None:
+    def shares(self, row: int) -> bool:
+        """Return whether the row will have the statistics of another, which is kept."""
+        return self._layout.is_settled and self._aliases.get(row) in self._rows
+
+    def measure(self) -> None:
+        """Measure what is kept, or settle the layout after the first pass; `PlanLostError` if someone wrote to it."""
+        rows, self._rows = self._rows, {}
+        layout = self._layout
+        if not layout.is_settled:
+            tasks = self._tasks(rows)
+            layout.settle(tasks, self._aliases, histogram=self._histogram, per_channel=self._per_channel)
+            return
+        # An in-place operation after the hook overwrote what should have been measured; it cannot be had back.
+        for each in rows.values():
+            if each.version != version_of(each.tensor):
+                raise PlanLostError
+        if layout.group is not None and len(rows) == len(layout.tasks):
+            # Gradients come in the order of the backward pass, but a group takes its tensors in the order of its tasks.
+            ordered = [rows[row] for row in layout.tasks]
+            factors = [each.scale for each in ordered if each.scale is not None]
+            found = layout.group.measure([each.tensor for each in ordered], factors=factors)
+            self._table.add_together(layout.places, found)
+        else:
+            self._measure_each(rows)
+
+    def _measure_each(self, rows: Mapping[int, BufferedRow]) -> None:
+        # Not all rows are here: a tensor had another shape, or the backward pass reached only some of them.
         measured: dict[int, stats.Reduced] = {}
-        for each in waiting:
-            site = self._sites[each.row]
+        for row, each in rows.items():
+            site = self._sites[row]
             if each.module is not None:
-                known = None if each.made_by is None else measured.get(each.made_by)
-                measured[each.row] = reduce_normalized(
-                    each.module, each.tensor, axis=site.axis, known=known, histogram=self._histogram
+                of_input = None if each.made_by is None else measured.get(each.made_by)
+                measured[row] = reduce_normalized(
+                    each.module, each.tensor, axis=site.axis, of_input=of_input, histogram=self._histogram
                 )
             else:
-                measured[each.row] = stats.reduce(
-                    each.tensor, channel_axis=site.axis, saturation=site.asymptotes, histogram=self._histogram
+                values = each.tensor if each.scale is None else each.tensor * each.scale
+                saturation = None if self._of_gradients else site.asymptotes
+                measured[row] = stats.reduce(
+                    values, channel_axis=site.axis, saturation=saturation, histogram=self._histogram
                 )
         for row, reduced in measured.items():
-            self._rows.add(row, reduced)
+            self._table.add(row, reduced)
         for row, made_by in self._aliases.items():
             if made_by in measured:
-                self._rows.add(row, measured[made_by])
+                self._table.add(row, measured[made_by])
 
-
-def _tasks(seen: Iterable[Waiting], sites: Sequence[Site]) -> Tasks:
-    """Return which of the rows of a pass can wait: small, on a CPU, and not written to until its end."""
-    tasks: Tasks = {}
-    values = 0
-    for each in seen:
-        x = each.tensor
-        base = None if each.made_by is None else tasks.get(each.made_by)
-        if not each.untouched or values + x.numel() > MOST_WAITING or (each.module is not None and base is None):
-            continue
-        task = stats.Task(
-            tuple(x.shape),
-            x.stride(),
-            x.dtype,
-            sites[each.row].axis,
-            sites[each.row].asymptotes,
-            None if base is None else base[0],
-            getattr(each.module, "eps", 0.0),
-        )
-        tasks[each.row] = len(tasks), task
-        values += x.numel()
-    return tasks
+    def _tasks(self, rows: Mapping[int, BufferedRow]) -> Tasks:
+        """Return which rows can be measured together: of tensors that were not written to until the end of the pass."""
+        tasks: Tasks = {}
+        values = 0
+        for row, each in rows.items():
+            x, site = each.tensor, self._sites[row]
+            base = None if each.made_by is None else tasks.get(each.made_by)
+            is_written = each.version != version_of(x)
+            # A row that is left out here is measured at once in every later pass.
+            if is_written or values + x.numel() > _MOST_KEPT or (each.module is not None and base is None):
+                continue
+            task = stats.Task(
+                tuple(x.shape),
+                x.stride(),
+                x.dtype,
+                site.axis,
+                None if self._of_gradients else site.asymptotes,
+                None if base is None else base[0],
+                getattr(each.module, "eps", 0.0),
+                each.scale is not None,
+            )
+            tasks[row] = len(tasks), task
+            values += x.numel()
+        return tasks
 
 
 def is_small(tensor: Tensor) -> bool:
     """Return whether a tensor is on a CPU, and so small that calling takes longer than measuring it."""
     return tensor.is_cpu and 0 < tensor.numel() <= _LARGEST and not tensor.is_inference()
+
+
+def _is_exact(gradient: Tensor, scale: Tensor, axis: int) -> bool:
+    """Whether the kernels make and round gradient times gamma as torch does: per channel, in float32."""
+    return (
+        gradient.dtype is scale.dtype is torch.float32
+        and scale.is_contiguous()
+        and scale.numel() == gradient.shape[axis]
+    )

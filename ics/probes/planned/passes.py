@@ -1,8 +1,7 @@
-"""Looks at the passes of a step by a plan: one hook for each module that gives rows, and nothing else."""
+"""Measures the passes of a step by a plan: one hook for each module that gives rows, and nothing else."""
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Mapping
 from functools import partial
@@ -14,79 +13,65 @@ from torch import Tensor, nn
 from ics import stats
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.recompute import in_backward
-from ics.probes.following.site_rows import Columns, Wanted
+from ics.probes.following.site_rows import SiteColumns, Wanted
 from ics.probes.following.site_statistics import keys_of, unscaled
-from ics.probes.hooks import Hooks
 from ics.probes.normalization.terms import broadcast_weight
-from ics.probes.planned.batched_gradients import GradientQueue
-from ics.probes.planned.batched_rows import Queue
-from ics.probes.planned.plan import Plan, modules_of
-from ics.probes.planned.steps import Order, Quick, Visit
+from ics.probes.planned.batched_rows import PlanLostError, RowBuffer
+from ics.probes.planned.calls import BatchedCall, ModuleCall, RowAction
+from ics.probes.planned.plan import SitePlan
+from ics.probes.planned.planned_step import LOST, PlannedStep
 from ics.probes.planned.table_rows import TableRows, empty_block
 from ics.probes.structure.tensors import first_tensor, undisturbed
 from ics.records import Block
 
-_LOST = "the model did not do what it did at the steps before; it is followed in full from the next measured step on"
 _NOT_REACHED = "no backward pass reached it while the probes were armed"
 _unseen = torch._C.DisableTorchFunction
-_NOTHING = Columns(frozenset(), histogram=False, per_channel=False)
+_NOTHING = SiteColumns(frozenset(), histogram=False, per_channel=False)
 
 
-class PlannedLook:
-    """Takes the rows of a step by a plan.
+class PlannedSites(PlannedStep):
+    """Takes the rows of the tables `activations` and `gradients` of a step by a plan."""
 
-    An error of ours, and a pass that is not the planned one, end the measuring and not the training: `failure` keeps
-    the one, `lost` says the other, and the rows of that step are null.
-    """
-
-    def __init__(self, plan: Plan, wanted: Wanted, *, loss_scale: float | Tensor | None) -> None:
-        self.failure: Exception | None = None
-        self.lost = False
-        self.seen = False
+    def __init__(self, plan: SitePlan, wanted: Wanted, *, loss_scale: float | Tensor | None) -> None:
+        super().__init__()
         self.plan, self._wanted = plan, wanted
         self._of_values, self._of_gradients = wanted.activations or _NOTHING, wanted.gradients or _NOTHING
         self._loss_scale = loss_scale
-        self._orders = plan.ordered(value=wanted.value, gradient=wanted.gradient)
+        self._actions = plan.actions(value=wanted.value, gradient=wanted.gradient)
         self._bounded = [site.asymptotes is not None for site in plan.sites]
         self._values = TableRows(self._bounded, per_channel=self._of_values.per_channel)
         self._gradients = TableRows([False] * len(plan.sites), per_channel=self._of_gradients.per_channel)
-        self._hooks = Hooks()
-        self._thread = threading.get_ident()
-        self._position = 0
         self._graph = True
-        self._quick = plan.quick_visits()
+        self._batched_calls = plan.batched_calls()
+        # Of each row of an output: the tensor, its version, and its statistics, if it was measured at once.
         self._made: dict[int, tuple[weakref.ref[Tensor], int, stats.Reduced | None]] = {}
-        self._queue = Queue(
-            plan.deferral,
+        self._buffer = RowBuffer(
+            plan.batch,
             plan.sites,
-            self._orders.values,
+            self._actions.same_values,
             self._values,
             histogram=self._of_values.histogram,
             per_channel=self._of_values.per_channel,
         )
-        self._gradient_queue = GradientQueue(
-            plan.gradient_deferral,
+        self._gradient_buffer = RowBuffer(
+            plan.gradient_batch,
             plan.sites,
-            self._orders.gradients,
+            self._actions.same_gradients,
             self._gradients,
-            self._measure_gradient,
             histogram=self._of_gradients.histogram,
             per_channel=self._of_gradients.per_channel,
+            of_gradients=True,
         )
 
     def attach(self) -> None:
         """Register a hook after each module that gives rows."""
-        self._hooks.after_each(modules_of(self.plan), self._after)
+        self._hooks.after_each(self.plan.modules(), self._after)
 
-    def detach(self) -> None:
-        """Remove every hook; a pass that was not seen to its end is lost."""
-        self._hooks.remove()
-        self.lost = self.lost or self._position not in (0, len(self.plan.visits))
-        if self.failure is None and not self.lost:
-            try:
-                self.lost = not self._gradient_queue.finish()
-            except Exception as error:
-                self.failure = error
+    def _finish_passes(self) -> None:
+        if self._position not in (0, len(self.plan.calls)):
+            raise PlanLostError
+        if len(self._gradient_buffer):
+            self._gradient_buffer.measure()
 
     def blocks(self, order: Mapping[str, int]) -> list[Block]:
         """Return the rows of the tables `activations` and `gradients`."""
@@ -98,123 +83,122 @@ class PlannedLook:
         return found
 
     def _block(self, table: str, statistics: TableRows, order: Mapping[str, int]) -> Block:
-        known = self.plan.keys.get(table)
-        if known is None or known[0] != order:
+        made = self.plan.keys.get(table)
+        if made is None or made[0] != order:
             wanted = self._wanted.value if table == "activations" else self._wanted.gradient
             rows = [row for row, site in enumerate(self.plan.sites) if wanted(site)]
             keys = keys_of(table, [self.plan.sites[row] for row in rows], order)
-            known = self.plan.keys[table] = order, keys, rows
-        _, keys, rows = known
+            made = self.plan.keys[table] = order, keys, rows
+        _, keys, rows = made
         if self.lost:
             bounded = [table == "activations" and self._bounded[row] for row in rows]
             columns = self._of_values if table == "activations" else self._of_gradients
-            return empty_block(table, keys, bounded, _LOST, per_channel=columns.per_channel)
+            return empty_block(table, keys, bounded, LOST, per_channel=columns.per_channel)
         reasons = [None if table == "activations" else self.plan.reasons[row] or _NOT_REACHED for row in rows]
         return statistics.block(table, keys, rows, reasons)
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.lost or self.failure is not None or threading.get_ident() != self._thread or in_backward():
+    def _take_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        # Checkpointing without reentry calls modules again inside the backward pass. Their rows came with the forward
+        # pass. (A model that uses reentrant checkpointing is refused a plan.)
+        if in_backward():
             return
-        try:
-            self._visit(
-                module, args[0] if args else None, output if isinstance(output, Tensor) else first_tensor(output)
-            )
-        except Exception as error:
-            self.failure = error
-
-    def _visit(self, module: nn.Module, x: Any, output: Tensor | None) -> None:
-        visits = self.plan.visits
-        if self._position == len(visits):
+        calls = self.plan.calls
+        if self._position == len(calls):
+            # Another pass of the same step begins, as in gradient accumulation. Tensors of the last one count no more:
+            # a model that caches an output must not be taken for one that makes it anew.
             self._position = 0
             self._made.clear()
-        visit = visits[self._position]
-        if visit.module is not module or not isinstance(x, Tensor) or output is None:
-            self.lost = True
-            return
+        call, x = calls[self._position], args[0] if args else None
+        result = output if isinstance(output, Tensor) else first_tensor(output)
+        if call.module is not module or not isinstance(x, Tensor) or result is None:
+            raise PlanLostError
         self.seen = True
-        quick = self._quick[self._position] if self._quick else None
+        batched = self._batched_calls[self._position] if self._batched_calls else None
+        # Function modes, the user's among them, need not see what we compute.
         with _unseen():
-            if not self._is_made(visit, x):
-                self.lost = True
-            elif quick is None or not self._queue.takes_all(quick.waits, quick.needed, x, output):
-                self._graph = torch.is_grad_enabled()
-                with undisturbed(output):
-                    self._take_each(visit, x, output)
+            if not self._is_made(call, x):
+                raise PlanLostError
+            if batched is not None and self._buffer.add_all(batched.rows, batched.needed, x, result):
+                self._take_gradients_of(batched, call, x, result)
             else:
-                self._take_gradients_of(quick, visit, x, output)
+                self._graph = torch.is_grad_enabled()  # `undisturbed` turns it off
+                with undisturbed(result):
+                    self._take_each(call, x, result)
         self._position += 1
-        if self._position == len(visits) and not self.lost:
-            with undisturbed(output):
-                self.lost = not self._queue.finish()
+        if self._position == len(calls):
+            with undisturbed(result):
+                self._buffer.measure()
 
-    def _take_gradients_of(self, quick: Quick, visit: Visit, x: Tensor, output: Tensor) -> None:
-        """Do the rest of a visit whose values wait."""
-        for of_output, graded, ndim in quick.graded:
+    def _take_gradients_of(self, batched: BatchedCall, call: ModuleCall, x: Tensor, output: Tensor) -> None:
+        """Do the rest of a call whose values are measured with others."""
+        for of_output, graded, ndim in batched.graded:
             tensor = output if of_output else x
             if graded != (tensor.requires_grad and torch.is_grad_enabled()) or ndim != tensor.ndim:
-                self.lost = True
-                return
-        if quick.follows_input:
-            self._follow(x, [(row, None) for row in quick.follows_input])
-        if quick.follows_output:
-            gamma = broadcast_weight(visit.module, output) if any(own for _, own in quick.follows_output) else None
-            self._follow(output, [(row, gamma if own else None) for row, own in quick.follows_output])
-        for row in quick.made:
+                raise PlanLostError
+        if batched.follows_input:
+            self._follow(x, [(row, None) for row in batched.follows_input])
+        if batched.follows_output:
+            # dL/d(x-hat) = gamma dL/d(output): one hook on the output serves both rows.
+            gamma = broadcast_weight(call.module, output) if any(own for _, own in batched.follows_output) else None
+            self._follow(output, [(row, gamma if own else None) for row, own in batched.follows_output])
+        for row in batched.made:
+            # Held weakly: measuring must not keep a tensor alive. The version tells a write in place.
             self._made[row] = weakref.ref(output), output._version, None
 
-    def _take_each(self, visit: Visit, x: Tensor, output: Tensor) -> None:
+    def _take_each(self, call: ModuleCall, x: Tensor, output: Tensor) -> None:
         followed: list[tuple[int, Tensor | None]] = []
-        for order in self._orders.visits[self._position]:
-            row, of = order.look.row, order.look.of
-            tensor = x if of == "input" else output
+        for action in self._actions.calls[self._position]:
+            row = action.row
+            tensor = x if row.of == "input" else output
             graded = tensor.requires_grad and self._graph
-            if tensor.ndim != order.look.ndim or (order.gradient and order.look.graded != graded):
-                self.lost = True
-                return
-            if order.follows and of == "input":
-                self._follow(tensor, [(row, None)])
-            elif order.follows:
-                followed.append((row, broadcast_weight(visit.module, tensor) if of == "normalized" else None))
-            self._take_value(order, visit, x, output)
+            if tensor.ndim != row.ndim or (action.gradient and row.graded != graded):
+                raise PlanLostError
+            if action.follows and row.of == "input":
+                self._follow(tensor, [(row.number, None)])
+            elif action.follows:
+                followed.append((row.number, broadcast_weight(call.module, tensor) if row.of == "normalized" else None))
+            self._take_value(action, call, x, output)
         if followed:
             self._follow(output, followed)
 
     def _follow(self, tensor: Tensor, rows: list[tuple[int, Tensor | None]]) -> None:
-        """Have the gradient of a tensor taken: that of each row, times gamma for x-hat."""
+        """Register a hook that takes the gradient of a tensor for each of the rows, times gamma for x-hat."""
         self._hooks.on_gradient(tensor, partial(self._take_gradients, rows))
 
-    def _is_made(self, visit: Visit, x: Tensor) -> bool:
+    def _is_made(self, call: ModuleCall, x: Tensor) -> bool:
         """Whether the input is the tensor that it should be, and unwritten."""
-        if visit.made_by is None:
+        if call.made_by is None:
             return True
-        made = self._made.get(visit.made_by)
-        return made is not None and made[0]() is x and x._version == made[1] + visit.writes
+        made = self._made.get(call.made_by)
+        return made is not None and made[0]() is x and x._version == made[1] + call.writes
 
-    def _take_value(self, order: Order, visit: Visit, x: Tensor, output: Tensor) -> None:
-        reduced = self._reduce(order, visit, x, output) if order.value else None
+    def _take_value(self, action: RowAction, call: ModuleCall, x: Tensor, output: Tensor) -> None:
+        reduced = self._reduce(action, call, x, output) if action.value else None
         if reduced is not None:
-            self._values.add(order.look.row, reduced)
-        if order.look.of == "output":
-            self._made[order.look.row] = weakref.ref(output), output._version, reduced
+            self._values.add(action.row.number, reduced)
+        if action.row.of == "output":
+            self._made[action.row.number] = weakref.ref(output), output._version, reduced
 
-    def _reduce(self, order: Order, visit: Visit, x: Tensor, output: Tensor) -> stats.Reduced | None:
-        """Return the statistics of a row; None if it waits for the end of the pass."""
-        row, of, made_by = order.look.row, order.look.of, visit.made_by
+    def _reduce(self, action: RowAction, call: ModuleCall, x: Tensor, output: Tensor) -> stats.Reduced | None:
+        """Return the statistics of a row; None if it is measured with others at the end of the pass."""
+        number, of, made_by = action.row.number, action.row.of, call.made_by
         values = output if of == "output" else x
-        if order.alike and of == "input":
-            if self._queue.takes_alias(row):
+        # The input of a layer mostly is the output of the one before. Its statistics are then taken over, not measured.
+        if action.alike and of == "input":
+            if self._buffer.shares(number):
                 return None
         elif of != "normalized":
-            if self._queue.takes(row, values):
+            if self._buffer.add(number, values):
                 return None
-        elif order.alike and self._queue.takes(row, x, visit.module, made_by):
+        elif action.alike and self._buffer.add(number, x, call.module, made_by):
             return None
-        site, histogram = self.plan.sites[row], self._of_values.histogram
-        made = self._made[made_by][2] if order.alike and made_by is not None else None
+        site, histogram = self.plan.sites[number], self._of_values.histogram
+        # Mean and variance of the input, if it was measured at once, give x-hat without another read.
+        of_input = self._made[made_by][2] if action.alike and made_by is not None else None
         if of == "normalized":
-            return reduce_normalized(visit.module, x, axis=site.axis, known=made, histogram=histogram)
-        if of == "input" and made is not None:
-            return made
+            return reduce_normalized(call.module, x, axis=site.axis, of_input=of_input, histogram=histogram)
+        if of == "input" and of_input is not None:
+            return of_input
         return stats.reduce(values, channel_axis=site.axis, saturation=site.asymptotes, histogram=histogram)
 
     def _take_gradients(self, rows: list[tuple[int, Tensor | None]], gradient: Tensor) -> None:
@@ -224,17 +208,16 @@ class PlannedLook:
         try:
             with undisturbed(gradient):
                 for row, scale in rows:
-                    if self._loss_scale is not None:
+                    # Gradients of a scaled loss are divided first, which the kernels of a group do not do.
+                    if self._loss_scale is not None or not self._gradient_buffer.add(row, gradient, scale=scale):
                         self._measure_gradient(row, gradient, scale)
-                    elif not self._gradient_queue.take(row, gradient, scale):
-                        self.lost = True
         except Exception as error:
-            self.failure = error
+            self._end(error)
 
     def _measure_gradient(self, row: int, gradient: Tensor, scale: Tensor | None) -> None:
         values = unscaled(gradient if scale is None else gradient * scale, self._loss_scale)
         reduced = stats.reduce(values, channel_axis=self.plan.sites[row].axis, histogram=self._of_gradients.histogram)
         self._gradients.add(row, reduced)
-        for alias, made_by in self._orders.gradients.items():
+        for alias, made_by in self._actions.same_gradients.items():
             if made_by == row:
                 self._gradients.add(alias, reduced)

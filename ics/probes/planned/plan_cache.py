@@ -1,28 +1,53 @@
-"""The plans that probes use, and what makes those that are not known yet."""
+"""The plans of a model, kept from step to step, and how probes use and make them."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
-from ics.probes.following.site_rows import Measured, Wanted
+from ics.probes.following.site_rows import MeasuredSites, Wanted
 from ics.probes.hooks import Watch
 from ics.probes.normalization.plan import NormalizationLearner, NormalizationPlan
-from ics.probes.planned.plan import Learner, Plan, Plans
+from ics.probes.planned.learner import Learner
+from ics.probes.planned.plan import SitePlan
 from ics.probes.structure.grouping import Grouping, followed_modules
 
 _GROUPINGS: tuple[Grouping, ...] = ("paper", "leaf")
 
 
-class KnownPlans:
+@dataclass
+class Plans:
+    """The plans of one model, one for each kind of measurement; kept from step to step.
+
+    After `RENEWED_AFTER` uses a pass is followed again and the plan made anew: a change that no hook of a plan can see
+    (a functional activation that a model starts to apply in the middle of its training) is found then.
+    """
+
+    RENEWED_AFTER = 100
+
+    by_kind: dict[Any, Any] = field(default_factory=dict)
+    uses: dict[Any, int] = field(default_factory=dict)
+
+    def get(self, key: Any) -> Any:
+        """Return the plan to use now; None if the pass is to be followed."""
+        self.uses[key] = self.uses.get(key, 0) + 1
+        # The step that finds None is followed, and its plan replaces the one that is kept.
+        return None if self.uses[key] % self.RENEWED_AFTER == 0 else self.by_kind.get(key)
+
+    def refused(self, key: Any) -> bool:
+        """Return whether the model was found to have no plan."""
+        return key in self.by_kind and self.by_kind[key] is None
+
+
+class ProbePlans:
     """Two plans of a pass: of the sites, and of the normalisations, which either may lack.
 
     Args:
         plans: what earlier probes of the model learned; None for no plans at all.
-        wanted: what is to be measured. Plans are told apart by it: another look at the same pass gives other rows.
+        wanted: what is to be measured. Plans are told apart by it: other instruments need other rows of the same pass.
     """
 
     def __init__(self, plans: Plans | None, wanted: Wanted) -> None:
@@ -30,10 +55,12 @@ class KnownPlans:
         self.measures_sites = wanted.activations is not None or wanted.gradients is not None
         self._learner: Learner | None = None
         self._plans, self._wanted = plans, wanted
+        # The two plans are found by different keys, since a step that measures normalisations alone can share the
+        # plan of theirs with one that measures sites as well.
         self._sites: Hashable = replace(wanted, normalization=False)
         self._normalizations: Hashable = ("normalization", wanted.layers)
 
-    def of_sites(self) -> Plan | None:
+    def of_sites(self) -> SitePlan | None:
         """Return the plan of the sites to use now, if there is one."""
         return None if self._plans is None else self._plans.get(self._sites)
 
@@ -52,28 +79,28 @@ class KnownPlans:
             self._learner = Learner()
         return self._learner
 
-    def made_of(self, watch: Watch, measured: Measured) -> None:
+    def made_of(self, watch: Watch, measured: MeasuredSites) -> None:
         """Make the plans of the pass that was followed."""
         if self._plans is None:
             return
-        known: dict[Any, Any] = self._plans.known
+        plans = self._plans.by_kind
         names: Any = {"order": watch.tracker.order, "layers": {each: watch.layers(each)[0] for each in _GROUPINGS}}
         if self._learner is not None:
             gradients = measured.collector.gradients
             reasons = {
                 key: None if each.statistics.moments is not None else each.reason for key, each in gradients.items()
             }
-            known[self._sites] = self._learner.plan(reasons=reasons, **names)
+            plans[self._sites] = self._learner.plan(reasons=reasons, **names)
         if self.normalization_learner is not None:
             seen = [row.normalization for row in measured.normalizations.values()]
-            known[self._normalizations] = self.normalization_learner.plan(seen, **names)
+            plans[self._normalizations] = self.normalization_learner.plan(seen, **names)
         self.forget_learners()
 
-    def refuse(self, plan: Plan | NormalizationPlan) -> None:
+    def refuse(self, plan: SitePlan | NormalizationPlan) -> None:
         """Use a plan no more, and make none in its place."""
         if self._plans is not None:
             kind = self._normalizations if isinstance(plan, NormalizationPlan) else self._sites
-            self._plans.known[kind] = None
+            self._plans.by_kind[kind] = None
 
     def forget_learners(self) -> None:
         """Make no plan of what was followed."""

@@ -31,17 +31,19 @@ class TableRows:
             self._separate()
         self._statistics(row).add(reduced)
 
-    def add_together(self, places: Mapping[int, int], measured: stats.Measured) -> None:
+    def add_together(self, places: Mapping[int, int], measured: stats.GroupStatistics) -> None:
         """Take what a group measured in one pass; `places` are row to number in the group."""
         moments, histograms = measured.moments, measured.histograms
-        known = self._together
+        earlier = self._together
+        # Tensors that differ in their number of channels make no stack; and a row that was measured alone in an earlier
+        # pass has to be merged with the others alone.
         if self._per_channel or not isinstance(moments, Tensor) or self._alone.keys() & places.keys():
             self._add_each(places, measured)
-        elif known is None:
+        elif earlier is None:
             self._together = places, moments, histograms
-        elif known[0] == places:
-            counts = None if known[2] is None or histograms is None else known[2] + histograms
-            self._together = places, stats.merged(known[1], moments), counts
+        elif earlier[0] == places:
+            counts = None if earlier[2] is None or histograms is None else earlier[2] + histograms
+            self._together = places, stats.merged(earlier[1], moments), counts
         else:
             self._separate()
             self._add_each(places, measured)
@@ -53,8 +55,8 @@ class TableRows:
         if self._together is None:
             found = [self._statistics(row) for row in rows]
             return block_of(keys, found, reasons, table=table, per_channel=self._per_channel)
-        known, moments, histograms = self._together
-        places = [known.get(row, -1) for row in rows]
+        numbers, moments, histograms = self._together
+        places = [numbers.get(row, -1) for row in rows]
         alone = {number: self._statistics(rows[number]) for number, place in enumerate(places) if place < 0}
         own: list[str | None] = [None] * len(rows)
         for number, each in alone.items():
@@ -81,9 +83,9 @@ class TableRows:
         if self._together is not None:
             places, moments, histograms = self._together
             self._together = None
-            self._add_each(places, stats.Measured(moments, histograms))
+            self._add_each(places, stats.GroupStatistics(moments, histograms))
 
-    def _add_each(self, places: Mapping[int, int], measured: stats.Measured) -> None:
+    def _add_each(self, places: Mapping[int, int], measured: stats.GroupStatistics) -> None:
         each = measured.each()
         for row, place in places.items():
             self._statistics(row).add(each[place])

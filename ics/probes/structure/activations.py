@@ -51,7 +51,7 @@ _FUNCTIONS: Mapping[ActivationFunction, tuple[Callable[..., Tensor], ...]] = {
     ActivationFunction("hardtanh", (-1.0, 1.0)): (F.hardtanh, F.hardtanh_),
 }
 
-_KNOWN = {function: activation for activation, functions in _FUNCTIONS.items() for function in functions}
+_BY_FUNCTION = {function: activation for activation, functions in _FUNCTIONS.items() for function in functions}
 _HARDTANH = (F.hardtanh, F.hardtanh_)
 
 
@@ -67,12 +67,12 @@ def activation_called(
         >>> activation_called(F.hardtanh, (torch.zeros(1), -2.0), {"max_val": 2.0}).asymptotes
         (-2.0, 2.0)
     """
-    known = _KNOWN.get(function)
-    if known is not None and function in _HARDTANH:
+    called = _BY_FUNCTION.get(function)
+    if called is not None and function in _HARDTANH:
         low = args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)
         high = args[2] if len(args) > 2 else kwargs.get("max_val", 1.0)
-        return ActivationFunction(known.name, (float(low), float(high)))
-    return known
+        return ActivationFunction(called.name, (float(low), float(high)))
+    return called
 
 
 def is_activation(module: nn.Module) -> bool:

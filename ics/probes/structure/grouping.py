@@ -1,4 +1,4 @@
-"""From what ran to layers: which parameters belong together, in the order of execution."""
+"""Groups the modules that ran into layers: which parameters belong together, in the order of execution."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ def group_layers(
         grouping: "paper" puts a normalisation into the layer that it follows, "leaf" makes it a layer of its own.
     """
     names, raw = module_names(model), raw_names(model)
+    # A parameter belongs to the module that holds it if that is called, else to one above that is.
     claims = _claims(raw, called=set(called), used=used)
     attached = {norm: head for norm, head in follows.items() if grouping == "paper" and claims.get(head)}
     canonical = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -92,6 +93,8 @@ def group_layers(
         modules = [head, *(norm for norm, first in attached.items() if first is head)]
         slots = [slot for module in modules for slot in claims.get(module, ())]
         owned = {id(module._parameters[name]): (module, name) for module, name in slots}
+        # Shared parameters (tied embeddings) belong to the layer that used them first; counted twice, their gradient
+        # would be too.
         owned = {key: slot for key, slot in owned.items() if key not in claimed}
         claimed |= owned.keys()
         if owned:
@@ -124,7 +127,7 @@ def declared_layers(model: nn.Module) -> tuple[Layer, ...]:
 def _claims(
     raw: Mapping[nn.Module, str], *, called: set[nn.Module], used: Collection[Slot]
 ) -> dict[nn.Module, list[Slot]]:
-    """Return which parameters each called module answers for: its own, and the used ones of modules never called."""
+    """Return the parameters that belong to each called module: its own, and the used ones of modules never called."""
     by_name = {name: module for module, name in raw.items()}
     claims: dict[nn.Module, list[Slot]] = {}
     for module in raw:
@@ -192,8 +195,8 @@ def layer_numbers(names: Iterable[str], layers: Sequence[Layer]) -> dict[str, in
     What is no layer (an activation of a sum, say) has the number of the layer that ran before it, so that a name has
     one number in every table.
     """
-    known, number, numbers = {layer.name: layer.index for layer in layers}, 0, {}
+    indices, number, numbers = {layer.name: layer.index for layer in layers}, 0, {}
     for name in names:
-        number = known.get(name, number)
+        number = indices.get(name, number)
         numbers[name] = number
     return numbers

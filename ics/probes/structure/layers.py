@@ -1,4 +1,4 @@
-"""Layers as the measurements mean them: found by one forward pass, in the order of execution."""
+"""Finds the layers of a model by one forward pass, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find_layers(model: nn.Module, run: Callable[[], object], *, grouping: Groupi
 
     Args:
         model: the model, wrapped or not.
-        run: performs one forward pass of it. What the pass changes (buffers, random state) is the caller's affair.
+        run: performs one forward pass of it. What the pass changes (buffers, random state) stays changed.
         grouping: "paper" as above, after Santurkar et al. 2018; "leaf" makes every module with parameters a layer.
 
     Returns:

@@ -71,7 +71,7 @@ class undisturbed:  # noqa: N801  (used as a function is)
 
 
 class TensorMap(Generic[V]):
-    """What is known about tensors while they are alive and have not been written to: same object, same version.
+    """Values kept for tensors while they are alive and have not been written to: same object, same version.
 
     Tensors are held weakly, so nothing lives longer because it is looked at.
     """

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from ics import schema
 from ics.buckets import NUM_BUCKETS, OVERFLOW
 from ics.recording.writing.host_blocks import HostBlock, TensorCells
-from ics.recording.writing.unpack import expanded
+from ics.recording.writing.unpack import unpacked
+from ics.tensor_statistics import TENSOR_STATISTICS
 
 Columns = dict[str, Any]  # Arrow arrays; a list where its cells have no type in common
 
@@ -24,7 +25,7 @@ _UNDEFINED = "no channel varies on both sides, or a value is not finite"
 _EMPTY = "no finite values"
 _STACKED = 64
 _DISTANCES = tuple(column.name for column in schema.DRIFT.values if column.dtype == "float64")
-_MOMENTS = ("mean", "m2", "m3", "m4", "minimum", "maximum", "zero_fraction", "negative_fraction", "saturated_fraction")
+_REAL = tuple(each.column for each in TENSOR_STATISTICS if each.is_real)
 
 
 def host_columns(block: HostBlock, table: schema.Table) -> Columns:
@@ -33,7 +34,7 @@ def host_columns(block: HostBlock, table: schema.Table) -> Columns:
     A dense histogram becomes its non-empty buckets, moments of no values and distances that no channel defines become
     null with their reason. Integer columns are integers, whatever the tensors were.
     """
-    block = expanded(block)
+    block = unpacked(block)
     columns: Columns = {}
     for name, cells in block.columns.items():
         if name == "histogram" and isinstance(cells, TensorCells):
@@ -119,7 +120,7 @@ def _nullify_empty(columns: Columns) -> None:
     reasons = _reasons(columns, len(empty))
     unexplained = pc.and_(empty, pc.is_null(reasons))
     columns["null_reason"] = pc.if_else(unexplained, _EMPTY, reasons)
-    for name in _MOMENTS:
+    for name in _REAL:
         if name in columns:
             columns[name] = _null_where(empty, columns[name])
 

@@ -2,7 +2,7 @@
 
 The way has two halves. `send` runs in the training thread: it starts the copy of everything and waits for none.
 `receive` may run in another thread: it waits for the copies and hands out the blocks with numpy arrays in the places of
-tensors. What becomes of these is the matter of `host_columns`.
+tensors. `host_columns` makes columns of them.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def send(blocks: Sequence[Block]) -> Sent:
     """Start the copy of all tensors to the host and return at once.
 
     A GPU gathers the cells of each column with one kernel, and copies everything in one piece to pinned memory, behind
-    the work that makes it. Tensors in the host's memory are not copied here at all. They are read later, so whoever
-    made a block must not write into its tensors afterwards.
+    the work that makes it. Tensors in the host's memory are not copied here at all. They are read later, so
+    nothing may write into the tensors of a block once it is sent.
     """
     sent = Sent()
     moving: dict[torch.device, list[_Piece]] = {}

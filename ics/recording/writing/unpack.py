@@ -10,13 +10,14 @@ import torch
 from ics import schema, stats
 from ics.recording.writing.host_blocks import HostBlock, TensorCells
 from ics.records import BOUNDED, PACKED, PACKED_CHANNELS
+from ics.tensor_statistics import columns_that
 
 _MOST = 32_768
 _OURS = (PACKED, PACKED_CHANNELS, BOUNDED)
-_NONFINITE = stats.PACKED.index("nonfinite_count")
+_NEED_ASYMPTOTES = frozenset(columns_that(need_asymptotes=True))
 
 
-def expanded(block: HostBlock) -> HostBlock:
+def unpacked(block: HostBlock) -> HostBlock:
     """Return the rows with the columns of `activations` or `gradients` in place of their packed statistics.
 
     Formulas: `ics.stats.columns_of`; the norm of a gradient is `sqrt(n (m2 + mean^2))`, NaN where a value was not
@@ -34,8 +35,7 @@ def expanded(block: HostBlock) -> HostBlock:
             for column, part in _columns(cells, bounded, per_channel=name == PACKED_CHANNELS).items():
                 found.setdefault(column, []).append(part)
     # What a block gives as a column (the norm of a parameter's gradient) stands, and is not derived.
-    known = schema.table_named(block.table).column_names
-    for column in known:
+    for column in schema.table_named(block.table).column_names:
         filled = [part for part in found.get(column, ()) if len(part.rows)]
         if column not in columns and filled:
             columns[column] = TensorCells.merged(filled) if len(filled) > 1 else filled[0]
@@ -60,7 +60,7 @@ def _columns(packed: TensorCells, bounded: np.ndarray, *, per_channel: bool) -> 
             rows,
             [table[name].numpy() for table in tables],
             packed.num_rows,
-            only=bounded if name.endswith("saturated_fraction") else None,
+            only=bounded if name in _NEED_ASYMPTOTES else None,
         )
         for name in tables[0]
     }
@@ -75,9 +75,10 @@ def _slices(num_rows: int, num_moments: int, num_channels: int) -> Iterator[slic
 
 def _norms(packed: torch.Tensor) -> torch.Tensor:
     """l2 norm of each row's values, (S,); NaN where a value is not finite, as no number would be its norm."""
-    count, mean, m2 = packed[:, :3].unbind(1)
-    squares = torch.where(count > 0, count * (m2 + mean * mean), 0.0).sum(-1)
-    return torch.where(packed[:, _NONFINITE].sum(-1) > 0, torch.nan, squares.sqrt())
+    rows = dict(zip(stats.PACKED, packed.unbind(1), strict=True))
+    count, mean = rows["count"], rows["mean"]
+    squares = torch.where(count > 0, count * (rows["m2"] + mean * mean), 0.0).sum(-1)
+    return torch.where(rows["nonfinite_count"].sum(-1) > 0, torch.nan, squares.sqrt())
 
 
 def _cells(rows: list[np.ndarray], cells: list[np.ndarray], num_rows: int, *, only: np.ndarray | None) -> TensorCells:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from ics.buckets import LOWEST_EXPONENT, NUM_BUCKETS, OVERFLOW, SUB_BUCKETS
-from ics.stats.cpu.chunk import LARGEST, MAGNITUDE, SIGN, kernel
 from ics.stats.cpu.loading import apply_each, load, load_bits, stay
+from ics.stats.cpu.moments import LARGEST, MAGNITUDE, SIGN
 from ics.stats.cpu.native import (
     add,
     both,
     differ,
     is_less,
+    kernel,
     larger,
     load_f32,
     load_i32,
@@ -60,7 +61,7 @@ def count_buckets(kind, source, taken, stride, logical, affine, out):
             load(kind, source, first * stride, n, stride, values)
         else:
             _gather(kind, source, first * stride, n, stride, logical, affine, values)
-        _index(values, n)
+        index_buckets(values, n)
         _scatter(values, n, tables)
         if first % _UNTIL_SPILL == 0 or first + n == taken:
             for bucket in range(NUM_BUCKETS):
@@ -96,7 +97,7 @@ def _gather(kind, source, position, n, stride, logical, affine, values):
 
 
 @kernel
-def _index(values, n):
+def index_buckets(values, n):
     """Replace each of n float32 by signed bucket + OVERFLOW, and by NUM_BUCKETS if it is not finite, as int32."""
     for i in range(n):
         bits = load_i32(values, i)

@@ -14,15 +14,13 @@ import struct
 
 import numpy as np
 
+from ics.stats.cpu.accumulators import M2, MEAN, NONFINITE, NUM_ROWS, WIDTH, join_channel, pool_packed, write_packed
 from ics.stats.cpu.buckets import count_buckets
-from ics.stats.cpu.chunk import MOST, WIDTH, add_chunk, join_channel, kernel
-from ics.stats.cpu.columns import COLUMNS, ROWS, SCRATCH, add_tile
 from ics.stats.cpu.loading import FLOAT32, apply, apply_each, load, stay
-from ics.stats.cpu.native import double_of, load_f32, load_f64, store_f32, store_f64, take_next
-from ics.stats.cpu.native import load_i64 as held
-from ics.stats.cpu.pooling import pool_packed
+from ics.stats.cpu.moments import COLUMNS, MOST, ROWS, SCRATCH, add_chunk, add_tile
+from ics.stats.cpu.native import double_of, kernel, load_f32, load_f64, store_f32, store_f64, take_next
+from ics.stats.cpu.native import load_i64 as field  # of a request, which is a row of int64
 
-MOMENTS = 11  # rows of the packed result
 _BY_COLUMNS_BELOW = 512  # neighbouring values of a channel, from which on a chunk is worth its sums across a vector
 _FOLDED_BELOW = 32  # columns: a row this short leaves most of a vector empty, so that several are read as one
 
@@ -57,11 +55,12 @@ FIELDS = REQUEST.size // 8
 @kernel
 def take_jobs(request):
     """Do the next job of a request until none is left."""
-    histogram = 1 if held(request, HISTOGRAM) != 0 else 0
+    histogram = 1 if field(request, HISTOGRAM) != 0 else 0
     while True:
         job = take_next(request + 8 * NEXT_JOB)
-        if job >= held(request, PARTS) + histogram:
+        if job >= field(request, PARTS) + histogram:
             return
+        # The histogram goes first: it cannot be cut, so a thread that began it last would be waited for.
         if job < histogram:
             _count(request)
         else:
@@ -71,35 +70,35 @@ def take_jobs(request):
 @kernel
 def _count(request):
     logical = (
-        held(request, CHANNELS),
-        held(request, LOGICAL_INNER),
-        held(request, BY_OUTER),
-        held(request, BY_CHANNEL),
-        held(request, BY_INNER),
+        field(request, CHANNELS),
+        field(request, LOGICAL_INNER),
+        field(request, BY_OUTER),
+        field(request, BY_CHANNEL),
+        field(request, BY_INNER),
     )
-    affine = (held(request, SHIFTS), held(request, SCALES))
-    taken, stride = held(request, TAKEN), held(request, STRIDE)
+    affine = (field(request, SHIFTS), field(request, SCALES))
+    taken, stride = field(request, TAKEN), field(request, STRIDE)
     count_buckets(
-        held(request, KIND),
-        held(request, SOURCE),
+        field(request, KIND),
+        field(request, SOURCE),
         taken,
         stride,
         logical,
         affine,
-        held(request, HISTOGRAM),
+        field(request, HISTOGRAM),
     )
 
 
 @kernel
 def _measure(request, part):
-    outer, channels, inner = held(request, OUTER), held(request, CHANNELS), held(request, INNER)
-    accumulators = held(request, ACCUMULATORS) + part * channels * (WIDTH * 8)
+    outer, channels, inner = field(request, OUTER), field(request, CHANNELS), field(request, INNER)
+    accumulators = field(request, ACCUMULATORS) + part * channels * (WIDTH * 8)
     for i in range(channels * WIDTH):
         store_f64(accumulators, i, 0.0)
     near = (
-        held(request, HAS_ASYMPTOTES) != 0,
-        double_of(held(request, LOW)),
-        double_of(held(request, HIGH)),
+        field(request, HAS_ASYMPTOTES) != 0,
+        double_of(field(request, LOW)),
+        double_of(field(request, HIGH)),
     )
     if inner >= _BY_COLUMNS_BELOW:
         _by_chunks(request, part, accumulators, outer * channels, channels, inner, near)
@@ -109,6 +108,7 @@ def _measure(request, part):
     folded = 2 * _FOLDED_BELOW // columns if columns < _FOLDED_BELOW else 1
     whole = outer // folded
     _by_tiles(request, part, accumulators, 0, whole, columns * folded, near)
+    # What is left of the fold, less than one row of a tile, is measured by one thread.
     if part == 0 and whole * folded < outer:
         rest = (outer - whole * folded) * columns
         _by_tiles(request, -1, accumulators, whole * folded * columns, 1, rest, near)
@@ -125,21 +125,22 @@ def _share(part, parts, jobs):
 @kernel
 def _by_chunks(request, part, accumulators, rows, channels, inner, near):
     kind, source, shifts, scales = (
-        held(request, KIND),
-        held(request, SOURCE),
-        held(request, SHIFTS),
-        held(request, SCALES),
+        field(request, KIND),
+        field(request, SOURCE),
+        field(request, SHIFTS),
+        field(request, SCALES),
     )
     buffer = np.empty(MOST, np.float32)
     target = np.int64(buffer.ctypes.data)
     chunks = (inner + MOST - 1) // MOST
-    first, last = _share(part, held(request, PARTS), rows * chunks)
+    first, last = _share(part, field(request, PARTS), rows * chunks)
     for job in range(first, last):
         row, chunk = job // chunks, job % chunks
         channel = row % channels
         start, stop = chunk * inner // chunks, (chunk + 1) * inner // chunks
         n = stop - start
         values = source + 4 * (row * inner + start)
+        # float32 measured as it is needs no copy; all else is converted chunk by chunk, in the first-level cache.
         if kind != FLOAT32 or shifts != 0:
             load(kind, source, row * inner + start, n, 1, target)
             values = target
@@ -153,12 +154,12 @@ def _by_chunks(request, part, accumulators, rows, channels, inner, near):
 def _by_tiles(request, part, accumulators, begin, rows, columns, near):
     """Measure rows x columns values from position `begin` on, which is the first value of a channel."""
     kind, source, channels, inner = (
-        held(request, KIND),
-        held(request, SOURCE),
-        held(request, CHANNELS),
-        held(request, INNER),
+        field(request, KIND),
+        field(request, SOURCE),
+        field(request, CHANNELS),
+        field(request, INNER),
     )
-    shifts, scales = held(request, SHIFTS), held(request, SCALES)
+    shifts, scales = field(request, SHIFTS), field(request, SCALES)
     copied = kind != FLOAT32 or shifts != 0
     scratch_array = np.empty(SCRATCH // 4, np.float32)
     each = np.empty((2, COLUMNS), np.float32)
@@ -166,7 +167,7 @@ def _by_tiles(request, part, accumulators, begin, rows, columns, near):
     scratch, target = np.int64(scratch_array.ctypes.data), np.int64(buffer.ctypes.data)
     own_shifts, own_scales = np.int64(each.ctypes.data), np.int64(each[1].ctypes.data)
     across = (columns + COLUMNS - 1) // COLUMNS
-    first, last = _share(part, held(request, PARTS), (rows + ROWS - 1) // ROWS * across)
+    first, last = _share(part, field(request, PARTS), (rows + ROWS - 1) // ROWS * across)
     for job in range(first, last):
         top, left = job // across * ROWS, job % across * COLUMNS
         height, width = min(ROWS, rows - top), min(COLUMNS, columns - left)
@@ -193,26 +194,12 @@ def _by_tiles(request, part, accumulators, begin, rows, columns, near):
 @kernel
 def finish(request):
     """Join the parts, and write the packed statistics per channel."""
-    channels, out, accumulators = (
-        held(request, CHANNELS),
-        held(request, MOMENTS_AT),
-        held(request, ACCUMULATORS),
-    )
+    channels, accumulators = field(request, CHANNELS), field(request, ACCUMULATORS)
     for c in range(channels):
         into = accumulators + c * (WIDTH * 8)
-        for part in range(1, held(request, PARTS)):
+        for part in range(1, field(request, PARTS)):
             join_channel(into, into + part * channels * (WIDTH * 8))
-        count = load_f64(into, 0)
-        store_f64(out, c, count)
-        for row in range(1, 7):
-            value = load_f64(into, row)
-            if 2 <= row <= 4:
-                value = value / count
-            store_f64(out, row * channels + c, value if count > 0 else np.nan)
-        for row in range(7, MOMENTS):
-            store_f64(out, row * channels + c, load_f64(into, row))
-        if held(request, HAS_ASYMPTOTES) == 0:
-            store_f64(out, 9 * channels + c, np.nan)
+    write_packed(accumulators, channels, field(request, HAS_ASYMPTOTES) != 0, field(request, MOMENTS_AT))
 
 
 @kernel
@@ -225,24 +212,25 @@ def measure_together(requests, count, bases, epsilons, pooled):
         bases: address of an int64 for each: the number of an earlier one on whose tensor, and with whose mean and
             variance, this one measures (x - mean) / sqrt(variance + eps); -1 where it measures x.
         epsilons: address of a float64 for each: eps.
-        pooled: address of 11 doubles for each, its statistics pooled over channels; or 0.
+        pooled: address of a row of doubles for each, its statistics pooled over channels; or 0.
     """
     for i in range(count):
-        request, base = requests + i * (8 * FIELDS), held(bases, i)
+        request, base = requests + i * (8 * FIELDS), field(bases, i)
+        # Tasks are measured in their order, so the mean and variance of the earlier one are there already.
         if base >= 0:
-            _normalize(request, held(requests + base * (8 * FIELDS), MOMENTS_AT), load_f64(epsilons, i))
+            _normalize(request, field(requests + base * (8 * FIELDS), MOMENTS_AT), load_f64(epsilons, i))
         take_jobs(request)
         finish(request)
         if pooled != 0:
-            pool_packed(held(request, MOMENTS_AT), held(request, CHANNELS), pooled + i * (8 * MOMENTS))
+            pool_packed(field(request, MOMENTS_AT), field(request, CHANNELS), pooled + i * (8 * NUM_ROWS))
 
 
 @kernel
 def _normalize(request, moments, eps):
     """Write shift and scale of each channel. A value that is not finite spreads over the channel, as in BatchNorm."""
-    channels, shifts, scales = held(request, CHANNELS), held(request, SHIFTS), held(request, SCALES)
+    channels, shifts, scales = field(request, CHANNELS), field(request, SHIFTS), field(request, SCALES)
     for c in range(channels):
-        mean, variance = load_f64(moments, channels + c), load_f64(moments, 2 * channels + c)
-        nonfinite = load_f64(moments, 10 * channels + c)
+        mean, variance = load_f64(moments, MEAN * channels + c), load_f64(moments, M2 * channels + c)
+        nonfinite = load_f64(moments, NONFINITE * channels + c)
         store_f32(shifts, c, np.float32(np.nan if nonfinite > 0 else mean))
         store_f32(scales, c, np.float32(1.0 / np.sqrt(variance + eps)))

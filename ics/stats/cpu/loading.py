@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ics.stats.cpu.chunk import kernel
 from ics.stats.cpu.native import (
     add,
     bits_of,
@@ -15,6 +14,7 @@ from ics.stats.cpu.native import (
     differ,
     float_of,
     is_less,
+    kernel,
     load_f32,
     load_i32,
     load_u16,

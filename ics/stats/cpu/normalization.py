@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ics.stats.cpu.chunk import kernel
 from ics.stats.cpu.loading import FLOAT32, load, load_bits, stay
-from ics.stats.cpu.native import both, float_of, load_f32, load_f64, store_f64, take_next
-from ics.stats.cpu.native import load_i64 as held
+from ics.stats.cpu.native import both, float_of, kernel, load_f32, load_f64, store_f64, take_next
+from ics.stats.cpu.native import load_i64 as field  # of a request, which is a row of int64
 
 SUMS = 6
 _LENGTH = 2048  # values of a channel that are summed at a time; they stay in the cache where they are converted
@@ -51,13 +50,14 @@ def take_jobs(request):
     """Do the next part of a request until none is left."""
     while True:
         part = take_next(request + 8 * NEXT_JOB)
-        if part >= held(request, PARTS):
+        if part >= field(request, PARTS):
             return
-        channels = held(request, CHANNELS)
-        sums = held(request, ACCUMULATORS) + part * channels * (8 * SUMS)
+        channels = field(request, CHANNELS)
+        sums = field(request, ACCUMULATORS) + part * channels * (8 * SUMS)
         for i in range(channels * SUMS):
             store_f64(sums, i, 0.0)
-        if held(request, INNER) >= _BY_COLUMNS_BELOW:
+        # Which way is taken depends on the shape alone, so that equal tensors give equal sums on any number of threads.
+        if field(request, INNER) >= _BY_COLUMNS_BELOW:
             _by_rows(request, part, sums)
         else:
             _by_columns(request, part, sums)
@@ -66,11 +66,11 @@ def take_jobs(request):
 @kernel
 def finish(request):
     """Join the parts, and write mean and variance of y, the sums of g, g^2 and g (y - mean), and of d^2."""
-    channels, sums, result = held(request, CHANNELS), held(request, ACCUMULATORS), held(request, RESULT)
-    n = F64(held(request, OUTER) * held(request, INNER))
+    channels, sums, result = field(request, CHANNELS), field(request, ACCUMULATORS), field(request, RESULT)
+    n = F64(field(request, OUTER) * field(request, INNER))
     for i in range(channels * SUMS):
         total = 0.0
-        for part in range(held(request, PARTS)):
+        for part in range(field(request, PARTS)):
             total += load_f64(sums, part * channels * SUMS + i)
         store_f64(sums, i, total)
     for c in range(channels):
@@ -82,14 +82,14 @@ def finish(request):
         store_f64(result, 2 * channels + c, ones)
         store_f64(result, 3 * channels + c, load_f64(sums, 3 * channels + c))
         store_f64(result, 4 * channels + c, load_f64(sums, 4 * channels + c) - offset * ones)
-        missing = held(request, INPUT_GRADIENT) == 0
+        missing = field(request, INPUT_GRADIENT) == 0
         store_f64(result, 5 * channels + c, np.nan if missing else load_f64(sums, 5 * channels + c))
 
 
 @kernel
 def _shift(request, channel):
     """Return the first value of a channel; 0 where it is not finite, or infinity less infinity would hide the mean."""
-    bits = load_bits(held(request, INPUT_KIND), held(request, INPUT), channel * held(request, INNER))
+    bits = load_bits(field(request, INPUT_KIND), field(request, INPUT), channel * field(request, INNER))
     return F64(float_of(bits)) if both(bits, _MAGNITUDE) < _INFINITY else 0.0
 
 
@@ -110,14 +110,14 @@ def _add(sums, index, value):
 @kernel
 def _by_rows(request, part, sums):
     """Take the channels' neighbouring values, at most _LENGTH at a time."""
-    outer, channels, inner = held(request, OUTER), held(request, CHANNELS), held(request, INNER)
-    y, g, d = held(request, INPUT), held(request, OUTPUT_GRADIENT), held(request, INPUT_GRADIENT)
-    kind_y, kind_g = held(request, INPUT_KIND), held(request, OUTPUT_GRADIENT_KIND)
-    kind_d = held(request, INPUT_GRADIENT_KIND)
+    outer, channels, inner = field(request, OUTER), field(request, CHANNELS), field(request, INNER)
+    y, g, d = field(request, INPUT), field(request, OUTPUT_GRADIENT), field(request, INPUT_GRADIENT)
+    kind_y, kind_g = field(request, INPUT_KIND), field(request, OUTPUT_GRADIENT_KIND)
+    kind_d = field(request, INPUT_GRADIENT_KIND)
     buffer = np.empty(3 * _LENGTH, np.float32)
     target = np.int64(buffer.ctypes.data)
     pieces = (inner + _LENGTH - 1) // _LENGTH
-    jobs, parts = outer * channels * pieces, held(request, PARTS)
+    jobs, parts = outer * channels * pieces, field(request, PARTS)
     for job in range(part * jobs // parts, (part + 1) * jobs // parts):
         row, piece = job // pieces, job % pieces
         start, stop = piece * inner // pieces, (piece + 1) * inner // pieces
@@ -152,12 +152,12 @@ def _sums(values, gradients, sent_back, n, shift):
 @kernel
 def _by_columns(request, part, sums):
     """Take tiles whose rows are neighbours in memory, of one channel or several: a vector holds as many columns."""
-    outer, channels, inner = held(request, OUTER), held(request, CHANNELS), held(request, INNER)
-    columns, d = channels * inner, held(request, INPUT_GRADIENT)
+    outer, channels, inner = field(request, OUTER), field(request, CHANNELS), field(request, INNER)
+    columns, d = channels * inner, field(request, INPUT_GRADIENT)
     scratch = np.empty((SUMS + 1) * _COLUMNS, np.float64)
     buffer = np.empty(3 * 4 * _COLUMNS, np.float32)
     own, target = np.int64(scratch.ctypes.data), np.int64(buffer.ctypes.data)
-    across, parts = (columns + _COLUMNS - 1) // _COLUMNS, held(request, PARTS)
+    across, parts = (columns + _COLUMNS - 1) // _COLUMNS, field(request, PARTS)
     jobs = (outer + _ROWS - 1) // _ROWS * across
     for job in range(part * jobs // parts, (part + 1) * jobs // parts):
         top, left = job // across * _ROWS, job % across * _COLUMNS
@@ -179,12 +179,12 @@ def _by_columns(request, part, sums):
 @kernel
 def _add_rows(request, place, pitch, rows, width, target, own, d):
     """Add 1 to 4 rows of a tile to the columns' sums; four at a time, since these are loaded and stored each time."""
-    kind_y, kind_g = held(request, INPUT_KIND), held(request, OUTPUT_GRADIENT_KIND)
-    ys, y_pitch = _rows(kind_y, held(request, INPUT), place, pitch, rows, width, target)
-    gs, g_pitch = _rows(kind_g, held(request, OUTPUT_GRADIENT), place, pitch, rows, width, target + 16 * _COLUMNS)
+    kind_y, kind_g = field(request, INPUT_KIND), field(request, OUTPUT_GRADIENT_KIND)
+    ys, y_pitch = _rows(kind_y, field(request, INPUT), place, pitch, rows, width, target)
+    gs, g_pitch = _rows(kind_g, field(request, OUTPUT_GRADIENT), place, pitch, rows, width, target + 16 * _COLUMNS)
     ds, d_pitch = gs, g_pitch
     if d != 0:
-        ds, d_pitch = _rows(held(request, INPUT_GRADIENT_KIND), d, place, pitch, rows, width, target + 32 * _COLUMNS)
+        ds, d_pitch = _rows(field(request, INPUT_GRADIENT_KIND), d, place, pitch, rows, width, target + 32 * _COLUMNS)
     if rows == 4:
         _add_four(ys, y_pitch, gs, g_pitch, ds, d_pitch, width, own)
     else:

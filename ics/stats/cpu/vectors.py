@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ics.stats.cpu.chunk import kernel
-from ics.stats.cpu.native import load_f32, store_f64
+from ics.stats.cpu.native import kernel, load_f32, store_f64
 
 F64 = np.float64  # numba takes `float` of a float32 for a float32
 _BLOCK = 4096  # values whose sum is one; sums of sums keep the rounding of many values from adding up

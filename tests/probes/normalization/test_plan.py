@@ -235,7 +235,7 @@ def test_a_step_that_is_not_the_planned_one_is_null_and_the_next_one_followed(
             None
         ] * 4
     assert_same(rows(model, run, x, plans), rows(model, run, x, None))
-    assert list(plans.known.values()) == [None]
+    assert list(plans.by_kind.values()) == [None]
 
 
 class Checkpointed(nn.Sequential):
@@ -263,7 +263,7 @@ def test_steps_that_no_plan_can_tell_are_followed_every_time(make: Callable[[], 
     model, plans, x = make(), Plans(), torch.randn(6, 4, requires_grad=True)
     for _ in range(3):
         assert_same(rows(model, once, x, plans), rows(model, once, x, None))
-    assert list(plans.known.values()) == [None]
+    assert list(plans.by_kind.values()) == [None]
 
 
 def test_layers_of_a_shared_normalisation_that_are_not_wanted() -> None:
@@ -282,7 +282,7 @@ def test_sites_and_normalisations_have_plans_side_by_side(only_planned: Callable
     only_planned()
     assert_same(rows(model, once, x, plans, activations=True, gradients=True), expected)
     assert_same(rows(model, once, x, plans), expected)
-    assert len(plans.known) == 2
+    assert len(plans.by_kind) == 2
 
 
 def test_a_model_without_normalisations_has_no_rows(only_planned: Callable[[], None]) -> None:

@@ -270,7 +270,7 @@ def test_passes_that_no_plan_can_tell_are_followed_every_time(make: Callable[[],
     x.requires_grad_()
     for _ in range(2):
         assert_same(look(model, once, x, plans), look(model, once, x, None))
-    assert list(plans.known.values()) == [None]
+    assert list(plans.by_kind.values()) == [None]
 
 
 def test_plans_are_made_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_passes_in_any_way_and_order(passes: tuple[str, ...], per_channel: bool,
 
 def test_rows_that_nothing_was_measured_of_say_why() -> None:
     rows = TableRows((False, False), per_channel=False)
-    rows.add_together({0: 0}, stats.Measured(torch.ones(1, 11, 1, dtype=torch.float64), None))
+    rows.add_together({0: 0}, stats.GroupStatistics(torch.ones(1, len(stats.PACKED), 1, dtype=torch.float64), None))
     keys = {"layer": ["a", "b"], "layer_index": [0, 1], "call": [0, 0], "site": ["input"] * 2}
     found = rows_of(rows.block("activations", keys, range(2), ["why", "why not"]))
     assert [row["null_reason"] for row in found] == [None, "why not"]
@@ -92,6 +92,6 @@ def test_pooled_rows_whose_number_of_channels_differs_lack_nothing() -> None:
     assert "number of channels differs" in str(own.reason(None))
     every = torch.cat([half.flatten() for half in halves]).double()
     assert pooled.moments is not None
-    assert pooled.moments.shape == (11, 1)
+    assert pooled.moments.shape == (len(stats.PACKED), 1)
     assert pooled.moments[1].item() == pytest.approx(every.mean().item(), rel=1e-6)
     assert pooled.moments[2].item() == pytest.approx(every.var(correction=0).item(), rel=1e-6)

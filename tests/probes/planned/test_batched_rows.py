@@ -29,7 +29,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     measure = stats.Group.measure
 
-    def counted(group: stats.Group, tensors: Any, **options: Any) -> stats.Measured:
+    def counted(group: stats.Group, tensors: Any, **options: Any) -> stats.GroupStatistics:
         sizes.append(len(tensors))
         return measure(group, tensors, **options)
 
@@ -251,4 +251,4 @@ def test_no_gradient_outlives_its_step() -> None:
         model(x)[:, 0].sum().backward()
     planned = probes._planned
     assert planned is not None
-    assert not planned._gradient_queue._waiting
+    assert not len(planned._gradient_buffer)

@@ -8,7 +8,7 @@ import torch
 
 from ics import stats
 from ics.buckets import OVERFLOW
-from ics.stats.vector_batch import changes_of, extents_of, gradients_of, is_taken
+from ics.stats.parameters import changes_of, extents_of, gradients_of, is_taken
 
 SHAPES = ((), (1,), (7,), (100,), (2, 3), (1, 5000), (100, 100), (3, 2049), (64, 16, 3, 3), (400, 700), (300_000,))
 

@@ -1,7 +1,7 @@
 """Statistics of all parameters of a model, and of their gradients, in one call of the kernels.
 
 What depends on the shapes alone is laid out once. Each step then writes addresses into rows of parts, which the kernels
-take (`ics.stats.cpu.vector_batch`). Of a net of many small parameters calling is what costs, of one of large ones
+take (`ics.stats.cpu.parameters`). Of a net of many small parameters calling is what costs, of one of large ones
 reading memory: here each value is read once. Only float32 on a CPU, in memory without gaps; for everything else there
 are `reduce`, `norms` and `distances`, which give the same numbers.
 """
@@ -10,30 +10,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ics.buckets import NUM_BUCKETS
-from ics.stats.backends import _announce, fused_way
+from ics.stats.backends import fused_way
+from ics.stats.packed import PACKED
 
 _PART = 2**17  # values that are worth a part: another thread takes some microseconds to come
-_MOMENTS = 11
-_WIDTH = 12
-
+_ROWS = len(PACKED)
 
 Extent = tuple[tuple[int, ...], tuple[int, ...]]
 """Shape and strides of a tensor."""
 
 
 class GradientStatistics(NamedTuple):
-    """What is known of n tensors.
+    """What was measured of n tensors.
 
     Attributes:
         squares: (n,), sum of x^2 of each, accumulated in float64.
-        packed: float64, the packed statistics (11, C) of one tensor after another; rows as in `ics.stats.PACKED`.
+        packed: float64, the packed statistics (rows, C) of one tensor after another; rows as in `ics.stats.PACKED`.
         channels: the C of each.
         buckets: of each, the signed numbers of the buckets with a count, ascending; None without histograms.
         counts: the counts in these.
@@ -46,13 +45,13 @@ class GradientStatistics(NamedTuple):
     counts: Sequence[np.ndarray] | None
 
     def moments(self) -> list[Tensor]:
-        """Return the packed statistics of each tensor, (11, C)."""
-        parts = self.packed.split([_MOMENTS * each for each in self.channels])
-        return [part.view(_MOMENTS, -1) for part in parts]
+        """Return the packed statistics of each tensor, (rows, C)."""
+        parts = self.packed.split([_ROWS * each for each in self.channels])
+        return [part.view(_ROWS, -1) for part in parts]
 
     def pooled(self) -> np.ndarray:
-        """Return the packed statistics of tensors that are one channel each, (11, n)."""
-        return self.packed.view(-1, _MOMENTS).numpy().T
+        """Return the packed statistics of tensors that are one channel each, (rows, n)."""
+        return self.packed.view(-1, _ROWS).numpy().T
 
 
 def is_taken(x: Tensor) -> bool:
@@ -68,17 +67,16 @@ def extents_of(tensors: Sequence[Tensor]) -> list[Extent]:
     return [(x.shape, x.stride()) for x in tensors]
 
 
-class Changes:
+class ChangeMeasurer:
     """Measures ||x||^2 and ||y - x||^2 for each of several x and what they became, y, in one read of both.
 
     Made by `changes_of`. The differences are formed in float32, as an optimizer changed them; sums are float64.
     """
 
-    def __init__(self, extents: Sequence[Extent]) -> None:
-        from ics.stats.cpu import vector_batch as fields
-        from ics.stats.cpu.vector_work import batch_kernels
+    def __init__(self, kernels: Any, extents: Sequence[Extent]) -> None:
+        from ics.stats.cpu import parameters as fields
 
-        self._kernels = batch_kernels(_announce)
+        self._kernels = kernels
         self._fields = fields
         sizes = [math.prod(shape) for shape, _ in extents]
         pieces = [
@@ -102,20 +100,20 @@ class Changes:
         parts[:, fields.SOURCE] = _addresses(before)[self._tensor] + self._offset
         parts[:, fields.OTHER] = _addresses(after)[self._tensor] + self._offset
         self._kernels.run(parts, _NONE, worth=self._worth)
+        # One sum per tensor from those of its parts, in their order.
         return np.add.reduceat(self._found, self._first)
 
 
-class Gradients:
+class GradientMeasurer:
     """Measures moments, sum of squares and histogram of each of several tensors, in one read. Made by `gradients_of`.
 
     Moments and accuracy: those of `ics.stats.channel_moments`; histograms: those of `ics.stats.histogram`.
     """
 
-    def __init__(self, layouts: Sequence[_Layout]) -> None:
-        from ics.stats.cpu import vector_batch as fields
-        from ics.stats.cpu.vector_work import batch_kernels
+    def __init__(self, kernels: Any, layouts: Sequence[_Layout]) -> None:
+        from ics.stats.cpu import parameters as fields
 
-        self._kernels = batch_kernels(_announce)
+        self._kernels = kernels
         self._fields = fields
         self._lay_out_moments(layouts)
         self._lay_out_histograms(layouts)
@@ -126,7 +124,7 @@ class Gradients:
         """Return the statistics; the tensors must have the extents."""
         fields, parts = self._fields, self._parts
         parts[:, fields.SOURCE] = _addresses(tensors)[self._tensor] + self._offset
-        moments = torch.empty(_MOMENTS * sum(self._channels), dtype=torch.float64)
+        moments = torch.empty(_ROWS * sum(self._channels), dtype=torch.float64)
         squares = np.empty(len(tensors))
         self._tensors[:, fields.MOMENTS_AT] = moments.data_ptr() + self._moments_offset
         self._tensors[:, fields.SQUARES_AT] = squares.ctypes.data + 8 * np.arange(len(tensors))
@@ -147,7 +145,7 @@ class Gradients:
         fields = self._fields
         pieces = [(number, *piece) for number, layout in enumerate(layouts) for piece in layout.pieces()]
         rows = np.array(pieces, np.int64).reshape(-1, 4)  # tensor, first value, channels, values of each
-        width = 8 * _WIDTH
+        width = 8 * fields.WIDTH
         starts = width * np.cumsum([0, *rows[:, 2]])
         self._accumulators = np.empty(starts[-1] // 8)
         parts = self._moment_parts = np.zeros((len(rows), fields.PART), np.int64)
@@ -162,7 +160,7 @@ class Gradients:
         own = np.bincount(rows[:, 0], minlength=len(layouts))
         tensors[:, fields.NUM_CHANNELS] = self._channels
         tensors[:, fields.NUM_PARTS] = np.where(tensors[:, fields.NUM_CHANNELS] == 1, own, 1)
-        self._moments_offset = 8 * _MOMENTS * np.cumsum([0, *self._channels[:-1]])
+        self._moments_offset = 8 * _ROWS * np.cumsum([0, *self._channels[:-1]])
 
     def _lay_out_histograms(self, layouts: Sequence[_Layout]) -> None:
         fields = self._fields
@@ -193,7 +191,7 @@ class _Layout(NamedTuple):
     inner: int
     taken: int  # values in the histogram
     logical_channels: int
-    logical: tuple[int, int, int, int, int] | None  # as in `fused_cpu.Plan`; None without a histogram
+    logical: tuple[int, int, int, int, int] | None  # as in `ics.stats.cpu.backend.MemoryPlan`; None without a histogram
 
     @property
     def size(self) -> int:
@@ -211,7 +209,7 @@ class _Layout(NamedTuple):
         ]
 
 
-def changes_of(extents: Sequence[Extent]) -> Changes | None:
+def changes_of(extents: Sequence[Extent]) -> ChangeMeasurer | None:
     """Lay out the measuring of changes; None where no kernels are in use, or a tensor's memory has gaps.
 
     Example:
@@ -220,14 +218,15 @@ def changes_of(extents: Sequence[Extent]) -> Changes | None:
         >>> changes is None or changes.measure([before], [after]).tolist() == [[25.0, 4.0]]
         True
     """
-    if fused_way("cpu") is None or not extents:
+    kernels = getattr(fused_way("cpu"), "parameters", None)
+    if kernels is None or not extents:
         return None
-    return Changes(extents) if all(_layout(each, False, False, None) for each in extents) else None
+    return ChangeMeasurer(kernels, extents) if all(_layout(each, False, False, None) for each in extents) else None
 
 
 def gradients_of(
     extents: Sequence[Extent], *, per_channel: bool, histogram: bool, max_values: int | None = 65_536
-) -> Gradients | None:
+) -> GradientMeasurer | None:
     """Lay out the measuring of gradients; None where no kernels are in use, or they cannot read a tensor.
 
     Args:
@@ -243,14 +242,15 @@ def gradients_of(
         >>> gradients is None or gradients.measure([x]).moments()[0][1].tolist() == [2.0, 7.0]
         True
     """
-    if fused_way("cpu") is None or not extents:
+    kernels = getattr(fused_way("cpu"), "parameters", None)
+    if kernels is None or not extents:
         return None
     layouts = [_layout(each, per_channel, histogram, max_values) for each in extents]
-    return None if None in layouts else Gradients([layout for layout in layouts if layout is not None])
+    return None if None in layouts else GradientMeasurer(kernels, [layout for layout in layouts if layout is not None])
 
 
 def _layout(extent: Extent, per_channel: bool, histogram: bool, max_values: int | None) -> _Layout | None:
-    from ics.stats.fused_cpu import plan_of
+    from ics.stats.cpu.backend import plan_of
 
     shape, strides = extent
     size = math.prod(shape)
@@ -258,6 +258,7 @@ def _layout(extent: Extent, per_channel: bool, histogram: bool, max_values: int 
     if size == 0:
         return None if channels != 1 or histogram else _Layout(1, 0, 0, 1, None)
     plan = plan_of(shape, strides, 0, 0)
+    # Channels must lie one after the other in memory; of a channels_last weight they do, of a transposed one not.
     if plan is None or (channels > 1 and plan.memory[0] != 1):
         return None
     if not histogram:

@@ -2,7 +2,7 @@
 
 A part is a row of int64. Threads take the next part until none is left, and what the parts of a tensor give is joined
 in their order, so results depend neither on timing nor on how many threads there are. Sums of squares are accumulated
-in float64, moments as in `ics.stats.cpu.chunk`, both while a chunk of the values is in the first-level cache.
+in float64, moments as in `ics.stats.cpu.moments`, both while a chunk of the values is in the first-level cache.
 """
 
 # mypy: ignore-errors
@@ -13,13 +13,13 @@ from __future__ import annotations
 import numpy as np
 
 from ics.buckets import NUM_BUCKETS, OVERFLOW
-from ics.stats.cpu.buckets import _index as index_buckets
-from ics.stats.cpu.buckets import count_buckets
-from ics.stats.cpu.chunk import I32, MOST, ONE, WIDTH, add_chunk, join_channel, kernel
-from ics.stats.cpu.jobs import MOMENTS
+from ics.stats.cpu.accumulators import NUM_ROWS, WIDTH, join_channel, write_packed
+from ics.stats.cpu.buckets import count_buckets, index_buckets
 from ics.stats.cpu.loading import FLOAT32, load, stay
+from ics.stats.cpu.moments import I32, MOST, ONE, add_chunk
 from ics.stats.cpu.native import (
     add,
+    kernel,
     larger,
     load_f32,
     load_f64,
@@ -33,7 +33,7 @@ from ics.stats.cpu.native import (
 )
 from ics.stats.cpu.vectors import F64, sum_of_squares
 
-SQUARES = 11  # the place in a channel's accumulator (WIDTH doubles) that the moments leave free: the sum of x^2
+SQUARES = NUM_ROWS  # the place in a channel's accumulator that the statistics leave free: the sum of x^2
 _BLOCK = 4096  # values whose sum is one
 _AT_ONCE = 1024
 _COUNTED_HERE = 16_384  # values; beyond, `count_buckets` with its four tables is faster
@@ -61,7 +61,7 @@ _COUNTED_HERE = 16_384  # values; beyond, `count_buckets` with its four tables i
     BY_CHANNEL,
     BY_INNER,
 ) = range(11)
-PART = 11
+PART = BY_INNER + 1
 CHANGE, GRADIENT, HISTOGRAM = range(3)
 
 # What `finish` needs of a tensor.
@@ -176,7 +176,7 @@ def _count_all(source, n, out):
 
 @kernel
 def finish(order):
-    """Join the parts of each tensor, and write its packed moments (11, C) and its sum of squares."""
+    """Join the parts of each tensor, and write its packed statistics (rows, C) and its sum of squares."""
     for number in range(load_i64(order, TENSORS)):
         tensor = load_i64(order, TENSORS_AT) + number * (8 * TENSOR)
         accumulators, channels = load_i64(tensor, ACCUMULATORS), load_i64(tensor, NUM_CHANNELS)
@@ -188,23 +188,7 @@ def finish(order):
             join_channel(accumulators, other)
             squares += load_f64(other, SQUARES)
         store_f64(load_i64(tensor, SQUARES_AT), 0, squares)
-        _write(accumulators, channels, load_i64(tensor, MOMENTS_AT))
-
-
-@kernel
-def _write(accumulators, channels, out):
-    for c in range(channels):
-        into = accumulators + c * (8 * WIDTH)
-        count = load_f64(into, 0)
-        store_f64(out, c, count)
-        for row in range(1, 7):
-            value = load_f64(into, row)
-            if 2 <= row <= 4:
-                value = value / count
-            store_f64(out, row * channels + c, value if count > 0 else np.nan)
-        for row in range(7, MOMENTS):
-            store_f64(out, row * channels + c, load_f64(into, row))
-        store_f64(out, 9 * channels + c, np.nan)  # no asymptotes
+        write_packed(accumulators, channels, False, load_i64(tensor, MOMENTS_AT))
 
 
 @kernel

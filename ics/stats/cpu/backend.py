@@ -12,17 +12,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from numba.core import event
 from torch import Tensor
 
 from ics.buckets import NUM_BUCKETS
-from ics.stats.cpu.chunk import WIDTH
-from ics.stats.cpu.jobs import MOMENTS, REQUEST
-from ics.stats.cpu.work import Work, compile_work
-from ics.stats.eager import Affine, transformed
+from ics.stats.cpu.accumulators import NUM_ROWS, WIDTH
+from ics.stats.cpu.compilation import CompiledKernels, compile_kernels
+from ics.stats.cpu.jobs import REQUEST
 from ics.stats.histogram import histogram, stride_of
-from ics.stats.layout import axis_of
+from ics.stats.layout import Affine, axis_of, transformed
 from ics.stats.moments import SATURATED_WITHIN
 from ics.stats.parallel import Jobs
 
@@ -40,15 +39,31 @@ class VectorKernels(NamedTuple):
     products: Callable[[int, int, int, int], None]
 
 
-class Plan(NamedTuple):
+class ParameterKernels(NamedTuple):
+    """The kernels of `ics.stats.cpu.parameters`.
+
+    Attributes:
+        jobs: does the parts of an order and joins them.
+        gather: (places, count, buckets, counts), called with addresses.
+    """
+
+    jobs: Jobs
+    gather: Callable[[int, int, int, int], None]
+
+    def run(self, parts: np.ndarray, tensors: np.ndarray, *, worth: int) -> None:
+        """Do all parts, then what joins them; rows of int64. `worth` is how many threads the work is worth."""
+        order = (ctypes.c_int64 * 5)(0, len(parts), parts.ctypes.data, len(tensors), tensors.ctypes.data)
+        self.jobs.run(order, worth)
+
+
+class MemoryPlan(NamedTuple):
     """How the kernels read tensors of one layout."""
 
     memory: tuple[int, int, int]  # outer, channels, inner in the order of memory
     parts: int
     taken: int  # values in the histogram
-    logical: (
-        tuple[int, int, int, int, int] | None
-    )  # stride, inner, by_outer, by_channel, by_inner; None: no walk gives it
+    # stride, inner, by_outer, by_channel, by_inner; None where no walk through memory takes the values in logical order
+    logical: tuple[int, int, int, int, int] | None
 
 
 def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tensor | None] | None]:
@@ -57,7 +72,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
     Args:
         announce: told, in a sentence, that kernels are about to be compiled.
     """
-    kernels = Kernels(_compile(announce))
+    kernels = Kernels(compile_kernels(announce))
 
     def reduce_fused(
         x: Tensor, axis: int, saturation: tuple[float, float] | None, affine: Affine | None, limit: int | None
@@ -66,6 +81,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
         if kind is None or x.layout is not torch.strided or x.is_neg():
             return None
         plan = plan_of(x.shape, x.stride(), axis, limit)
+        # Memory with gaps (a slice), or with one value in several places (an expanded tensor): measured on a copy.
         if plan is None:
             x = x.detach().contiguous()
             plan = plan_of(x.shape, x.stride(), axis, limit)
@@ -74,35 +90,10 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
         return _measure(kernels.statistics, x, axis, kind, plan, saturation, affine, limit)
 
     # What else the kernels measure, see the modules of these names.
-    for name in ("together", "pool", "vectors", "normalization"):
+    # `backends.fused_way` hands out one object per device; the other kernels travel with it.
+    for name in ("together", "pool", "vectors", "normalization", "parameters"):
         setattr(reduce_fused, name, getattr(kernels, name))
     return reduce_fused
-
-
-def _compile(announce: Callable[[str], None]) -> Work:
-    with event.install_listener("numba:compile", _Announcement(announce)):
-        try:
-            return compile_work(cache=True)
-        except RuntimeError as error:  # how numba says that it finds no folder to write to
-            if "cannot cache" not in str(error):
-                raise
-            announce("numba finds no folder for its cache that it can write to; set NUMBA_CACHE_DIR to one")
-            return compile_work(cache=False)
-
-
-class _Announcement(event.Listener):
-    """Tells once, as soon as numba compiles anything: with all on disk it does not."""
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self._announce: Callable[[str], None] | None = announce
-
-    def on_start(self, event: event.Event) -> None:
-        if self._announce is not None:
-            self._announce("compiling the kernels of the statistics for this machine, once; 5 to 20 seconds")
-            self._announce = None
-
-    def on_end(self, event: event.Event) -> None:
-        pass
 
 
 def _measure(
@@ -110,13 +101,13 @@ def _measure(
     x: Tensor,
     axis: int,
     kind: int,
-    plan: Plan,
+    plan: MemoryPlan,
     saturation: tuple[float, float] | None,
     affine: Affine | None,
     limit: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     outer, channels, inner = plan.memory
-    moments = torch.empty((MOMENTS, channels), dtype=torch.float64, device="cpu")
+    moments = torch.empty((NUM_ROWS, channels), dtype=torch.float64, device="cpu")
     scratch = torch.empty(plan.parts * channels * WIDTH, dtype=torch.float64, device="cpu")
     counts = None
     if limit != 0 and plan.logical is not None:
@@ -158,7 +149,7 @@ def _measure(
 
 
 @lru_cache(maxsize=1024)
-def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int, limit: int | None) -> Plan | None:
+def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int, limit: int | None) -> MemoryPlan | None:
     """Return how to read a tensor, None if it has no values or memory has gaps, or holds a value in several places.
 
     Raises:
@@ -178,9 +169,11 @@ def plan_of(shape: tuple[int, ...], strides: tuple[int, ...], axis: int, limit: 
     inner = strides[axis] if channels > 1 else size
     memory = (size // (channels * inner), channels, inner)
     stride = 1 if limit == 0 else stride_of(size, limit)
+    # By the shape alone, never by the number of threads: the order of additions, and with it every bit of the
+    # result, must not depend on the machine.
     parts = max(1, min(_MOST_PARTS, size // _PART, size // (channels * _VALUES_PER_CHANNEL)))
     logical = _logical(shape, strides, axis, stride) if stride > 1 else (1, inner, channels * inner, inner, 1)
-    return Plan(memory, parts, -(-size // stride), logical)
+    return MemoryPlan(memory, parts, -(-size // stride), logical)
 
 
 def _logical(
@@ -209,15 +202,19 @@ def _common(shape: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
 class Kernels:
     """The compiled functions, as Python calls them."""
 
-    def __init__(self, work: Work) -> None:
-        self.statistics = Jobs(work.take_jobs, work.finish)
-        self.normalization = Jobs(work.take_normalization, work.finish_normalization)
+    def __init__(self, compiled: CompiledKernels) -> None:
+        self.statistics = Jobs(compiled.take_jobs, compiled.finish)
+        self.normalization = Jobs(compiled.take_normalization, compiled.finish_normalization)
         address = ctypes.c_int64
-        self.together = ctypes.PYFUNCTYPE(None, *5 * (address,))(work.together)
-        self.pool = ctypes.PYFUNCTYPE(None, *3 * (address,))(work.pool)
+        self.together = ctypes.PYFUNCTYPE(None, *5 * (address,))(compiled.together)
+        self.pool = ctypes.PYFUNCTYPE(None, *3 * (address,))(compiled.pool)
         self.vectors = VectorKernels(
-            squares=ctypes.PYFUNCTYPE(ctypes.c_double, *2 * (address,))(work.squares),
-            differences=ctypes.PYFUNCTYPE(ctypes.c_double, *3 * (address,))(work.differences),
-            products=ctypes.PYFUNCTYPE(None, *4 * (address,))(work.products),
+            squares=ctypes.PYFUNCTYPE(ctypes.c_double, *2 * (address,))(compiled.squares),
+            differences=ctypes.PYFUNCTYPE(ctypes.c_double, *3 * (address,))(compiled.differences),
+            products=ctypes.PYFUNCTYPE(None, *4 * (address,))(compiled.products),
         )
-        self._compiled = work.compiled
+        self.parameters = ParameterKernels(
+            Jobs(compiled.take_parts, compiled.finish_parts),
+            ctypes.PYFUNCTYPE(None, *4 * (address,))(compiled.gather),
+        )
+        self._compiled = compiled.compiled  # the code lives as long as these do

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ics.stats.eager import Affine, transformed
 from ics.stats.histogram import histogram
-from ics.stats.layout import as_slabs
+from ics.stats.layout import Affine, as_slabs, transformed
 from ics.stats.moments import whole_tensor
 from ics.stats.packed import pack
 

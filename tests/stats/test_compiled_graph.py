@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from ics.stats import fused_graph, histogram, unpack
+from ics.stats import compiled_graph, histogram, unpack
 from tests.stats.test_moments import ASYMPTOTES, check, make
 
 
 @pytest.mark.slow
 def test_the_graph_has_the_same_statistics_and_histogram():
     said: list[str] = []
-    reduce = fused_graph.backend(said.append)
+    reduce = compiled_graph.backend(said.append)
     for size in (7, 40):
         x = make((size, 3, 4, 6), torch.float32)
         x[0, 0, 0, 0], x[0, 1, 0, 0], x[-1, :, 1, 1] = math.nan, -math.inf, -0.0
@@ -28,15 +28,15 @@ def test_a_compiler_that_fails_is_told_once_and_leaves_it_to_others(monkeypatch)
     def broken(graph, slabs, bounds):
         raise RuntimeError("no compiler\nand much more")
 
-    monkeypatch.setattr(fused_graph, "_run", broken)
+    monkeypatch.setattr(compiled_graph, "_run", broken)
     said: list[str] = []
-    reduce = fused_graph.backend(said.append)
+    reduce = compiled_graph.backend(said.append)
     assert [reduce(torch.ones(4, 3), 1, None, None, 0) for _ in range(2)] == [None, None]
     assert len(said) == 2
     assert "compiling failed (RuntimeError: no compiler); statistics on cpu" in said[1]
 
 
 def test_it_takes_no_empty_and_no_float64_tensors():
-    reduce = fused_graph.backend(lambda sentence: None)
+    reduce = compiled_graph.backend(lambda sentence: None)
     assert reduce(torch.ones(0, 3), 1, None, None, 0) is None
     assert reduce(torch.ones(2, 3, dtype=torch.float64), 1, None, None, 0) is None
