@@ -1,12 +1,21 @@
 # Sourced by scripts/demo and scripts/test: `make_environment [EXTRA]` has a .venv in the checkout with `ics` in it.
+# `choose_environment FOLDER VERSION [RESOLUTION]` before it takes another folder, one version of Python, and what uv calls
+# a resolution: highest, or lowest-direct for the lowest versions that pyproject.toml allows.
 #
 # Uses uv where it runs, else python3 -m venv and pip. A second call installs nothing: a stamp in .venv holds the hash of
 # what was installed from. A .venv that was left half made, or whose Python is gone, is made anew.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
-venv="$root/.venv"
-python="$venv/bin/python"
-unfinished="$venv/.unfinished"
+
+# Usage: choose_environment FOLDER VERSION [RESOLUTION]; an empty VERSION is any Python from 3.11 on.
+choose_environment() {
+    venv="$root/$1"
+    version="$2"
+    resolution="${3:-highest}"
+    python="$venv/bin/python"
+    unfinished="$venv/.unfinished"
+}
+choose_environment .venv ""
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -20,8 +29,25 @@ have_uv() { uv --version >/dev/null 2>&1; }
 
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
+# Prints the command of the Python that was asked for; nothing where none is found.
+find_version() {
+    local candidate
+    for candidate in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python python3; do
+        if [[ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" == "$version" ]]; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+}
+
 find_python() {
     local candidate
+    if [ -n "$version" ]; then
+        candidate="$(find_version)"
+        [ -n "$candidate" ] || stop "Python $version was asked for and is not on the PATH; install it (or uv, which brings one)."
+        printf '%s\n' "$candidate"
+        return
+    fi
     for candidate in python3 python3.11 python3.12 python3.13 python3.14 python; do
         if is_new_enough "$candidate"; then
             printf '%s\n' "$candidate"
@@ -44,7 +70,8 @@ PYTHON
 make_venv() {
     local base
     if have_uv; then
-        uv venv --quiet --clear --python '>=3.11' "$venv" || stop "uv could not make $venv; what it said is above."
+        base="${version:+$(find_version)}"
+        uv venv --quiet --clear --python "${base:-${version:->=3.11}}" "$venv" || stop "uv could not make $venv; what it said is above."
     else
         base="$(find_python)" || exit 1
         rm -rf "$venv"
@@ -61,7 +88,9 @@ install_project() {
         # uv leaves compiling to the first import. Where Python is told to keep nothing of that, each process would compile
         # all of torch anew, which takes seconds.
         [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || options+=(--compile-bytecode)
-        uv pip install ${options[@]+"${options[@]}"} --python "$python" --editable "$1" >&2
+        uv pip install ${options[@]+"${options[@]}"} --resolution "$resolution" --python "$python" --editable "$1" >&2
+    elif [ "$resolution" != highest ]; then
+        stop "The lowest versions are found by uv, which is not here; type pip install uv."
     else
         # A .venv that uv made has no pip.
         "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null 2>&1 || make_venv

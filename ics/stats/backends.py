@@ -1,6 +1,6 @@
 """Which way `reduce` measures tensors of a device, and why that one.
 
-- `fused` on a CPU: kernels compiled by numba (the extra `fast`), which read memory once; for float32, bfloat16 and
+- `fused` on a CPU: kernels compiled by numba, which read memory once; for float32, bfloat16 and
   float16. They are compiled when first used, in some seconds, and kept on disk by numba (beside the package, or in the
   user's cache folder where that cannot be written).
 - `fused` on a GPU: one graph by torch.compile, which inductor keeps on disk. Only on request: it is tested on a CPU,
@@ -114,7 +114,7 @@ def _tried(make: Callable[[], Way], device: str) -> Way | str:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "numba"
         if missing:
             reason = "numba is not installed"
-        advice = "pip install 'internal-covariate-shift[fast]'" if missing else 'ics.stats.use_backend("eager")'
+        advice = "pip install numba" if missing else 'ics.stats.use_backend("eager")'
         _logger.warning(
             "ics: statistics on %s are taken by separate torch operations, which is slower (%s). Type %s%s.",
             *(device, reason, advice, "" if missing else " to choose that without this message"),

@@ -127,7 +127,7 @@ def check_version(version: int, path: Path) -> None:
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(
             f"expected schema version {SCHEMA_VERSION} or older, got {version} in {path}, written by a newer ics; "
-            "type pip install --upgrade internal-covariate-shift"
+            "type git pull in the checkout of ics"
         )
 
 

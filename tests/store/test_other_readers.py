@@ -16,7 +16,7 @@ from tests.store.test_push_down import spoil
 
 PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: pip install 'internal-covariate-shift[test]'")
+duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed: pip install duckdb")
 
 
 @pytest.fixture

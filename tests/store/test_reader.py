@@ -80,7 +80,7 @@ def test_a_newer_schema_says_which_version_it_needs(tmp_path):
     write_run(tmp_path)
     info = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**info, "schema_version": SCHEMA_VERSION + 1}))
-    text = f"expected schema version {SCHEMA_VERSION} or older, got {SCHEMA_VERSION + 1} .* type pip install --upgrade"
+    text = f"expected schema version {SCHEMA_VERSION} or older, got {SCHEMA_VERSION + 1} .* type git pull"
     with pytest.raises(SchemaVersionError, match=text):
         open_run(tmp_path)
 

@@ -74,7 +74,7 @@ def import_ray() -> Any:
         import ray
     except ImportError as error:
         raise UsageError(
-            f"a cluster needs Ray, which is not installed ({error}); type pip install 'internal-covariate-shift[ray]', "
+            f"a cluster needs Ray, which is not installed ({error}); type pip install ray, "
             "or leave the cluster out and processes on this machine do the work"
         ) from error
     return ray

@@ -14,7 +14,7 @@ from ics.experiments.sweep import jobs_of, run_jobs
 from tests.experiments.sweep.jobs import job, tries
 from tests.experiments.sweep.test_training import tiny
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'internal-covariate-shift[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
 
 # Ray announces its own changes, and leaves files of its log open when it stops.
 pytestmark = [

@@ -90,7 +90,7 @@ def test_two_jobs_in_one_folder_are_a_mistake(tmp_path: Path) -> None:
 
 def test_without_ray_the_sentence_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"pip install 'internal-covariate-shift\[ray\]'"):
+    with pytest.raises(UsageError, match=r"pip install ray"):
         run_jobs([job(tmp_path, "fine")], cluster="local")
 
 
