@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -41,6 +42,21 @@ class Hooks:
     def __init__(self) -> None:
         self._handles: list[Removable] = []
         self._keys: list[tuple[MutableMapping[int, Any], int]] = []
+
+    def around_each(
+        self, modules: Iterable[nn.Module], before: Callable[..., None], after: Callable[..., None]
+    ) -> None:
+        """Call `before(module, args, kwargs)` before, and `after(module, args, kwargs, output)` after each call.
+
+        If a module takes no hook, none of the others keeps one. `after` is called with None where the module raises.
+        """
+        try:
+            for module in modules:
+                self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        except BaseException:
+            self.remove()
+            raise
 
     def after_each(self, modules: Iterable[nn.Module], take: Callable[[nn.Module, Any, Any], None]) -> None:
         """Call `take(module, args, output)` after each call of the modules.
@@ -110,7 +126,7 @@ class Watch:
         self._pending = {} if pending is None else pending
         self._learner = learner
         self._thread = threading.get_ident()
-        self._handles: list[Removable] = []
+        self._hooks = Hooks()
         observer = None if make_observer is None else make_observer(self, None)
         self._calls = _NestedCalls(Tracker(self._names, observer, on_pass=self._begin_pass))
         self._again: tuple[Recomputation, _NestedCalls] | None = None
@@ -122,20 +138,11 @@ class Watch:
 
     def attach(self) -> None:
         """Register a hook before and after every module; all or none."""
-        try:
-            for module in self._names:
-                self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-                after = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
-                self._handles.append(after)
-        except BaseException:
-            self.detach()
-            raise
+        self._hooks.around_each(self._names, self._before, self._after)
 
     def detach(self) -> None:
         """Remove every hook, those on tensors included; safe to call twice."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.remove()
         self._calls.end()
         if self._again is not None:
             self._again[1].end()
@@ -153,21 +160,11 @@ class Watch:
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
         """Call `take` with the gradient of a tensor as it is now, whatever is written to the tensor later."""
-
-        def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
-            if gradient is not None:
-                self._guarded(take, gradient)
-
-        self._handles.append(tensor.register_hook(hook))
+        self._hooks.on_gradient(tensor, partial(self._guarded, take))
 
     def on_node(self, tensor: Tensor, take: Callable[[NodeGradients], None]) -> None:
         """Call `take` with what the function that made a tensor sends back to its inputs."""
-
-        def hook(inputs: NodeGradients, _: NodeGradients) -> None:
-            self._guarded(take, inputs)
-
-        assert tensor.grad_fn is not None
-        self._handles.append(tensor.grad_fn.register_hook(hook))
+        self._hooks.on_node(tensor, lambda inputs, _: self._guarded(take, inputs))
 
     def before_function(self, calls: _NestedCalls, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A function is about to be called while the modules of a sequence of calls run."""

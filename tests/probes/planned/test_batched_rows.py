@@ -69,7 +69,7 @@ def once(model: nn.Module, x: Tensor) -> None:
     model(x).square().mean().backward()
 
 
-def look(
+def rows_by_table(
     model: nn.Module, x: Tensor, plans: Plans | None, run: Callable[[nn.Module, Tensor], Any] = once, **options: Any
 ) -> dict[Any, dict[str, Any]]:
     model.zero_grad()
@@ -92,12 +92,12 @@ def assert_same(found: dict[Any, dict[str, Any]], expected: dict[Any, dict[str, 
 def test_together_they_are_what_they_are_one_by_one(groups: list[int], per_channel: bool, histogram: bool) -> None:
     model, plans, options = net(), Plans(), {"per_channel": per_channel, "histogram": histogram}
     for _ in range(2):
-        look(model, torch.randn(9, 6), plans, **options)
+        rows_by_table(model, torch.randn(9, 6), plans, **options)
     for _ in range(3):
         x = torch.randn(9, 6)
-        expected = look(model, x, None, **options)
+        expected = rows_by_table(model, x, None, **options)
         groups.clear()
-        assert_same(look(model, x, plans, **options), expected)
+        assert_same(rows_by_table(model, x, plans, **options), expected)
         assert groups == [9]  # one of the last input and of the output before it; the first input has none
 
 
@@ -105,7 +105,7 @@ def test_they_are_autograds_in_float64() -> None:
     model, plans = net(), Plans()
     for _ in range(3):
         x = torch.randn(9, 6)
-        rows = look(model, x, plans)
+        rows = rows_by_table(model, x, plans)
     exact = net().double().requires_grad_(True)
     exact.load_state_dict(model.state_dict())
     sites: dict[tuple[str, str], Tensor] = {}
@@ -134,13 +134,13 @@ def test_they_are_autograds_in_float64() -> None:
 def test_a_gradient_that_is_written_to_while_it_waits_is_found() -> None:
     model, plans, x = net(writing=True), Plans(), torch.randn(9, 6)
     for _ in range(3):
-        assert_same(look(model, x, plans), look(model, x, None))
+        assert_same(rows_by_table(model, x, plans), rows_by_table(model, x, None))
     Written.on = True
     try:
         with pytest.warns(MeasurementWarning, match="did not call its modules as it did"):
-            rows = look(model, x, plans)
+            rows = rows_by_table(model, x, plans)
         assert all(row["mean"] is None and "did not do what it did" in row["null_reason"] for row in rows.values())
-        assert_same(look(model, x, plans), look(model, x, None))
+        assert_same(rows_by_table(model, x, plans), rows_by_table(model, x, None))
     finally:
         Written.on = False
 
@@ -150,7 +150,7 @@ def test_what_is_written_to_from_the_first_is_measured_in_time(groups: list[int]
     Written.on = True
     try:
         for _ in range(4):
-            assert_same(look(model, x, plans), look(model, x, None))
+            assert_same(rows_by_table(model, x, plans), rows_by_table(model, x, None))
     finally:
         Written.on = False
     assert groups[-1] == 9  # of 10: that which is written to is measured as it comes
@@ -163,7 +163,7 @@ def test_scaled_losses_and_a_choice_of_sites(options: dict[str, Any]) -> None:
     model, plans = net(), Plans()
     for _ in range(4):
         x = torch.randn(9, 6)
-        assert_same(look(model, x, plans, **options), look(model, x, None, **options))
+        assert_same(rows_by_table(model, x, plans, **options), rows_by_table(model, x, None, **options))
 
 
 def test_an_optimizer_that_steps_within_the_backward_pass() -> None:
@@ -180,9 +180,9 @@ def test_an_optimizer_that_steps_within_the_backward_pass() -> None:
 
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for _ in range(4):
-        found = look(model, x, plans, run)
+        found = rows_by_table(model, x, plans, run)
         model.load_state_dict(state)
-        expected = look(model, x, None, run)
+        expected = rows_by_table(model, x, None, run)
         model.load_state_dict(state)
         assert_same(found, expected)
 
@@ -198,9 +198,9 @@ def test_backward_passes_that_end_early_and_several_of_them(groups: list[int]) -
         torch.autograd.grad(output.mean(), model[3].weight)
 
     for _ in range(2):
-        look(model, x, plans)
+        rows_by_table(model, x, plans)
     groups.clear()
-    assert_same(look(model, x, plans, run), look(model, x, None, run))
+    assert_same(rows_by_table(model, x, plans, run), rows_by_table(model, x, None, run))
     assert len(groups) >= 2
 
 
@@ -214,7 +214,7 @@ def test_values_that_are_not_finite_zero_or_huge(bad: float) -> None:
 
     for _ in range(4):
         with np.errstate(all="ignore"):
-            assert_same(look(model, x, plans, run), look(model, x, None, run))
+            assert_same(rows_by_table(model, x, plans, run), rows_by_table(model, x, None, run))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
@@ -222,7 +222,7 @@ def test_other_types(dtype: torch.dtype) -> None:
     model, plans = net().to(dtype), Plans()
     for _ in range(4):
         x = torch.randn(9, 6).to(dtype)
-        assert_same(look(model, x, plans), look(model, x, None))
+        assert_same(rows_by_table(model, x, plans), rows_by_table(model, x, None))
 
 
 def test_measuring_leaves_gradients_of_inputs_and_parameters_as_they_are() -> None:
@@ -230,7 +230,7 @@ def test_measuring_leaves_gradients_of_inputs_and_parameters_as_they_are() -> No
     for _ in range(4):
         x = torch.randn(9, 6, requires_grad=True)
         again = x.detach().clone().requires_grad_()
-        look(model, x, plans)
+        rows_by_table(model, x, plans)
         measured = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         model.zero_grad()
         once(model, again)
@@ -245,7 +245,7 @@ def test_measuring_leaves_gradients_of_inputs_and_parameters_as_they_are() -> No
 def test_no_gradient_outlives_its_step() -> None:
     model, plans, x = net(), Plans(), torch.randn(9, 6)
     for _ in range(3):
-        look(model, x, plans)
+        rows_by_table(model, x, plans)
     probes = Probes(model, activations=False, gradients=True, normalization=False, plans=plans)
     with probes:
         model(x)[:, 0].sum().backward()

@@ -1,4 +1,4 @@
-"""A pass that is looked at by a plan gives the very rows that following it gives; where it cannot, it says so."""
+"""A pass that is measured by a plan gives the very rows that following it gives; where it cannot, it says so."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ics.errors import MeasurementWarning
 from ics.probes import Plans, Probes
@@ -80,7 +78,9 @@ def twice(model: nn.Module, x: Tensor) -> None:
         once(model, part)
 
 
-def look(model: nn.Module, run: Pass, x: Tensor, plans: Plans | None, **options: Any) -> list[list[dict[str, Any]]]:
+def rows_by_table(
+    model: nn.Module, run: Pass, x: Tensor, plans: Plans | None, **options: Any
+) -> list[list[dict[str, Any]]]:
     """Return the rows of each table of one armed pass, the random state and buffers left as they were."""
     buffers = [buffer.clone() for buffer in model.buffers()]
     model.zero_grad()
@@ -125,12 +125,12 @@ def test_rows_by_plan_are_those_of_a_followed_pass(name: str, run: Pass, only_pl
     make, shape = NETS[name]
     torch.manual_seed(0)
     model, plans = make(), Plans()
-    look(model, run, torch.randn(shape), plans)
+    rows_by_table(model, run, torch.randn(shape), plans)
     batches = [torch.randn(shape), torch.randn(shape), torch.randn(4, *shape[1:]), torch.randn(shape)]
-    expected = [look(model, run, x, None) for x in batches]
+    expected = [rows_by_table(model, run, x, None) for x in batches]
     only_planned()
     for x, wanted in zip(batches, expected, strict=True):  # from the second on small tensors are measured together
-        assert_same(look(model, run, x, plans), wanted)
+        assert_same(rows_by_table(model, run, x, plans), wanted)
 
 
 @pytest.mark.parametrize(
@@ -150,42 +150,42 @@ def test_rows_by_plan_are_those_of_a_followed_pass(name: str, run: Pass, only_pl
 def test_every_choice_of_rows_has_a_plan_of_its_own(options: dict[str, Any], only_planned: Callable[[], None]) -> None:
     torch.manual_seed(0)
     model, plans, x = dense(), Plans(), torch.randn(9, 6)
-    look(model, once, x, plans)
+    rows_by_table(model, once, x, plans)
     for _ in range(2):
-        look(model, once, x, plans, **options)
-    expected = look(model, once, x, None, **options)
+        rows_by_table(model, once, x, plans, **options)
+    expected = rows_by_table(model, once, x, None, **options)
     only_planned()
-    assert_same(look(model, once, x, plans, **options), expected)
+    assert_same(rows_by_table(model, once, x, plans, **options), expected)
 
 
 def test_what_is_overwritten_later_in_the_pass_is_measured_before(only_planned: Callable[[], None]) -> None:
     model, plans, x = Changing(), Plans(), torch.randn(6, 4)
     model.how = "late"
-    look(model, once, x, plans)
-    expected = look(model, once, x, None)
+    rows_by_table(model, once, x, plans)
+    expected = rows_by_table(model, once, x, None)
     only_planned()
     for _ in range(3):
-        assert_same(look(model, once, x, plans), expected)
+        assert_same(rows_by_table(model, once, x, plans), expected)
 
 
 def test_evaluation_mode_uses_running_statistics(only_planned: Callable[[], None]) -> None:
     torch.manual_seed(0)
     model, plans, x = images(), Plans(), torch.randn(7, 3, 8, 8)
     for _ in range(2):
-        look(model, once, x, plans)
+        rows_by_table(model, once, x, plans)
     model.eval()
-    expected = look(model, once, x, None)
+    expected = rows_by_table(model, once, x, None)
     only_planned()
-    assert_same(look(model, once, x, plans), expected)
+    assert_same(rows_by_table(model, once, x, plans), expected)
 
 
 def test_a_value_that_is_not_finite_spreads_over_its_channel_of_x_hat(only_planned: Callable[[], None]) -> None:
     model, plans, x = dense(), Plans(), torch.randn(9, 6)
-    look(model, once, x, plans, gradients=False)
+    rows_by_table(model, once, x, plans, gradients=False)
     x[0, 0] = torch.inf
-    expected = look(model, once, x, None, gradients=False)
+    expected = rows_by_table(model, once, x, None, gradients=False)
     only_planned()
-    found = look(model, once, x, plans, gradients=False)
+    found = rows_by_table(model, once, x, plans, gradients=False)
     assert_same(found, expected)
     (x_hat,) = [row for row in found[0] if (row["layer"], row["site"]) == ("0", "normalized")]
     assert x_hat["nonfinite_count"] == 9 * 5
@@ -217,76 +217,24 @@ class Changing(nn.Module):
 @pytest.mark.parametrize("how", ["order", "written", "late", "other", "skipped", "short", "axes"])
 def test_a_pass_that_is_not_the_planned_one_is_null_and_the_next_one_followed(how: str) -> None:
     model, plans, x = Changing(), Plans(), torch.randn(6, 4)
-    look(model, once, x, plans)
-    look(model, once, x, plans)
+    rows_by_table(model, once, x, plans)
+    rows_by_table(model, once, x, plans)
     model.how = how
     with pytest.warns(MeasurementWarning, match="did not call its modules as it did"):
-        values, gradients = look(model, once, x, plans)
+        values, gradients = rows_by_table(model, once, x, plans)
     for row in (*values, *gradients):
         assert row["mean"] is None
         assert "did not do what it did" in row["null_reason"]
-    assert_same(look(model, once, x, plans), look(model, once, x, None))
+    assert_same(rows_by_table(model, once, x, plans), rows_by_table(model, once, x, None))
 
 
 def test_a_layer_that_is_frozen_later_is_noticed() -> None:
     model, plans, x = dense(), Plans(), torch.randn(9, 6)
-    look(model, once, x, plans)
+    rows_by_table(model, once, x, plans)
     model[0].requires_grad_(False)
     with pytest.warns(MeasurementWarning, match="did not call its modules as it did"):
-        look(model, once, x, plans)
-    assert_same(look(model, once, x, plans), look(model, once, x, None))
-
-
-class Functional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.relu(self.first(x)))
-
-
-class Checkpointed(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        return self[1](checkpoint(self[0], x, use_reentrant=True))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        Functional,
-        lambda: Checkpointed(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2)),
-        lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(4, 2)),
-    ],
-    ids=["functional", "checkpointed", "transformer"],
-)
-def test_passes_that_no_plan_can_tell_are_followed_every_time(make: Callable[[], nn.Module]) -> None:
-    model, plans = make(), Plans()
-    x = (
-        torch.randn(6, 1, 4)
-        if isinstance(model[0] if isinstance(model, nn.Sequential) else None, nn.TransformerEncoderLayer)
-        else torch.randn(6, 4)
-    )
-    x.requires_grad_()
-    for _ in range(2):
-        assert_same(look(model, once, x, plans), look(model, once, x, None))
-    assert list(plans.by_kind.values()) == [None]
-
-
-def test_plans_are_made_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Plans, "RENEWED_AFTER", 4)
-    followed: list[int] = []
-    real = probes_module.Watch
-
-    def watch(*args: Any, **kwargs: Any) -> Any:
-        followed.append(plans.uses[next(iter(plans.uses))])
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(probes_module, "Watch", watch)
-    model, plans, x = dense(), Plans(), torch.randn(9, 6)
-    for _ in range(9):
-        look(model, once, x, plans)
-    assert followed == [1, 4, 8]
+        rows_by_table(model, once, x, plans)
+    assert_same(rows_by_table(model, once, x, plans), rows_by_table(model, once, x, None))
 
 
 def test_planned_probes_leave_nothing_behind_and_change_nothing() -> None:
@@ -294,7 +242,7 @@ def test_planned_probes_leave_nothing_behind_and_change_nothing() -> None:
     model, plans, x = images(), Plans(), torch.randn(7, 3, 8, 8)
     gradients = []
     for probed in (None, plans, plans):
-        look(model, once, x, probed)
+        rows_by_table(model, once, x, probed)
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     once(model, x)
     for module in model.modules():
@@ -306,18 +254,18 @@ def test_planned_probes_leave_nothing_behind_and_change_nothing() -> None:
 
 def test_an_error_of_the_measuring_is_raised_after_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, plans, x = dense(), Plans(), torch.randn(9, 6)
-    look(model, once, x, plans)
+    rows_by_table(model, once, x, plans)
 
     def fail(*_: object, **__: object) -> None:
         raise ArithmeticError("no moments today")
 
     monkeypatch.setattr("ics.stats.reduce", fail)
     with pytest.raises(ArithmeticError, match="no moments today"):
-        look(model, once, x, plans)
+        rows_by_table(model, once, x, plans)
 
 
 def test_a_step_without_a_pass_is_warned_about() -> None:
     model, plans, x = dense(), Plans(), torch.randn(9, 6)
-    look(model, once, x, plans)
+    rows_by_table(model, once, x, plans)
     with pytest.warns(MeasurementWarning, match="saw no layer"):
-        look(model, lambda *_: None, x, plans)
+        rows_by_table(model, lambda *_: None, x, plans)
