@@ -90,7 +90,7 @@ class Interception:
                 attributes = vars(module)
                 stand_in = self._stand_in(module, module.forward)
                 before.append((attributes, attributes.get("forward", _ABSENT)))
-                attributes["forward"] = stand_in
+                attributes["forward"] = stand_in  # on the instance: a class may have other instances, in other models
             yield
         finally:
             for attributes, forward in before:
