@@ -88,6 +88,7 @@ def compare(
     names = [name for name in dict.fromkeys([*measured, *used]) if _has_gradient(name, measured, used)]
     g, g_again, t = (_filled(names, gradients, measured, used) for gradients in (measured, again, used))
     squares, size = float(stats.dot(g, g)), float(stats.norm(t))
+    # Least squares: clipping and loss scaling multiply the whole gradient by one number, which this finds.
     scale = float(stats.dot(g, t)) / squares if squares else 1.0
     tolerance = max((torch.finfo(tensor.dtype).eps ** 0.5 for tensor in g), default=0.0)
     difference = _ratio(float(stats.distance(g, t)), size)

@@ -77,6 +77,7 @@ def attributes_kept(model: nn.Module, *, modules: Iterable[nn.Module] | None = N
 
 def tensor_places(model: nn.Module) -> dict[str, list[Place]]:
     """Return where each parameter and buffer sits, under its first name: shared ones sit in several places."""
+    # By identity: `named_parameters` gives a shared tensor once, under its first name.
     names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     places: dict[str, list[Place]] = {name: [] for name in names.values()}
     for module in model.modules():

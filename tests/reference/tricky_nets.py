@@ -1,4 +1,4 @@
-"""Nets that leave something behind in a pass besides what their modules return: what a kept prefix may miss."""
+"""Nets that leave something behind in a pass besides what their modules return: what prefix reuse may miss."""
 
 from __future__ import annotations
 

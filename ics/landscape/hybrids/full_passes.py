@@ -19,6 +19,19 @@ def full_passes(
         found: G' by layer name, as far as another way has found it; the other layers get a full pass.
 
     Cost: a forward-backward pass for every selected layer before which a parameter has moved, and that is not found.
+
+    Example:
+        >>> import torch
+        >>> from ics.landscape import Objective, make_transition
+        >>> from ics.landscape.hybrids.plan import plan_hybrids
+        >>> model = torch.nn.Sequential(*[torch.nn.Linear(1, 1, bias=False) for _ in range(2)])
+        >>> objective = Objective(model, lambda model, x: model(x).sum(), torch.ones(1, 1))   # L = ab, dL/db = a
+        >>> before = {"0.weight": torch.tensor([[3.0]]), "1.weight": torch.tensor([[1.0]])}
+        >>> step = make_transition(objective, before=before, after={"0.weight": torch.tensor([[5.0]])})
+        >>> layers = [Layer(n, i, "Linear", (n,), (), (f"{n}.weight",), (), 0) for i, n in enumerate("01")]
+        >>> plan = plan_hybrids(step, layers=layers, selected="01")
+        >>> [float(found[f"{layer.name}.weight"]) for layer, found in full_passes(plan)]
+        [1.0, 5.0]
     """
     found = {} if found is None else found
     for hybrid in plan.hybrids:

@@ -153,6 +153,7 @@ def _line(transition: Transition, names: Sequence[str], direction: str, draw: in
         assert rate is not None, "checked with the directions"
         return _Line({name: transition.after[name] - transition.before[name] for name in names}, rate)
     generator = torch.Generator().manual_seed(seed + draw)
+    # Drawn on the CPU and then moved: generators of other devices give other numbers for the same seed.
     random = [torch.randn(value.shape, generator=generator).to(value) for value in gradient]
     scale = stats.norm(gradient) / stats.norm(random)
     return _Line({name: (scale * value).to(value) for name, value in zip(names, random, strict=True)}, 1.0)

@@ -93,7 +93,7 @@ def gradient_shift(
     kept: dict[str, ParameterGradients] = {}
     plan = plan_hybrids(transition, layers=layers, selected={layer.name for layer in chosen})
     for layer, shifted in _passes(batched=batched, chunk=chunk)(plan):
-        if linearised:
+        if linearised:  # otherwise each G' is freed as soon as it is measured
             kept[layer.name] = shifted
         for parameters in schema.PARAMETERS:
             row = _ShiftRow(layer, parameters, trained_names(transition, layer, parameters))

@@ -42,6 +42,7 @@ class HessianAt:
         self._graphs: list[dict[str, Tensor]] = []
         with objective.standing_at(self._leaves):
             for batch in objective.batches:
+                # One graph per micro-batch; their products are summed.
                 self._graphs.append(self._gradient_graph(objective.loss(batch)))
 
     @property

@@ -79,6 +79,7 @@ def linearised_shift(
     with HessianAt(transition.objective, transition.before, wanted=list(wanted)) as hessian:
         slopes: list[list[Tensor]] = [[] for _ in transition.objective.batches]
         for layer in layers:
+            # Before the layer's own term is added: its own update is no part of its shift.
             if layer.name in chosen:
                 found[layer.name] = hessian.slope_gradient(slopes, of=trained_names(transition, layer))
             if update[layer.name]:

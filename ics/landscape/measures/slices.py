@@ -104,6 +104,7 @@ def _filter_normalised(parameters: Mapping[str, Tensor], generator: torch.Genera
             continue
         random = torch.randn(value.shape, generator=generator).to(value)
         axes = tuple(range(1, value.ndim))
+        # A filter of zeros has length 0 and stays where it is.
         lengths, wanted = (torch.linalg.vector_norm(each, dim=axes, keepdim=True) for each in (random, value))
         yield name, random * (wanted / lengths)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from torch.nn.modules import module as global_hooks
 from ics.landscape.hybrids.replay.calls import NEVER, Call, Forward, ReplayError
 from ics.landscape.hybrids.replay.kept_values import Kept, Tree, is_plain, keep, tensors_in
 from ics.landscape.hybrids.replay.module_state import BufferChange, BufferValues, Change, StateLog, is_norm
-from ics.landscape.hybrids.replay.retention import Retention, blank, outermost, unseen
 from ics.landscape.random_state import RandomState
 
 
@@ -53,7 +53,6 @@ class Recording:
         self._copied, self._retention = copied, retention
         self._copying = copied
         self._overwritten: frozenset[int] = frozenset()
-        self._blank: set[int] = set()
         self._inside: dict[nn.Module, tuple[nn.Module, ...]] = {}
         self._state = StateLog(model)
 
@@ -91,14 +90,11 @@ class Recording:
         versions = [argument._version for argument in arguments] if plain else []
         # What changed since the last call is the doing of code between calls, in the modules that are running now.
         self._note(self._state.changes(self._reachable(module), keep=self._keep_attribute))
-        hooked = _has_hooks(module)
-        for outer in self._open if hooked else ():
+        for outer in self._open if _has_hooks(module) else ():
             outer.repeatable = False  # or the hook would not fire
         values, random_state = BufferValues(module), self._random.now()
         self._time += 1
-        call = Call(module, enter=self._time, num_arguments=len(arguments), repeatable=plain, hooked=hooked)
-        call.inside = self._open[-1] if self._open else None
-        call.chains = getattr(forward, "__func__", None) is nn.Sequential.forward
+        call = Call(module, enter=self._time, num_arguments=len(arguments), repeatable=plain)
         position = len(self.calls)
         self.calls.append(call)
         self._open.append(call)
@@ -113,9 +109,7 @@ class Recording:
         call.exit = self._time
         now = self._random.now()
         call.random_state = None if now.equals(random_state) else now
-        if self._retention is not None and position in self._retention.without_values:
-            call.result, call.writes = self._retention.without_values[position]
-        elif plain:
+        if plain and (self._retention is None or position not in self._retention.dropped):
             self._copying = self._copied if self._retention is None else position in self._retention.overwritten
             call.result = keep(output, arguments, self._keep)
             call.writes = self._writes(call, arguments, versions)
@@ -148,14 +142,10 @@ class Recording:
         return self.first_read.get(name, NEVER) >= frontier
 
     def release(self, frontier: float) -> None:
-        """Free what lies inside calls that are handed back as a whole from now on, and what nobody will see."""
+        """Free what lies inside calls that are handed back as a whole from now on."""
         for position, call in outermost(self.calls, frontier):
             for inner in self.calls[position + 1 : call.following]:
                 inner.forget()
-        for position, call in unseen(self.calls, frontier):
-            if position not in self._blank:
-                self._blank.add(position)
-                call.result, call.writes = blank(call)
 
     def once_more(self, *, first: float, last: float) -> Recording:
         """Return a recording for the same pass that keeps what replays from `first` to `last` need."""
@@ -168,8 +158,8 @@ class Recording:
         self._overwritten = frozenset(position for position, found in enumerate(overwritten) if found)
         for call in self.calls:
             if call.result is not None:
-                call.result, call.writes = blank(call)
-                call.changes = [change.blank() for change in call.changes]
+                call.forget()
+                call.result = Tree((), None)  # not None: the call can be handed back, in a recording that has values
 
     def _keep_attribute(self, value: Any) -> Tree | None:
         self._copying = self._copied  # a retention names calls, and says nothing of attributes
@@ -213,6 +203,39 @@ class Recording:
         if module not in self._inside:
             self._inside[module] = tuple(module.modules())
         return dict.fromkeys((*self._inside[module], *(call.module for call in self._open)))
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What to keep of a pass that was recorded before, by the positions of its calls.
+
+    Attributes:
+        dropped: calls that no replay hands back, or that lie inside one that is: nobody sees what they returned.
+        overwritten: calls that returned or wrote what was overwritten later: copies are needed.
+    """
+
+    dropped: frozenset[int]
+    overwritten: frozenset[int]
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], *, overwritten: frozenset[int], first: float, last: float) -> Retention:
+        """Return what all frontiers from `first` to `last` need of a pass with these calls."""
+        dropped = {position for position, call in enumerate(calls) if not call.precedes(last)}
+        for position, call in outermost(calls, first):
+            dropped.update(range(position + 1, call.following))
+        return cls(frozenset(dropped), overwritten)
+
+
+def outermost(calls: Sequence[Call], frontier: float) -> Iterator[tuple[int, Call]]:
+    """Yield position and call of what is handed back at `frontier` and lies in nothing that is handed back."""
+    position = 0
+    while position < len(calls):
+        call = calls[position]
+        if call.precedes(frontier):
+            yield position, call
+            position = call.following
+        else:
+            position += 1
 
 
 class Watched(dict[str, Any]):

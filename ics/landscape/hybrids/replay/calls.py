@@ -41,9 +41,6 @@ class Call:
         changes: what buffers and attributes of modules were changed to while it ran.
         random_state: the generators at its exit; None if it drew nothing.
         repeatable: whether all it did besides returning is known and can be done again without running it.
-        inside: the call that was running when it was entered.
-        chains: whether it hands what each call inside it returns to the next and to nobody else, as `nn.Sequential`.
-        hooked: whether hooks see what it is given and what it returns.
     """
 
     module: nn.Module
@@ -56,9 +53,6 @@ class Call:
     changes: list[Change] = field(default_factory=list)
     random_state: RandomState | None = None
     repeatable: bool = True
-    inside: Call | None = None
-    chains: bool = False
-    hooked: bool = False
 
     def kept(self) -> Iterator[Kept]:
         """Yield all tensors that handing the call back needs."""
@@ -96,7 +90,7 @@ class Interception:
                 attributes = vars(module)
                 stand_in = self._stand_in(module, module.forward)
                 before.append((attributes, attributes.get("forward", _ABSENT)))
-                attributes["forward"] = stand_in
+                attributes["forward"] = stand_in  # on the instance: a class may have other instances, in other models
             yield
         finally:
             for attributes, forward in before:

@@ -58,14 +58,6 @@ class Kept:
         until = self.overwritten_until
         return self.overwritten and (until is None or until > frontier)
 
-    def blank(self) -> Kept:
-        """Return what stands for a tensor whose values nobody reads: the same shape, a single NaN for its memory."""
-        # NaN and not zero: if somebody reads it after all, the loss shows it.
-        empty = torch.full((), torch.nan if self.tensor.is_floating_point() else 0).to(self.tensor)
-        kept = Kept(empty.expand(self.tensor.shape), copied=False)
-        kept.settle()
-        return kept
-
     def alias(self) -> Tensor:
         """Return another tensor with the same memory, and a version of its own."""
         return self.tensor.data  # `detach()` would share the version, and a write in one replay would show in all
@@ -88,10 +80,6 @@ class Tree:
 
     leaves: tuple[Any, ...]
     shape: pytree.TreeSpec | None  # None for a single leaf
-
-    def blank(self) -> Tree:
-        """Return the same with values that nobody reads."""
-        return Tree(tuple(leaf.blank() if isinstance(leaf, Kept) else leaf for leaf in self.leaves), self.shape)
 
     def rebuild(self, arguments: Sequence[Tensor], hand_out: Callable[[Kept], Tensor]) -> Any:
         """Return the containers anew, tensors handed out by `hand_out` or taken from the call's own arguments."""

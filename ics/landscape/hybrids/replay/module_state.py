@@ -45,10 +45,6 @@ class BufferChange:
         else:
             buffers[self.name] = None if self.value is None else self.value.clone()
 
-    def blank(self) -> BufferChange:
-        """Return the same without the value."""
-        return BufferChange(self.module, self.name, None, in_place=self.in_place)
-
 
 @dataclass(frozen=True, slots=True)
 class AttributeChange:
@@ -64,10 +60,6 @@ class AttributeChange:
             vars(self.module).pop(self.name, None)
         else:
             vars(self.module)[self.name] = self.value.rebuild((), hand_out)
-
-    def blank(self) -> AttributeChange:
-        """Return the same with values that nobody reads."""
-        return AttributeChange(self.module, self.name, None if self.value is None else self.value.blank())
 
 
 Change = BufferChange | AttributeChange

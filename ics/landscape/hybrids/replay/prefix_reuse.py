@@ -52,9 +52,9 @@ def prefix_reuse(plan: HybridPlan, *, chunk: int | None = None) -> Iterator[tupl
 
     Cost: one and a half forward passes, and for each selected layer a forward-backward pass of what comes after the
     first reading of its parameters; memory for what every module call returns. With `chunk`, (1 + layers / chunk)
-    forward passes more, and memory for what the calls of `chunk` layers return. The first time that a model is
-    measured, one more forward pass of that part for each layer, to see that it can be replayed from there, and
-    two full passes to compare with.
+    forward passes more, and memory for what the calls of `chunk` layers return and for one output of each block before
+    them. The first time that a model is measured, one more forward pass of that part for each layer, to see that it
+    can be replayed from there, and two full passes to compare with.
     """
     found: dict[str, ParameterGradients] = {}
     model = plan.transition.objective.model

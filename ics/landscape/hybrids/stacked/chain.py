@@ -59,7 +59,7 @@ class Chain:
             >>> [list(stage.names.values()) for stage in Chain.of(nn.Sequential(inner, nn.Linear(2, 1))).stages]
             [['0.0.weight', '0.0.bias'], [], ['1.weight', '1.bias']]
         """
-        if _has_hooks(model):
+        if _has_hooks(model):  # a hook expects the tensors of one net, not of several at once
             return None
         names = {id(value): name for name, value in model.named_parameters()}
         for module in model.modules():
@@ -81,7 +81,7 @@ class Chain:
             calls.append(None)
             return answer(value)
 
-        vars(self.sequential)["forward"] = stand_in
+        vars(self.sequential)["forward"] = stand_in  # so that code and contexts around the chain run as they are
         try:
             yield calls
         finally:

@@ -1,4 +1,4 @@
-"""The kept prefix against the slow reference, bit for bit, on the families of nets that people train."""
+"""Prefix reuse against the slow reference, bit for bit, on the families of nets that people train."""
 
 from __future__ import annotations
 
