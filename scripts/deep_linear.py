@@ -90,12 +90,12 @@ def train_one(job: Job) -> float:
     return time.perf_counter() - started
 
 
-def train_all(waiting: list[Job], *, processes: int) -> None:
+def train_all(missing: list[Job], *, processes: int) -> None:
     """Train in parallel processes of one thread each, and print what is done."""
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = {pool.submit(train_one, job): job for job in waiting}
+        futures = {pool.submit(train_one, job): job for job in missing}
         for future in as_completed(futures):
             print(f"{futures[future].folder.name}: {future.result():.0f} s", flush=True)
 
@@ -115,10 +115,10 @@ def main() -> None:
         write_page(arguments.to, docs=ROOT / "docs")
         return
     everything = jobs(to=arguments.to, seeds=arguments.seeds, steps=arguments.steps)
-    waiting = [job for job in everything if not is_done(job)]
-    print(f"{len(everything) - len(waiting)} of {len(everything)} runs are complete", flush=True)
+    missing = [job for job in everything if not is_done(job)]
+    print(f"{len(everything) - len(missing)} of {len(everything)} runs are complete", flush=True)
     started = time.perf_counter()
-    train_all(waiting, processes=arguments.jobs)
+    train_all(missing, processes=arguments.jobs)
     print(f"all: {time.perf_counter() - started:.0f} s", flush=True)
 
 

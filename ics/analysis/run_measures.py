@@ -99,6 +99,7 @@ def _summarise_steps(runs: Runs, _: object) -> pd.DataFrame | None:
     columns = {}
     for name in logged_measures(frame):
         logged = frame[frame[name].notna()].sort_values("step", kind="stable").groupby("run")[name]
+        # One batch decides the last loss, so that one is averaged; accuracies and the like are logged rarely as it is.
         if name == "loss":
             columns["final_loss"] = logged.apply(lambda losses: last_tenth(losses).mean())
         else:

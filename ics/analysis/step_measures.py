@@ -21,6 +21,7 @@ def shifts_per_step(runs: Runs) -> pd.DataFrame | None:
     frame = read(runs, "gradient_shift", where={"parameters": "weight"})
     if frame is None:
         return None
+    # Both leave out the same rows in the same order, so that positions match where the index does not.
     ratios = shift_against_floor(frame)["shift_over_floor"]
     later = after_first_layer(frame).reset_index(drop=True).assign(shift_over_floor=ratios.to_numpy())
     return later.groupby(_KEYS, dropna=False)[list(SHIFTS)].median().reset_index()

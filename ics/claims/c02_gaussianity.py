@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ics.claims.c01_shape_drift import changes
-from ics.claims.method.budgets import ClaimBudget
+from ics.claims.c01_shape_drift import changes, studies
 from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import above, below
-from ics.claims.method.studies import Study
-from ics.claims.studies.shape import WU, U, plain_nets, shape_study, u_and_preactivation
+from ics.claims.studies.shape import WU, U, plain_nets, u_and_preactivation
 
 _FROM_NORMAL = {
     "ks": "Kolmogorov-Smirnov distance to the normal distribution of the same mean and variance",
@@ -22,11 +20,6 @@ _DENSITY = "density (E|x|)^2 / E x^2, small where few values are far from 0"
 _PER_UNIT = "per unit, median over units, then over layers between the first and the last, then over looks"
 _POOLED = "of all units of a layer together, median over layers between the first and the last, then over looks"
 _KINDS = {"": _PER_UNIT, "pooled_": _POOLED}
-
-
-def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """The shapes of the standard nets, shared with C01."""
-    return tuple(shape_study(name, config, budget) for name, config in plain_nets(budget).items())
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:

@@ -100,6 +100,7 @@ def read_entry(path: Path) -> Entry:
     """Read one entry."""
     try:
         values = read_json(path)
+        # An entry of a newer version may hold more; what this version does not know, it does not show.
         names = {setting.name for setting in fields(Entry)}
         return Entry(**{name: value for name, value in values.items() if name in names})
     except (OSError, ValueError, TypeError, AttributeError) as error:

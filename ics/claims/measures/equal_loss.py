@@ -137,6 +137,7 @@ def _of_seed(curves: pd.DataFrame, columns: Sequence[str], nets: tuple[str, str]
     seed = curves["seed"].iloc[0]
     frames = {net: pd.DataFrame({"net": net, "seed": seed, "step": range(_NUM_LOSSES)}) for net in nets}
     for column in columns:
+        # Interpolated on logarithms: losses fall geometrically, and the measures are compared by their ratio.
         positive = curves[_is_positive(curves["loss"]) & _is_positive(curves[column])]
         lines = {net: positive[positive["net"] == net].sort_values("loss") for net in nets}
         losses = _common([line["loss"].to_numpy(float) for line in lines.values()])

@@ -63,5 +63,6 @@ def departure_at(line: pd.DataFrame, distance: float) -> float:
     beyond = min(int(np.searchsorted(places, distance * (1 - 1e-12))), len(places) - 1)
     if not np.isfinite(values[: beyond + 1]).all():
         return float("inf")
+    # Only probes up to the one beyond `distance` had to be finite; interpolation must not see an infinite one after it.
     finite = np.isfinite(values)
     return float(np.interp(distance, places[finite], values[finite] / places[finite] ** 2)) * distance**2

@@ -128,6 +128,7 @@ def value(numbers: pd.Series, net: str, **words: Any) -> Effect:
 
 
 def _paired(numbers: pd.Series, first: str, second: str, scale: Scale, words: Mapping[str, Any]) -> Effect:
+    # Both nets start from the same seed and see the same batches: paired, what seeds have in common cancels.
     a, b = _of_net(numbers, first), _of_net(numbers, second)
     compare = _quotient if scale == "ratio" else _minus
     nothing = float("nan")
@@ -157,6 +158,7 @@ def _of_net(numbers: pd.Series, net: str) -> dict[int, float]:
 
 def _quotient(a: float, b: float) -> float:
     if b == 0:
+        # A net that trains to a loss of 0 beats any other by an infinite factor; two that do cannot be told apart.
         return float("nan") if a == 0 or math.isnan(a) else math.copysign(math.inf, a)
     return a / b
 

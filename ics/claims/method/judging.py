@@ -55,5 +55,6 @@ def weigh(claim: Claim, evidence: Evidence) -> tuple[tuple[Effect, ...], Verdict
     try:
         effects = tuple(claim.evidence(evidence))
     except IcsError as error:
+        # A table that no run recorded, a net that failed: the claim is open, and the others must still be judged.
         return (), Verdict(Outcome.INCONCLUSIVE, f"open: {error}", None, ())
     return effects, decide(effects, claim.rule)

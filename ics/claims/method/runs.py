@@ -52,6 +52,7 @@ def data_name(config: RunConfig) -> str:
 
 def run_folder(root: Path, config: RunConfig) -> Path:
     """Return where the run of a configuration lies."""
+    # The readable part is for people; only the digest tells configurations apart.
     data = data_name(config).removeprefix(_IMAGES).partition(".")[0]
     name = f"{config.model.rpartition(':')[2]}-{data}-{config.norm}"
     return root / "runs" / f"{slug(name)}-{digest(changed(config))}-{config.seed}"
@@ -70,7 +71,7 @@ def is_run_done(config: RunConfig, to: Path) -> bool:
 
 def make_run(config: RunConfig, to: Path) -> None:
     """Train, in place of whatever an interrupted attempt left."""
-    shutil.rmtree(to, ignore_errors=True)
+    shutil.rmtree(to, ignore_errors=True)  # a recorder refuses a folder that holds a run, even a broken one
     train(config, to=to, progress=own_progress())
 
 

@@ -88,6 +88,7 @@ def is_study_done(study: Study, to: Path) -> bool:
         info = read_json(to / STUDY_FILE)
     except (OSError, ValueError):
         return False
+    # The table is written first: a study.json without it is that of a folder that somebody cleaned up.
     return info.get("study") == study.identity | {"seed": study.seed} and (to / TABLE_FILE).is_file()
 
 

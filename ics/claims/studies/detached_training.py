@@ -1,9 +1,9 @@
 """What happens to biases and weights where BatchNorm's statistics are constants in the gradient, followed step by step.
 
-Ioffe & Szegedy's argument (2015, sec. 2): x-hat = u + b - E[u + b] does not depend on b. Who ignores how E depends on b
-sees dL/db = sum of dL/dx-hat, moves b, finds loss and gradient as they were, and moves b again. Two studies: the
-argument itself, in which nothing but b is trained, and whole trainings, with gamma and beta learned or left at 1 and 0,
-because their argument is about a layer that has neither.
+Ioffe & Szegedy's argument (2015, sec. 2): x-hat = u + b - E[u + b] does not depend on b. A step that ignores how E
+depends on b sees dL/db = sum of dL/dx-hat, moves b, finds loss and gradient as they were, and moves b again. Two
+studies: the argument itself, in which nothing but b is trained, and whole trainings, with gamma and beta learned or
+left at 1 and 0, because their argument is about a layer that has neither.
 """
 
 from __future__ import annotations

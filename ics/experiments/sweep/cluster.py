@@ -41,20 +41,20 @@ def run_on_cluster(
     ray = import_ray()
     with _connected(ray, address, jobs, workers):
         task = ray.remote(max_retries=0)(_run_there)
-        waiting = deque(enumerate(jobs))
+        pending = deque(enumerate(jobs))
         attempts = [0] * len(jobs)
         running: dict[Any, int] = {}
         try:
-            while waiting or running:
-                while waiting and (workers is None or len(running) < workers):
-                    place, job = waiting.popleft()
+            while pending or running:
+                while pending and (workers is None or len(running) < workers):
+                    place, job = pending.popleft()
                     attempts[place] += 1
                     running[_submit(task, job)] = place
                 for reference in ray.wait(list(running), num_returns=1)[0]:
                     place = running.pop(reference)
                     ended = _result(ray, reference)
                     if isinstance(ended, str) and attempts[place] <= retries:
-                        waiting.append((place, jobs[place]))
+                        pending.append((place, jobs[place]))
                     elif isinstance(ended, str):
                         yield place, dead(jobs[place], ended, attempts=attempts[place])
                     else:

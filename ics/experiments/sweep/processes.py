@@ -66,16 +66,16 @@ def run_in_processes(
     Raises:
         UsageError: a job cannot be sent to a process, or none of the processes starts.
     """
-    waiting = deque(_Task(place, job, _packed(job)) for place, job in enumerate(jobs))
+    pending = deque(_Task(place, job, _packed(job)) for place, job in enumerate(jobs))
     pool: list[_Worker] = []
     threads = max(1, available_cores() // workers)
     failed_starts = 0
     try:
-        while waiting or any(worker.task for worker in pool):
-            pool += [_start(threads) for _ in range(min(workers, len(waiting) + _num_busy(pool)) - len(pool))]
+        while pending or any(worker.task for worker in pool):
+            pool += [_start(threads) for _ in range(min(workers, len(pending) + _num_busy(pool)) - len(pool))]
             for worker in pool:
-                if worker.ready and worker.task is None and waiting:
-                    _hand_out(worker, waiting)
+                if worker.ready and worker.task is None and pending:
+                    _hand_out(worker, pending)
             for worker, message in _messages(pool):
                 match message:
                     case "ready", _:
@@ -94,7 +94,8 @@ def run_in_processes(
                             failed_starts += not worker.ready
                             _check_starts(failed_starts, retries, reason)
                         elif worker.task.attempts <= retries:
-                            waiting.append(worker.task)
+                            # To the end of the queue, where fewer jobs run beside one that needs much memory.
+                            pending.append(worker.task)
                         else:
                             task = worker.task
                             yield task.place, dead(task.job, reason, attempts=task.attempts)
@@ -130,8 +131,8 @@ def _start(threads: int) -> _Worker:
     return _Worker(process, here)
 
 
-def _hand_out(worker: _Worker, waiting: deque[_Task]) -> None:
-    worker.task = waiting.popleft()
+def _hand_out(worker: _Worker, pending: deque[_Task]) -> None:
+    worker.task = pending.popleft()
     worker.task.attempts += 1
     with contextlib.suppress(OSError):  # it died meanwhile: `_messages` will tell
         worker.connection.send_bytes(worker.task.work)

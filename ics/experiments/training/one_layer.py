@@ -31,7 +31,7 @@ from ics.experiments.nets.layers import NetLayer
 
 Mode = Literal["update", "sign"]
 
-_WAITING_BITS = 32
+_UNCHOSEN_BITS = 32
 
 
 class OneLayerPerStep:
@@ -63,7 +63,7 @@ class OneLayerPerStep:
         self._parameters = [list(layer.parameters.values()) for layer in layers]
         self._are_weights = [[_is_weight(name) for name in layer.parameters] for layer in layers]
         device = self._parameters[0][0].device
-        self._waiting = torch.arange(len(layers), 0, -1, device=device)  # steps; the earliest layer comes first
+        self._unchosen = torch.arange(len(layers), 0, -1, device=device)  # steps; the earliest layer comes first
         self._before: list[list[Tensor]] = []
         self._columns: dict[str, Tensor] = {}
         optimizer.register_step_pre_hook(lambda *_: self._keep())
@@ -110,10 +110,12 @@ class OneLayerPerStep:
         ]
 
     def _choose(self, counts: Tensor) -> Tensor:
-        longest = 2**_WAITING_BITS - 1
-        chosen = ((counts << _WAITING_BITS) + self._waiting.clamp(max=longest)).argmax()
-        self._waiting += 1
-        self._waiting.index_fill_(0, chosen.reshape(1), 0)
+        # One number per layer: its sign changes in the high bits, how long it was not chosen in the low ones. A single
+        # argmax then takes the most sign changes and, among equals, the longest wait; no value goes to the host.
+        longest = 2**_UNCHOSEN_BITS - 1
+        chosen = ((counts << _UNCHOSEN_BITS) + self._unchosen.clamp(max=longest)).argmax()
+        self._unchosen += 1
+        self._unchosen.index_fill_(0, chosen.reshape(1), 0)
         return chosen
 
 

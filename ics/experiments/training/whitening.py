@@ -104,6 +104,7 @@ class Whitening:
         proposed = _copies(self._all)
         losses = {"proposed_loss": self._pass(batch)}
         _assign(self._all, self._before)
+        # First without the step: another batch has other statistics, for which alone standardising changes weights.
         start = self._vector()
         losses["floor_loss"] = self.standardise(batch)
         floor = self._vector() - start

@@ -50,14 +50,14 @@ def crossing(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def expected_step(
-    before: dict[str, np.ndarray], proposed: dict[str, np.ndarray], waiting: dict[int, int], mode: Mode
+    before: dict[str, np.ndarray], proposed: dict[str, np.ndarray], steps_unchosen: dict[int, int], mode: Mode
 ) -> tuple[dict[str, np.ndarray], int, dict[int, int]]:
     """What the definition makes of a proposed step, the layer that it chooses, and the counts."""
     counts = {
         layer: sum(int(crossing(before[name], proposed[name]).sum()) for name in names if name in WEIGHTS)
         for layer, names in LAYERS.items()
     }
-    chosen = max(LAYERS, key=lambda layer: (counts[layer], waiting[layer]))
+    chosen = max(LAYERS, key=lambda layer: (counts[layer], steps_unchosen[layer]))
     after = dict(proposed)
     for layer, names in LAYERS.items():
         for name in names:
@@ -81,7 +81,7 @@ def test_every_step_is_what_its_definition_says(
     model = net()
     optimizer = kind(model.parameters(), **settings)
     alone = OneLayerPerStep(optimizer, layers=layers_in_order(model, _INPUTS), mode=mode)
-    waiting, seen = {0: 3, 1: 2, 2: 1}, set()
+    steps_unchosen, seen = {0: 3, 1: 2, 2: 1}, set()
     for step in range(12):
         plain = copy.deepcopy(model)  # makes the same step without the restriction
         beside = kind(plain.parameters(), **settings)
@@ -90,8 +90,8 @@ def test_every_step_is_what_its_definition_says(
         for each, stepping in ((plain, beside), (model, optimizer)):
             give(each, gradients_for(step))
             stepping.step()
-        after, chosen, counts = expected_step(before, values_of(plain), waiting, mode)
-        waiting = {layer: 0 if layer == chosen else number + 1 for layer, number in waiting.items()}
+        after, chosen, counts = expected_step(before, values_of(plain), steps_unchosen, mode)
+        steps_unchosen = {layer: 0 if layer == chosen else number + 1 for layer, number in steps_unchosen.items()}
         seen.add(chosen)
         got = values_of(model)
         assert [name for name in after if not np.array_equal(after[name], got[name])] == []

@@ -19,7 +19,7 @@ from tests.analysis.synthetic_tables import attribution_frame, curvature_frame, 
 VOID = {"meta", "img"}
 
 
-class Outline(HTMLParser):
+class PageParser(HTMLParser):
     """Checks that every tag is closed, and keeps what the page refers to."""
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Outline(HTMLParser):
             self.headings.append(data)
 
 
-def read_page(path: Path) -> tuple[str, Outline]:
+def read_page(path: Path) -> tuple[str, PageParser]:
     text = path.read_text(encoding="utf-8")
-    outline = Outline()
-    outline.feed(text)
-    assert outline.open == []
-    return text, outline
+    parsed = PageParser()
+    parsed.feed(text)
+    assert parsed.open == []
+    return text, parsed
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def written(folder: Path) -> Path:
 
 
 def test_the_page_is_whole_and_fetches_nothing(written: Path) -> None:
-    text, outline = read_page(written)
-    assert outline.headings == [
+    text, parsed = read_page(written)
+    assert parsed.headings == [
         "Runs",
         "Training",
         "Gradient shift",
@@ -77,17 +77,17 @@ def test_the_page_is_whole_and_fetches_nothing(written: Path) -> None:
         "Comparison",
         "What did it cost",
     ]
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in outline.sources)
-    assert not outline.tags & {"script", "link", "iframe"}
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in parsed.sources)
+    assert not parsed.tags & {"script", "link", "iframe"}
     assert "@import" not in text
     assert "url(" not in text
     assert len(text) < 5_000_000
 
 
 def test_every_figure_is_a_valid_drawing_with_a_description(written: Path) -> None:
-    text, outline = read_page(written)
-    assert len(outline.sources) == 6
-    for source in outline.sources:
+    text, parsed = read_page(written)
+    assert len(parsed.sources) == 6
+    for source in parsed.sources:
         drawing = ElementTree.fromstring(base64.b64decode(source.partition(",")[2]))
         assert drawing.tag.endswith("svg")
     assert len(re.findall(r'<img alt="[^"]{8,}"', text)) == 6
@@ -110,12 +110,12 @@ def test_findings_runs_notes_and_comparison_are_there(written: Path, folder: Pat
 
 def test_one_run_and_missing_tables(tmp_path: Path) -> None:
     run = make_run(tmp_path, "bn", None, steps=(0,), without=["gradient_line", "activations"], state="failed")
-    text, outline = read_page(plots.write_report(run, tmp_path / "report.html"))
+    text, parsed = read_page(plots.write_report(run, tmp_path / "report.html"))
     assert "Not recorded: no run holds rows of the table gradient_line." in text
     assert "Not recorded: no run holds rows of the table activations." in text
     assert "its state is failed, not completed" in text
     assert "A table of ratios is made for two nets; this report holds 1." in text
-    assert len(outline.sources) == 3
+    assert len(parsed.sources) == 3
 
 
 def test_further_tables_have_a_section_where_they_were_recorded(tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ def test_further_tables_have_a_section_where_they_were_recorded(tmp_path: Path) 
             if net == "standard":
                 del frames["normalization"]
             make_run(tmp_path, net, seed, steps=steps, layers=layers, frames=frames, without=["activations"])
-    text, outline = read_page(plots.write_report(ics.open_runs(tmp_path), tmp_path / "report.html"))
-    assert outline.headings == [
+    text, parsed = read_page(plots.write_report(ics.open_runs(tmp_path), tmp_path / "report.html"))
+    assert parsed.headings == [
         *("Runs", "Training", "Gradient shift", "Where the shift comes from", "Loss landscape", "Curvature"),
         *("Activations", "Same-batch drift", "Normalisation", "Comparison", "What did it cost"),
     ]
-    assert len(outline.sources) == 4 + 5  # drift before and after the normalisation
+    assert len(parsed.sources) == 4 + 5  # drift before and after the normalisation
     assert "Not shown" not in text
     assert "Recorded too" not in text
     for said in (
@@ -158,20 +158,20 @@ def test_layers_moved_alone_are_named_and_not_drawn(tmp_path: Path) -> None:
 def test_drift_at_another_site_alone_is_drawn(tmp_path: Path) -> None:
     frames = {"drift": drift_frame(steps=(0, 10)).query("site == 'scaled'").assign(site="activation")}
     run = make_run(tmp_path, "bn", 0, steps=(0, 10), frames=frames, without=["activations"])
-    text, outline = read_page(plots.write_report(run, tmp_path / "report.html"))
+    text, parsed = read_page(plots.write_report(run, tmp_path / "report.html"))
     assert "same-batch drift at the site activation" in text
-    assert "Curvature" not in outline.headings
+    assert "Curvature" not in parsed.headings
 
 
 def test_a_section_that_cannot_be_made_says_why_and_the_others_stay(tmp_path: Path) -> None:
     run = make_run(tmp_path, "bn", 0, steps=(0, 10))
     part = next((run.path / "gradient_line").glob("part-*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
-    text, outline = read_page(plots.write_report(ics.open_run(run.path), tmp_path / "report.html"))
+    text, parsed = read_page(plots.write_report(ics.open_run(run.path), tmp_path / "report.html"))
     assert "Not shown: " in text
     assert part.name in text
-    assert "Gradient shift" in outline.headings
-    assert len(outline.sources) == 5
+    assert "Gradient shift" in parsed.headings
+    assert len(parsed.sources) == 5
 
 
 def test_runs_of_one_net_at_several_learning_rates_are_drawn_apart(tmp_path: Path) -> None:

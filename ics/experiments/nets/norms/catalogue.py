@@ -54,7 +54,7 @@ def make_norm(name: str, num_features: int, *, ndim: int) -> nn.Module:
     """Return the normalisation called `name`: `NORMS` says which there are.
 
     Args:
-        name: a name in `NORMS`; its positions are the affair of whoever builds the net.
+        name: a name in `NORMS`; the caller decides where in the net it stands.
         num_features: units of a linear layer, channels of a convolution.
         ndim: axes of its input: 2 for (N, C), 4 for (N, C, height, width).
 

@@ -15,7 +15,7 @@ class ChannelNorm(nn.Module):
     """Abstract: z = gamma (x - mean) / scale + beta, each per channel of (N, C) or (N, C, *spatial).
 
     Parameters and buffers are called as BatchNorm's, so that either loads the other's `state_dict`. It is none of
-    torch's `_BatchNorm` nevertheless: whoever sees one may conclude that a bias in front has no gradient, that Theorem
+    torch's `_BatchNorm` nevertheless: code that sees one may assume that a bias in front has no gradient, that Theorem
     4.1 holds, and that running statistics do not enter what is returned in training. Here one of these fails.
 
     Args:

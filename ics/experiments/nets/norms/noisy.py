@@ -18,7 +18,7 @@ def shaken(a: Tensor) -> Tensor:
 
     Per unit mu ~ U(-0.5, 0.5) and sigma ~ U(1, 1.25); then per sample and unit m ~ U(mu - 0.1, mu + 0.1) and
     s ~ N(sigma, 0.1), a standard deviation. Height and width count as samples. The numbers come from torch's generator
-    of the device, so that whoever puts that back draws the same.
+    of the device, so that restoring its state draws the same numbers again.
 
     Args:
         a: (N, C) or (N, C, *spatial).
