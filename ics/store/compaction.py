@@ -1,4 +1,4 @@
-"""Keeping parts few: eight of a size become one while the run goes on, and what is small becomes one when it ends.
+"""Merges parts so that they stay few: eight of a size become one during the run, the small ones become one at its end.
 
 A run of n flushes so has about 8 log_8(n) parts a table at any time, however it ends, and each row is written anew
 log_8(n) times at most. A merge rewrites at most 128 MiB of a table, the end of a run 16 MiB: both take as long

@@ -142,7 +142,9 @@ class Runs(Sequence[Run]):
         schema = arrow_schema(table, stored)
         wanted = [columns] if isinstance(columns, str) else columns
         names = chosen_columns(
-            None if wanted is None else [one for one in wanted if one not in IDENTITY], table=name, known=schema.names
+            None if wanted is None else [one for one in wanted if one not in IDENTITY],
+            table=name,
+            available=schema.names,
         )
         conditions = triples(where)
         parse_where([one for one in conditions if one[0] not in IDENTITY], table=name, schema=schema)
