@@ -80,9 +80,10 @@ def rows_per_group(num_bytes: int, num_rows: int) -> int:
 def _encodings(schema: pa.Schema) -> dict[str, str]:
     """Return how numbers are encoded: plainly, which every reader understands, except the numbers of histogram buckets.
 
-    Bytes split by place (BYTE_STREAM_SPLIT) would make a run about a tenth smaller. But Spark 3.5 and 4.0 and fastparquet
-    refuse such columns, and DuckDB 1.1 refuses such columns of whole numbers (docs/reading.md). Bucket numbers ascend,
-    so their differences (DELTA_BINARY_PACKED) take about half the space; all these readers understand those.
+    Bytes split by place (BYTE_STREAM_SPLIT) would make a run about a tenth smaller. But Spark 3.5 and 4.0 and
+    fastparquet refuse such columns, and DuckDB 1.1 refuses such columns of whole numbers (docs/reading.md). Bucket
+    numbers ascend, so their differences (DELTA_BINARY_PACKED) take about half the space; all these readers understand
+    those.
     """
     encodings = {}
     for field in schema:
