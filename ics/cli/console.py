@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MISTAKE = 2
 INTERRUPTED = 130
 
-_SHOWN = 4
+_SHOWN = 4  # members of a list cell: per-channel columns have hundreds
 
 Report = Callable[[str, int, int], None]
 """Called as `report(what, done, total)`."""

@@ -20,10 +20,11 @@ from ics.store.ordering import sorted_rows
 VERSION_KEY = b"ics.schema_version"
 TABLE_KEY = b"ics.table"
 
+# A reader skips whole row groups. Small ones let it skip more, but each has a footer entry per column, read first.
 _GROUP_ROWS = 8192
 _GROUP_BYTES = 4 * 2**20
 _LEAST_GROUP_ROWS = 64
-_LEVEL = 3
+_LEVEL = 3  # of zstd: 12 saves half a per cent and takes five times as long
 
 
 def arrow_schema(table: Table, stored: Iterable[pa.Schema] = ()) -> pa.Schema:

@@ -138,6 +138,7 @@ class Runs(Sequence[Run]):
         in the others. Arguments and errors are those of `Run.table`; `where` may also name run, net and seed.
         """
         table = table_named(name)
+        # One schema of all runs, before any rows are read: a column that one run lacks is null there, not an error.
         stored = [stored_schema(run.path / name, table, skip_damaged=skip_damaged) for run in self._runs]
         schema = arrow_schema(table, stored)
         wanted = [columns] if isinstance(columns, str) else columns

@@ -23,7 +23,8 @@ _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
 _DISK = fs.LocalFileSystem()
-_TRIES = 10
+_TRIES = 10  # parts vanish when they are merged, once per eight flushes; ten times in a row it is something else
+# Arrow raises plain OSError and ValueError for some kinds of damage, and its own exceptions for others.
 _UNREADABLE = (OSError, ValueError, pa.ArrowException)
 
 Item = TypeVar("Item")
@@ -92,6 +93,7 @@ def _read(
     names = chosen_columns(columns, table=table.name, available=schema.names)
     conditions = parse_where(where, table=table.name, schema=schema)
     late = [condition for condition in conditions if condition.late]
+    # What Parquet's statistics cannot decide is filtered here, after reading; the rest decides what is read.
     early = conjunction(condition for condition in conditions if not condition.late)
     order = order_of(table) if len(fragments) > 1 else []  # one part is in order already
     needed = dict.fromkeys([*names, *(condition.column for condition in late), *order])
