@@ -12,8 +12,8 @@ from ics import __version__
 from ics.cli.bench import bench
 from ics.cli.claims import app as claims
 from ics.cli.console import run_command
-from ics.cli.look import compare, report, schema, show
 from ics.cli.models import layers, recipes
+from ics.cli.runs import compare, report, schema, show
 from ics.cli.training import demo, train
 
 __all__ = ["app", "main"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DERIVED = "Every 10th and 100th step follow from every step's cost m and an idle one's i: i + (m - i) / n."
 _TIMED = "Every interval was timed."
-_BUSY = 0.5
+_BUSY = 0.5  # load per core above which other programs widen the intervals
 _IMAGES = (".png", ".svg", ".pdf")
 
 

@@ -12,10 +12,10 @@ from ics.schema import table_named
 _CONDITION = re.compile(r"\s*([\w.\-]+)\s*(==|!=|<=|>=|=|<|>|\sin\s)\s*([^=\s].*?)\s*")
 _TRUTH = {"true": True, "false": False}
 
-Condition = tuple[str, str, Any]
+Triple = tuple[str, str, Any]
 
 
-def parse_where(table: str, conditions: Iterable[str]) -> list[Condition]:
+def parse_where(table: str, conditions: Iterable[str]) -> list[Triple]:
     """Return (column, operator, value) for each condition, values typed as the schema types their column.
 
     Example:
@@ -64,7 +64,7 @@ def parse_every(texts: Sequence[str], instruments: Mapping[str, str]) -> dict[st
     return {name: schedule for name, schedule in chosen.items() if schedule != "every(0)"}
 
 
-def _parse_condition(table: str, text: str) -> Condition:
+def _parse_condition(table: str, text: str) -> Triple:
     match = _CONDITION.fullmatch(text)
     if match is None:
         raise UsageError(
@@ -77,10 +77,10 @@ def _parse_condition(table: str, text: str) -> Condition:
 
 
 def _typed(table: str, column: str, value: str) -> Any:
-    known = table_named(table)
-    if column not in known.column_names and not known.wide:
-        raise unknown_name(f"column of {table}", column, known.column_names)
-    dtype = known.column(column).dtype if column in known.column_names else "float64"
+    spec = table_named(table)
+    if column not in spec.column_names and not spec.wide:
+        raise unknown_name(f"column of {table}", column, spec.column_names)
+    dtype = spec.column(column).dtype if column in spec.column_names else "float64"
     try:
         match dtype:
             case "string":

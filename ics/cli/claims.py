@@ -25,14 +25,14 @@ EXAMPLES: Mapping[str, str] = {
 
 app = typer.Typer(invoke_without_command=True, epilog=f"Example: {EXAMPLES['claims']}")
 
-To = Annotated[Path, typer.Option(help="Folder of runs, studies and the ledger.")]
-BudgetName = Annotated[str | None, typer.Option(help="Only verdicts of this budget: quick, cpu or paper.")]
+ToOption = Annotated[Path, typer.Option(help="Folder of runs, studies and the ledger.")]
+BudgetOption = Annotated[str | None, typer.Option(help="Only verdicts of this budget: quick, cpu or paper.")]
 
 _DEFAULT = Path("claims")
 
 
 @app.callback()
-def claims(context: typer.Context, to: To = _DEFAULT, budget: BudgetName = None) -> None:
+def claims(context: typer.Context, to: ToOption = _DEFAULT, budget: BudgetOption = None) -> None:
     """List the claims about BatchNorm with their last verdicts; run, show and report them."""
     if context.invoked_subcommand is not None:
         return
@@ -56,7 +56,7 @@ def run(
         Path | None,
         typer.Option(help="Folder or archive of CIFAR-10 images (default: the variable ICS_CIFAR10)."),
     ] = None,
-    to: To = _DEFAULT,
+    to: ToOption = _DEFAULT,
     workers: Annotated[int | None, typer.Option(help="Runs at a time (default: one per core).")] = None,
     cluster: Annotated[str | None, typer.Option(help="Ray: local, or the address of a cluster.")] = None,
 ) -> None:
@@ -87,8 +87,8 @@ def run(
 @app.command(epilog=f"Example: {EXAMPLES['show']}")
 def show(
     claim: Annotated[str, typer.Argument(help="A claim as C07.")],
-    to: To = _DEFAULT,
-    budget: BudgetName = None,
+    to: ToOption = _DEFAULT,
+    budget: BudgetOption = None,
 ) -> None:
     """Show a claim: its sentence and source, the rule, the effects with their intervals, and how they were got."""
     from ics.errors import unknown_name
@@ -112,8 +112,8 @@ def show(
 @app.command(epilog=f"Example: {EXAMPLES['report']}")
 def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("claims.html"),
-    to: To = _DEFAULT,
-    budget: BudgetName = None,
+    to: ToOption = _DEFAULT,
+    budget: BudgetOption = None,
 ) -> None:
     """Write one self-contained page: every claim, what was measured, and the verdict; Markdown if it ends in .md."""
     from ics.ledger import details, effects_frame, latest, overview

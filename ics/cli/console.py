@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MISTAKE = 2
 INTERRUPTED = 130
 
-_SHOWN = 4
+_SHOWN = 4  # members of a list cell: per-channel columns have hundreds
 
 Report = Callable[[str, int, int], None]
 """Called as `report(what, done, total)`."""
@@ -88,7 +88,7 @@ def need(condition: object, message: str) -> None:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or type(value).__name__ == "NAType":  # pandas before 3 keeps its NA in columns of strings
         return "null"
     if isinstance(value, float):
         return "null" if math.isnan(value) else f"{value:.4g}"

@@ -58,13 +58,13 @@ def print_results(configs: Sequence[RunConfig], results: Sequence[JobResult]) ->
 
 
 def how_to_read(paths: Sequence[Path]) -> str:
-    """Return the lines that say how to look at these runs, named one by one."""
+    """Return the lines that say how to open these runs, named one by one."""
     names = shlex.join(_short(path) for path in paths)
     return f"Recorded {names}\nLook: ics show {_short(paths[0])}\nDraw: ics report {names}"
 
 
 def how_to_read_folder(folder: Path) -> str:
-    """Return the lines that say how to look at all runs of a folder."""
+    """Return the lines that say how to open all runs of a folder."""
     name = _short(folder)
     return f'Open: ics.open_runs("{name}")\nDraw: ics report {shlex.quote(f"{name}/*")}'
 

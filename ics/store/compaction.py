@@ -1,4 +1,4 @@
-"""Keeping parts few: eight of a size become one while the run goes on, and what is small becomes one when it ends.
+"""Merges parts so that they stay few: eight of a size become one during the run, the small ones become one at its end.
 
 A run of n flushes so has about 8 log_8(n) parts a table at any time, however it ends, and each row is written anew
 log_8(n) times at most. A merge rewrites at most 128 MiB of a table, the end of a run 16 MiB: both take as long
@@ -16,7 +16,7 @@ from ics.store.merging import merge_parts
 
 _FAN_IN = 8
 _MAX_BYTES = 128 * 2**20
-_MAX_BYTES_AT_END = 16 * 2**20
+_MAX_BYTES_AT_END = 16 * 2**20  # the user waits for this merge; the others run beside the training
 
 
 def merge_due(folder: Path, table: Table) -> None:
@@ -46,7 +46,7 @@ def compact(folder: Path, table: Table) -> None:
         OSError, pyarrow.ArrowException: a part cannot be read or written; every row is still readable.
     """
     parts = live_parts(folder)
-    last = _newest(parts)
+    last = _newest(parts)  # neighbours: a part covers one range of flushes, so only neighbours can become one
     if len(last) > 1:
         merge_parts(last, table)
         parts = live_parts(folder)

@@ -15,7 +15,7 @@ Schema version {SCHEMA_VERSION}. Made by `ics.store.schema_markdown()`; edit `ic
 A run is a folder:
 
     runs/vgg-bn-0/
-      run.json                                     what is known about the run besides its rows
+      run.json                                     all that the run holds besides its rows
       steps/part-00000000-00000000.parquet         rows of flush 0
       steps/part-00000001-00000001.parquet         rows of flush 1
       activations/part-00000000-00000041.parquet   rows of flushes 0 to 41, merged
@@ -26,8 +26,9 @@ counts no more. It is deleted at once, so only a run that is being written, or w
 parts; who reads its Parquet files without `ics` must leave them out. Eight parts that hold as many flushes each are
 merged into one while the run goes on, and the newest of a table, up to 16 MiB, when it ends. Rows are sorted by layer,
 call, site and the like, then by step. Tables without layers are sorted by their keys. Compression is zstd; strings are
-dictionary-encoded; pages carry checksums. `ics.schema_version` in the metadata of each part says which schema it was
-written by. How to read a run is in [reading.md](reading.md).
+dictionary-encoded, the numbers of histogram buckets stored as differences, all other numbers as they are; pages
+carry checksums. `ics.schema_version` in the metadata of each part says which schema it was written by. How to read
+a run, and with which programs that was tried, is in [reading.md](reading.md).
 
 **Null and NaN.** Null is *not defined* or *not recorded*; keys are never null. NaN and infinity are values that
 occurred. A pandas frame shows both null and NaN as NaN, `run.arrow(...)` keeps them apart.

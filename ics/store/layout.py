@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 RUN_FILE = "run.json"
 TEMPORARY = ".tmp-"
+# Eight digits keep a listing in order; a run of more flushes has longer names, which `all_parts` sorts as numbers.
 _PART = re.compile(r"part-(\d{8,})-(\d{8,})\.parquet")
 
 

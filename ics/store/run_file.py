@@ -1,4 +1,4 @@
-"""run.json: what is known about a run besides its rows. Strict JSON, replaced whole at every change.
+"""run.json: all that a run holds besides its rows. Strict JSON, replaced whole at every change.
 
 JSON has no NaN and no infinity, and a reader that is strict about it refuses the file. They are therefore written as
 `{"$float": "nan"}`, `{"$float": "inf"}` and `{"$float": "-inf"}`, and read back as floats.

@@ -139,11 +139,14 @@ class Runs(Sequence[Run]):
         """
         schemas = {own: table for run in self._runs for own, table in run.schema.items()} or TABLES
         table = table_named(name, schemas)
+        # One schema of all runs, before any rows are read: a column that one run lacks is null there, not an error.
         stored = [stored_schema(run.path / name, table, skip_damaged=skip_damaged) for run in self._runs]
         schema = arrow_schema(table, stored)
         wanted = [columns] if isinstance(columns, str) else columns
         names = chosen_columns(
-            None if wanted is None else [one for one in wanted if one not in IDENTITY], table=name, known=schema.names
+            None if wanted is None else [one for one in wanted if one not in IDENTITY],
+            table=name,
+            available=schema.names,
         )
         conditions = triples(where)
         parse_where([one for one in conditions if one[0] not in IDENTITY], table=name, schema=schema)

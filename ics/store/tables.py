@@ -23,7 +23,8 @@ _FORMAT = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
 _DISK = fs.LocalFileSystem()
-_TRIES = 10
+_TRIES = 10  # parts vanish when they are merged, once per eight flushes; ten times in a row it is something else
+# Arrow raises plain OSError and ValueError for some kinds of damage, and its own exceptions for others.
 _UNREADABLE = (OSError, ValueError, pa.ArrowException)
 
 Item = TypeVar("Item")
@@ -54,7 +55,7 @@ def read_rows(
         table: its schema.
         columns: the columns wanted, in this order; default all.
         where: see `ics.store.where.parse_where`.
-        schema: the columns there are, where they are known from several runs; default those of the parts.
+        schema: the columns there are, where several runs decide them; default those of the parts.
         skip_damaged: leave out parts that cannot be read, with a warning for each.
 
     Raises:
@@ -70,14 +71,14 @@ def read_rows(
     return _steadily(folder, read)
 
 
-def chosen_columns(columns: Sequence[str] | str | None, *, table: str, known: Sequence[str]) -> list[str]:
+def chosen_columns(columns: Sequence[str] | str | None, *, table: str, available: Sequence[str]) -> list[str]:
     """Return the columns asked for, each once; raises `SelectionError` with near matches for one that is not there."""
     if columns is None:
-        return list(known)
+        return list(available)
     names = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
     for name in names:
-        if name not in known:
-            raise unknown_name(f"column of {table}", str(name), known)
+        if name not in available:
+            raise unknown_name(f"column of {table}", str(name), available)
     return names
 
 
@@ -89,9 +90,10 @@ def _read(
     schema: pa.Schema,
     skip_damaged: bool,
 ) -> pa.Table:
-    names = chosen_columns(columns, table=table.name, known=schema.names)
+    names = chosen_columns(columns, table=table.name, available=schema.names)
     conditions = parse_where(where, table=table.name, schema=schema)
     late = [condition for condition in conditions if condition.late]
+    # What Parquet's statistics cannot decide is filtered here, after reading; the rest decides what is read.
     early = conjunction(condition for condition in conditions if not condition.late)
     order = order_of(table) if len(fragments) > 1 else []  # one part is in order already
     needed = dict.fromkeys([*names, *(condition.column for condition in late), *order])

@@ -127,20 +127,20 @@ class Condition:
         """Return the condition as an Arrow expression."""
         field = pc.field(self.column)
         missing = field.is_null(nan_is_null=pa.types.is_floating(self.dtype))
-        known = [value for value in self.values if value is not None]
+        present = [value for value in self.values if value is not None]
         match self.sign:
             case "!=":
-                return (field != self._scalar(known[0])) | missing if known else ~missing
+                return (field != self._scalar(present[0])) | missing if present else ~missing
             case "=" | "in":
-                return self._among(known) | missing if None in self.values else self._among(known)
-        return _COMPARISONS[self.sign](field, self._scalar(known[0]))
+                return self._among(present) | missing if None in self.values else self._among(present)
+        return _COMPARISONS[self.sign](field, self._scalar(present[0]))
 
-    def _among(self, known: Sequence[Any]) -> pc.Expression:
-        if len(known) == 1:
-            return pc.field(self.column) == self._scalar(known[0])
+    def _among(self, present: Sequence[Any]) -> pc.Expression:
+        if len(present) == 1:
+            return pc.field(self.column) == self._scalar(present[0])
         # A hash tells 0.0 from -0.0, a comparison does not.
-        further = [-value for value in known if value == 0] if pa.types.is_floating(self.dtype) else []
-        return pc.field(self.column).isin(pa.array([*known, *further], self.dtype))
+        further = [-value for value in present if value == 0] if pa.types.is_floating(self.dtype) else []
+        return pc.field(self.column).isin(pa.array([*present, *further], self.dtype))
 
     def _scalar(self, value: Any) -> pa.Scalar:
         return pa.scalar(value, self.dtype)

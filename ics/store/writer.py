@@ -61,7 +61,7 @@ class Writer:
         self._pending: dict[str, tuple[int, list[pa.Table]]] = {}  # number of the next part, and its rows
         self._unmergeable: set[str] = set()
         self._closed = False
-        _make_room(self.path, overwrite=overwrite, tables=self.tables)
+        _prepare_folder(self.path, overwrite=overwrite, tables=self.tables)
         self._write_info()
 
     def append(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -177,7 +177,7 @@ def _checked(info: Mapping[str, Any]) -> dict[str, Any]:
     return to_json(info)
 
 
-def _make_room(path: Path, *, overwrite: bool, tables: Iterable[str]) -> None:
+def _prepare_folder(path: Path, *, overwrite: bool, tables: Iterable[str]) -> None:
     """Make the folder of a run, or clear it of the run that is there."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"a run is written to a folder, got the file {path}; choose another path")

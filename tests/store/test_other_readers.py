@@ -1,4 +1,4 @@
-"""Other programs on the same folder: every example of docs/reading.md runs, and DuckDB finds what `ics` finds."""
+"""Other programs on the same folder: every example of docs/reading.md runs, and they find what `ics` finds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -57,6 +59,67 @@ def test_duckdb_finds_the_rows_that_ics_finds(folder):
         where={"layer": "conv2", "site": "input", "run": ["vgg-0", "vgg-bn-0"]},
     )
     assert found[["run", "step", "mean"]].values.tolist() == wanted[["run", "step", "mean"]].values.tolist()
+    assert [list(cell) for cell in found["channel_mean"]] == [list(cell) for cell in wanted["channel_mean"]]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_encodings_are_those_that_readers_in_use_understand(name, tmp_path):
+    """Spark 4.0 and fastparquet refuse BYTE_STREAM_SPLIT, and polars 1.0 DELTA_BINARY_PACKED in lists."""
+    writer = Writer(tmp_path / "run", info={})
+    writer.append(name, random_columns(np.random.default_rng(4), TABLES[name], num_rows=30))
+    writer.close()
+    (path,) = (tmp_path / "run" / name).iterdir()
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    encodings = {column.path_in_schema: set(column.encodings) for column in columns}
+    assert encodings.pop("histogram_bucket.list.element", {"RLE", "DELTA_BINARY_PACKED"}) == {
+        "RLE",
+        "DELTA_BINARY_PACKED",
+    }
+    assert set.union(*encodings.values()) <= {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
+    assert {column.compression for column in columns} == {"ZSTD"}
+
+
+def test_parts_of_the_encodings_written_before_are_read_as_they_were(tmp_path, monkeypatch):
+    def split(schema):
+        numbers = [
+            field for field in schema if not pa.types.is_string(field.type) and not pa.types.is_boolean(field.type)
+        ]
+        names = [f"{one.name}.list.element" if pa.types.is_list(one.type) else one.name for one in numbers]
+        return dict.fromkeys(names, "BYTE_STREAM_SPLIT")
+
+    columns = random_columns(np.random.default_rng(5), TABLES["activations"], num_rows=40)
+    found = []
+    for encodings in (parts._encodings, split):
+        monkeypatch.setattr(parts, "_encodings", encodings)
+        writer = Writer(tmp_path / encodings.__name__, info={})
+        writer.append("activations", columns)
+        writer.close()
+        found.append(open_run(tmp_path / encodings.__name__).arrow("activations"))
+    (path,) = (tmp_path / "split" / "activations").iterdir()
+    assert "BYTE_STREAM_SPLIT" in pq.read_metadata(path).row_group(0).column(0).encodings
+    assert repr(found[0].to_pylist()) == repr(found[1].to_pylist())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_polars_reads_every_column_of_every_table(name, tmp_path):
+    polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+    writer = Writer(tmp_path / "run", info={})
+    writer.append(name, random_columns(np.random.default_rng(6), TABLES[name], num_rows=60))
+    writer.close()
+    wanted = open_run(tmp_path / "run").arrow(name)
+    found = polars.read_parquet(tmp_path / "run" / name / "*.parquet").to_dict(as_series=False)
+    assert list(found) == wanted.column_names
+    for column in wanted.column_names:
+        assert repr(found[column]) == repr(wanted[column].to_pylist()), column
+
+
+@pytest.mark.filterwarnings("ignore:.*fastparquet.*deprecated")
+def test_fastparquet_reads_the_rows_of_a_run(folder):
+    pytest.importorskip("fastparquet", reason="fastparquet is not installed: pip install fastparquet")
+    found = pd.read_parquet(next((folder / "runs/vgg-0/activations").iterdir()), engine="fastparquet")
+    wanted = open_run(folder / "runs/vgg-0").table("activations")
+    assert found[["step", "layer", "mean"]].values.tolist() == wanted[["step", "layer", "mean"]].values.tolist()
     assert [list(cell) for cell in found["channel_mean"]] == [list(cell) for cell in wanted["channel_mean"]]
 
 

@@ -131,9 +131,9 @@ def flip(data: bytes) -> bytes:
 
 
 def of_another_program(data: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"step": [1]}), sink)
-    return sink.getvalue().to_pybytes()
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table({"step": [1]}), buffer)
+    return buffer.getvalue().to_pybytes()
 
 
 @pytest.mark.parametrize(
