@@ -220,7 +220,7 @@ def test_a_reason_is_made_of_what_was_measured() -> None:
         "it adds 2.1e+02 ms to a step of 500 ms; laying out and writing the rows of a recorded step takes 10 ms; a fact"
     )
     idle = row("vgg16_bn", "disk", "light", np.nan, writing_ms=0.01, steps_per_round=None, step_us=7.1)
-    rows = pd.concat([rows[rows["stage"] != "disk"], pd.DataFrame([idle])])
+    rows = pd.concat([rows[rows["stage"] != "disk"], pd.DataFrame([idle]).dropna(axis="columns")])
     (result,) = targets.target_results(targets.with_writing(rows), [aim])
     assert "takes 7.1 microseconds" in result.why
 
