@@ -32,7 +32,7 @@ LEARNING_RATE = Column("learning_rate", "float64", "learning rate of the step (f
 
 _POOLED = (
     Column("count", "int64", "finite values that entered the moments"),
-    Column("mean", "float64", "mean of the finite values", "value", "docs/science.md, section 3.2"),
+    Column("mean", "float64", "mean of the finite values", "value", "SCIENCE 3"),
     Column("m2", "float64", "second central moment sum / count (biased variance)", "value^2"),
     Column("m3", "float64", "third central moment sum / count", "value^3"),
     Column("m4", "float64", "fourth central moment sum / count", "value^4"),
@@ -174,7 +174,7 @@ DRIFT = Table(
     "step, layer, call, site and reference",
     (STEP, LAYER, LAYER_INDEX, CALL, SITE, Column("reference", "string", "before_update, or step_<n>")),
     (
-        *(Column(name, "float64", meaning, unit, "docs/science.md, section 3.4") for name, meaning, unit in _DISTANCES),
+        *(Column(name, "float64", meaning, unit, "SCIENCE 3") for name, meaning, unit in _DISTANCES),
         *(
             Column(f"floor_{name}", "float64", f"{name} between two halves of the probe batch", unit)
             for name, _, unit in _DISTANCES

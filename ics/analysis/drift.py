@@ -22,8 +22,7 @@ _CHANNELS = ("channel_mean", "channel_m2")
 def drift_between(frame: pd.DataFrame, *, reference: Literal["previous", "first"] | int = "previous") -> pd.DataFrame:
     """Measure how far each distribution moved from a reference step, from stored moments and histograms.
 
-    Per channel c with mean mu and biased variance v, 0 the reference, averaged over channels
-    (docs/science.md, section 3.4):
+    Per channel c with mean mu and biased variance v, 0 the reference (docs/science.md, 3.4), averaged over channels:
     `mean_shift` = |mu - mu_0| / sqrt(v_0) (in standard deviations); `log_variance_ratio` = |ln(v / v_0)|;
     `gaussian_kl` = KL(now || reference) = ((v + (mu - mu_0)^2) / v_0 - 1 - ln(v / v_0)) / 2 (nat). From the histograms
     of all channels together: `wasserstein_1` in units of the pooled standard deviation at the reference, at most

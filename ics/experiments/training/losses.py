@@ -21,7 +21,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def sum_squared_error(model: nn.Module, batch: Batch) -> Tensor:
-    """Squared error summed over samples and outputs (docs/science.md, section 5.2: at lr 1e-6 a mean moves nothing)."""
+    """Squared error, summed over samples and outputs (SCIENCE 5: with a mean, lr 1e-6 moves nothing)."""
     inputs, targets = batch
     return F.mse_loss(model(inputs), targets, reduction="sum")
 

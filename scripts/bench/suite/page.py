@@ -33,7 +33,7 @@ def page(suite: pd.DataFrame, growth: pd.DataFrame) -> str:
     rows = with_writing(suite)
     parts = [
         INTRODUCTION.format(machine=machine_sentence(suite)),
-        "## Targets\n\n"
+        "## Aimed at\n\n"
         + table(["", "at most", "measured", ""], target_cells(verdicts(rows)))
         + missed(verdicts(rows)),
         PRESET_COST.format(table=presets_table(rows)),
