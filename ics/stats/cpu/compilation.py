@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,27 +52,46 @@ class CompiledKernels(NamedTuple):
 
 
 def compile_kernels(announce: Callable[[str], None]) -> CompiledKernels:
-    """Compile the kernels, or read them from disk; `announce` is told, in a sentence, what a user should know."""
-    with event.install_listener("numba:compile", _Announcement(announce)):
+    """Read the kernels from disk, compiled before or now; `announce` is told, in a sentence, what a user should know.
+
+    What numba compiles in a process and what it reads from disk differ in the last bits of their results. So another
+    process compiles, and this one only reads: the first process on a machine then measures the same numbers as all
+    that follow. Where no other process can be started, or nothing be written, it compiles for itself.
+    """
+    with event.install_listener("numba:compile", _Refusal()):
         try:
             return _compile(cache=True)
+        except _NotOnDiskError:
+            pass
         except RuntimeError as error:  # how numba says that it finds no folder to write to
             if "cannot cache" not in str(error):
                 raise
             announce("numba finds no folder for its cache that it can write to; set NUMBA_CACHE_DIR to one")
-            return _compile(cache=False)
+    announce("compiling the kernels of the statistics for this machine, once; 5 to 20 seconds")
+    return _compile(cache=_compiled_to_disk())
 
 
-class _Announcement(event.Listener):
-    """Tells once, as soon as numba compiles anything: with all on disk it does not."""
+def _compiled_to_disk() -> bool:
+    """Have another process compile the kernels; return whether they can be read now."""
+    program = "from ics.stats.cpu.compilation import _compile; _compile(cache=True)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", program]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
 
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self._announce: Callable[[str], None] | None = announce
+
+class _NotOnDiskError(Exception):
+    """The kernels are not on disk."""
+
+
+class _Refusal(event.Listener):
+    """Stops numba as soon as it starts to compile anything: with all on disk it does not."""
 
     def on_start(self, event: event.Event) -> None:
-        if self._announce is not None:
-            self._announce("compiling the kernels of the statistics for this machine, once; 5 to 20 seconds")
-            self._announce = None
+        raise _NotOnDiskError
 
     def on_end(self, event: event.Event) -> None:
         pass
