@@ -21,7 +21,7 @@ OUTSIDE = {
     "notebooks/": "executed; their sources beside them",
     "tests/": "mirrors ics/; tests/reference holds the slow, obvious versions",
 }
-_WIDTH = 17  # of the names
+_WIDTH = 21  # of the names
 _LINE = 125
 
 

@@ -71,7 +71,7 @@ class Gradients(Instrument):
 
 
 @dataclass(frozen=True, eq=False)
-class Normalization(Instrument):
+class NormalizationLayers(Instrument):
     """What normalisations do to the pass and its gradient: the terms of Theorem 4.1.
 
     Attributes:
@@ -209,7 +209,7 @@ INSTRUMENTS: Mapping[str, type[Instrument]] = {
     for kind in (
         Activations,
         Gradients,
-        Normalization,
+        NormalizationLayers,
         GradientShift,
         Attribution,
         GradientLine,

@@ -89,7 +89,9 @@ def last_norm(found: Evidence, *, parameter: str) -> pd.Series:
     last = rows["step"] == rows.groupby("run")["step"].transform("max")
     squares = rows[own & last].assign(square=lambda chosen: chosen["parameter_norm"] ** 2)
     # NaN is no small norm: what a sum would leave out is a net that diverged.
-    norms = np.sqrt(squares.groupby(["net", "seed"])["square"].sum(skipna=False))
+    groups = squares.groupby(["net", "seed"])["square"]
+    # NaN stays NaN. (sum(skipna=False) of groups says the same, from pandas 3 on.)
+    norms = np.sqrt(groups.sum().where(groups.count() == groups.size()))
     return norms.where(np.isfinite(norms), np.inf)
 
 

@@ -46,7 +46,7 @@ def recorded(instruments: Instruments, options: Options | None = None) -> Start:
             flush_every=FLUSH_EVERY,
             strict=True,
         ) as recorder:
-            writing = recorder._logbook._background  # waiting for it is no user's business, and so not public
+            writing = recorder._buffer._background  # waiting for it is no user's business, and so not public
 
             def step() -> None:
                 batch = training.next_batch()

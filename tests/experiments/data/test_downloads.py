@@ -160,6 +160,7 @@ def test_cifar_with_a_wrong_checksum_is_not_unpickled(tmp_path: Path, monkeypatc
         load_download("cifar10", root=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter")  # torchvision 0.26 names no filter for tar
 def test_a_cifar_archive_that_is_there_is_unpacked(
     tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
