@@ -22,7 +22,7 @@ from ics.landscape.measures.layerwise import (
 from ics.landscape.transition import ParameterGradients, Transition, vector
 from ics.records import Block, Layer
 
-_COLUMNS = tuple(column.name for column in schema.ATTRIBUTION.columns if column.name != "step")
+_COLUMNS = schema.ATTRIBUTION.measured_columns
 
 
 def attribution(transition: Transition, *, layers: Sequence[Layer], selected: Sequence[Layer] | None = None) -> Block:

@@ -17,7 +17,7 @@ from ics.landscape.measures.layerwise import NOTHING_TRAINED, trained_names
 from ics.landscape.transition import Transition, vector
 from ics.records import Block, Layer
 
-_COLUMNS = tuple(column.name for column in schema.GRADIENT_LINE.columns if column.name != "step")
+_COLUMNS = schema.GRADIENT_LINE.measured_columns
 
 _NUMBERS = ("distance", "loss", "gradient_change_l2", "gradient_norm", "predicted_change", "start")
 

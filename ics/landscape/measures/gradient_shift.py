@@ -22,7 +22,7 @@ from ics.landscape.measures.zero_gradients import cancelled_parameters
 from ics.landscape.transition import ParameterGradients, Transition, vector
 from ics.records import Block, Layer
 
-_COLUMNS = tuple(column.name for column in schema.GRADIENT_SHIFT.columns if column.name != "step")
+_COLUMNS = schema.GRADIENT_SHIFT.measured_columns
 
 
 def gradient_shift(

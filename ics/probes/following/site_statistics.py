@@ -233,5 +233,5 @@ def block_of(
 
 def make_block(table: str, rows: list[dict[str, Any]]) -> Block:
     """Lay rows out as the columns of a table, all of them but `step`; what a row lacks is null."""
-    names = [name for name in schema.table_named(table).column_names if name != "step"]
+    names = schema.table_named(table).measured_columns
     return Block(table, {name: [row.get(name) for row in rows] for name in names})

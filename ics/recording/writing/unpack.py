@@ -35,11 +35,11 @@ def unpacked(block: HostBlock) -> HostBlock:
             for column, part in _columns(cells, bounded, per_channel=name == PACKED_CHANNELS).items():
                 found.setdefault(column, []).append(part)
     # What a block gives as a column (the norm of a parameter's gradient) stands, and is not derived.
-    for column in schema.table_named(block.table).column_names:
+    for column in schema.table_named(block.table).measured_columns:
         filled = [part for part in found.get(column, ()) if len(part.rows)]
         if column not in columns and filled:
             columns[column] = TensorCells.merged(filled) if len(filled) > 1 else filled[0]
-        elif column != "step":
+        else:
             columns.setdefault(column, [None] * block.num_rows)
     return HostBlock(block.table, columns)
 

@@ -1,4 +1,4 @@
-"""The rules of the house, held against the source: imports, public names, sizes, docstrings, and what loads torch."""
+"""The rules, held against the source: imports, public names, sizes, docstrings, and what loads torch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def run_python(program: str, *arguments: object, cwd: Path = ROOT) -> subprocess
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
 
 
-def test_rooms_import_only_from_lower_floors(
+def test_packages_import_only_from_lower_layers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -117,7 +117,7 @@ def test_every_public_name_can_be_had(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PACKAGES if name not in ("ics", "ics.cli")])
-def test_a_room_lists_all_that_its_table_of_contents_imports(name: str) -> None:
+def test_a_package_lists_all_that_its_table_of_contents_imports(name: str) -> None:
     package = importlib.import_module(name)
     own = {key for key, value in vars(package).items() if not key.startswith("_") and not isinstance(value, ModuleType)}
     assert own - {"annotations"} == set(package.__all__) - {
@@ -146,9 +146,9 @@ def test_the_command_starts_without_anything_heavy_but_typer() -> None:
     assert loaded & set(HEAVY) <= {"rich", "typer"}
 
 
-def test_the_frame_wing_loads_no_torch() -> None:
-    rooms = "ics.errors, ics.schema, ics.buckets, ics.records, ics.store, ics.analysis, ics.ledger, ics.plots"
-    result = run_python(f"import sys, {rooms}; print('torch' in sys.modules)")
+def test_the_frame_packages_load_no_torch() -> None:
+    packages = "ics.errors, ics.schema, ics.buckets, ics.records, ics.store, ics.analysis, ics.ledger, ics.plots"
+    result = run_python(f"import sys, {packages}; print('torch' in sys.modules)")
     assert result.stdout.split() == ["False"], result.stderr
 
 
@@ -169,11 +169,11 @@ def test_reading_the_ledger_loads_no_torch(arguments: list[str], tmp_path: Path)
     assert result.stdout.split()[-2:] == ["0", "False"], result.stderr
 
 
-def test_the_torch_wing_loads_no_frames() -> None:
-    # torch itself loads none of these, so what is found was loaded by a room.
-    rooms = "ics.stats, ics.probes, ics.landscape"
+def test_statistics_probes_and_landscape_load_no_frames() -> None:
+    # torch itself loads none of these, so what is found was loaded by a package.
+    packages = "ics.stats, ics.probes, ics.landscape"
     result = run_python(
-        f"import sys, {rooms}; print(*{{'pandas', 'pyarrow', 'matplotlib', 'seaborn'}} & set(sys.modules))"
+        f"import sys, {packages}; print(*{{'pandas', 'pyarrow', 'matplotlib', 'seaborn'}} & set(sys.modules))"
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == []
