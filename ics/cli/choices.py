@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ics.columns import Table
 from ics.errors import UsageError, unknown_name
-from ics.schema import table_named
 
 _CONDITION = re.compile(r"\s*([\w.\-]+)\s*(==|!=|<=|>=|=|<|>|\sin\s)\s*([^=\s].*?)\s*")
 _TRUTH = {"true": True, "false": False}
@@ -15,11 +15,12 @@ _TRUTH = {"true": True, "false": False}
 Triple = tuple[str, str, Any]
 
 
-def parse_where(table: str, conditions: Iterable[str]) -> list[Triple]:
-    """Return (column, operator, value) for each condition, values typed as the schema types their column.
+def parse_where(table: Table, conditions: Iterable[str]) -> list[Triple]:
+    """Return (column, operator, value) for each condition, values typed as the table types their column.
 
     Example:
-        >>> parse_where("gradient_shift", ["step>=100", "layer = conv1", "parameters in weight,all"])
+        >>> from ics.schema import GRADIENT_SHIFT
+        >>> parse_where(GRADIENT_SHIFT, ["step>=100", "layer = conv1", "parameters in weight,all"])
         [('step', '>=', 100), ('layer', '=', 'conv1'), ('parameters', 'in', ['weight', 'all'])]
     """
     return [_parse_condition(table, text) for text in conditions]
@@ -64,7 +65,7 @@ def parse_every(texts: Sequence[str], instruments: Mapping[str, str]) -> dict[st
     return {name: schedule for name, schedule in chosen.items() if schedule != "every(0)"}
 
 
-def _parse_condition(table: str, text: str) -> Triple:
+def _parse_condition(table: Table, text: str) -> Triple:
     match = _CONDITION.fullmatch(text)
     if match is None:
         raise UsageError(
@@ -76,11 +77,10 @@ def _parse_condition(table: str, text: str) -> Triple:
     return column, operator, _typed(table, column, value)
 
 
-def _typed(table: str, column: str, value: str) -> Any:
-    spec = table_named(table)
-    if column not in spec.column_names and not spec.wide:
-        raise unknown_name(f"column of {table}", column, spec.column_names)
-    dtype = spec.column(column).dtype if column in spec.column_names else "float64"
+def _typed(table: Table, column: str, value: str) -> Any:
+    if column not in table.column_names and not table.wide:
+        raise unknown_name(f"column of {table.name}", column, table.column_names)
+    dtype = table.column(column).dtype if column in table.column_names else "float64"
     try:
         match dtype:
             case "string":
@@ -92,5 +92,5 @@ def _typed(table: str, column: str, value: str) -> Any:
             case "float64":
                 return float(value)
     except (ValueError, KeyError):
-        raise UsageError(f"{column} of {table} holds {dtype} values, got {value!r}") from None
-    raise UsageError(f"{column} of {table} holds lists, which --where cannot compare; choose another column")
+        raise UsageError(f"{column} of {table.name} holds {dtype} values, got {value!r}") from None
+    raise UsageError(f"{column} of {table.name} holds lists, which --where cannot compare; choose another column")

@@ -26,13 +26,14 @@ def show(
 ) -> None:
     """Show what a run holds: its state, layers, tables and notes; or rows of a table."""
     import ics
+    from ics.schema import table_named
 
     opened = ics.open_run(run)
     if table is None:
         need(columns is None and not where, "--columns and --where choose from a table; type --table too")
         _print_overview(opened, skip_damaged=skip_damaged)
         return
-    conditions = parse_where(table, where or [])
+    conditions = parse_where(table_named(table, opened.schema), where or [])
     frame = opened.table(table, columns=parse_columns(columns), where=conditions, skip_damaged=skip_damaged)
     if columns is None:
         frame = frame.dropna(axis="columns", how="all")
@@ -74,13 +75,16 @@ def compare(
 
 def schema(
     table: Annotated[str | None, typer.Argument(help="Only this table.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run: with the tables of your own instruments in it.")] = None,
 ) -> None:
     """Print every table that a run may hold: its keys, columns, units and meanings."""
     import textwrap
 
+    import ics
     from ics.schema import SCHEMA_VERSION, TABLES, table_named
 
-    chosen = [table_named(table)] if table else list(TABLES.values())
+    tables = TABLES if run is None else ics.open_run(run).schema
+    chosen = [table_named(table, tables)] if table else list(tables.values())
     if not table:
         typer.echo(f"schema version {SCHEMA_VERSION}\n")
     for one in chosen:

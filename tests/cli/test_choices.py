@@ -8,6 +8,7 @@ import pytest
 
 from ics.cli.choices import parse_columns, parse_every, parse_shape, parse_where
 from ics.errors import SelectionError, UsageError
+from ics.schema import table_named
 
 RECIPE = {"activations": "every(10)", "gradient_line": "log_spaced(40)"}
 
@@ -27,7 +28,7 @@ RECIPE = {"activations": "every(10)", "gradient_line": "log_spaced(40)"}
     ],
 )
 def test_conditions_are_typed_as_the_schema_says(table: str, text: str, expected: tuple[str, str, Any]) -> None:
-    (condition,) = parse_where(table, [text])
+    (condition,) = parse_where(table_named(table), [text])
     assert condition == expected
     assert type(condition[2]) is type(expected[2])
 
@@ -45,13 +46,13 @@ def test_conditions_are_typed_as_the_schema_says(table: str, text: str, expected
 )
 def test_a_condition_that_cannot_be_meant_is_a_mistake(table: str, text: str, part: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse_where(table, [text])
+        parse_where(table_named(table), [text])
     assert part in str(caught.value)
 
 
 def test_an_unknown_column_is_named_with_its_neighbours() -> None:
     with pytest.raises(SelectionError, match="did you mean 'shift_cosine'"):
-        parse_where("gradient_shift", ["shift_cosin>0"])
+        parse_where(table_named("gradient_shift"), ["shift_cosin>0"])
 
 
 def test_columns_are_split_at_commas() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import ics
+from ics.cli import main
 from ics.errors import MeasurementWarning, SelectionError, UsageError
 from ics.recording.instruments import Activations, GradientLine
 from tests.recording.nets import OPTIMIZERS, loss_fn, make_batches, make_net, one_step
@@ -79,6 +80,18 @@ def test_its_rows_are_stored_and_read_like_any_other(tmp_path):
     assert run.info["instruments"]["weight_norm"] == "every(2)"
     assert run.schema["weight_norm"] == TABLE
     assert run.schema["weight_norm"].column("weight_norm").unit == "weight"
+
+
+def test_the_command_line_shows_its_rows_and_its_schema(tmp_path, capsys):
+    train(tmp_path / "run", {WeightNorm(): 1}, strict=True)
+    assert main(["show", str(tmp_path / "run"), "--table", "weight_norm", "--where", "step in 1,2"]) == 0
+    rows = capsys.readouterr().out
+    assert rows.splitlines()[0].split() == ["step", "layer", "weight_norm"]
+    assert len(rows.splitlines()) == 7
+    assert main(["schema", "weight_norm", "--run", str(tmp_path / "run")]) == 0
+    assert "weight_norm: float64, weight" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "run"), "--table", "weight_norm", "--where", "layers=1"]) == 2
+    assert "column of weight_norm is named 'layers'; did you mean 'layer'" in capsys.readouterr().err
 
 
 def test_several_runs_are_read_together_whether_or_not_all_hold_it(tmp_path):
