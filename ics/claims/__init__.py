@@ -9,7 +9,7 @@ from ics.claims.method.evidence import Evidence, MissingEvidenceError
 from ics.claims.method.judging import weigh
 from ics.claims.method.rules import Criterion, Outcome, Verdict, above, below, decide, equals, within
 from ics.claims.method.running import run_claims
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.claims.registry import CLAIMS, claims_named
 
 __all__ = [

@@ -9,7 +9,7 @@ from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import below
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.claims.studies.shape import WU, U, plain_nets, shape_study, u_and_preactivation
 
 SHAPE_CHANGES = {

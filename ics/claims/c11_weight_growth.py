@@ -16,7 +16,7 @@ from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import below
 from ics.claims.method.runs import changed
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.experiments.nets.layers import AFFINE
 from ics.experiments.training.config import RunConfig
 from ics.experiments.training.experiment import prepare

@@ -17,7 +17,7 @@ from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, difference, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import above, below
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.experiments.training.config import RunConfig
 from ics.experiments.training.evaluation import batch_statistics, evaluating
 from ics.experiments.training.experiment import Experiment, prepare

@@ -20,7 +20,7 @@ from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import above, below
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.experiments.training.config import RunConfig
 
 _STUDY = "higher_order"

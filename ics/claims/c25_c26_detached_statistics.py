@@ -11,7 +11,7 @@ from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import above, equals
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.claims.studies.detached_training import ALONE, BATCH, BOTH, FIXED, MEAN, TRAINING, studies
 from ics.experiments.training.config import RunConfig
 

@@ -17,7 +17,7 @@ from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import equals
 from ics.claims.method.runs import changed
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.experiments.data.examples import Batch
 from ics.experiments.nets.layers import NetLayer, hidden_layers, layers_in_order
 from ics.experiments.training.config import RunConfig

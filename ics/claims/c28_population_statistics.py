@@ -18,7 +18,7 @@ from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import above
 from ics.claims.method.runs import changed
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.experiments.data.examples import Batch
 from ics.experiments.nets.layers import hidden_layers, layers_in_order
 from ics.experiments.training.config import RunConfig

@@ -14,7 +14,7 @@ from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import within
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 
 PREDICTED = math.sqrt(math.pi / (math.pi - 1))
 _STUDY = "growth"

@@ -20,7 +20,7 @@ from ics.claims.method.claim import Claim
 from ics.claims.method.effects import Effect, per_seed, ratio, value
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import above, below
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 
 _STUDY = "ranks"
 _BATCH, _PLAIN = "BatchNorm", "standard"

@@ -10,7 +10,7 @@ from ics import schema
 from ics.errors import UsageError, unknown_name
 from ics.landscape import attribution, curvature, default_etas, gradient_line, gradient_shift
 from ics.probes import select_layers
-from ics.recording.instrument import Instrument, Need, all_needs, check_instrument
+from ics.recording.instrument_base import Instrument, Need, all_needs, check_instrument
 from ics.recording.measuring.drift import SameBatchDrift
 from ics.recording.measuring.measured_step import MeasuredStep
 from ics.recording.measuring.setup import Setup

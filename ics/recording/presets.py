@@ -21,7 +21,7 @@ from typing import Any
 
 from ics import schema
 from ics.errors import unknown_name
-from ics.recording.instrument import Instrument, all_needs
+from ics.recording.instrument_base import Instrument, all_needs
 from ics.recording.instruments import Choosable, choose_instruments, make_instrument
 from ics.recording.schedule import Schedule, every
 

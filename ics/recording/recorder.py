@@ -19,7 +19,7 @@ from ics import stats
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.budget.rule import Budget
 from ics.recording.inputs import copy_batch, holds_micro_batches, unwrapped
-from ics.recording.instrument import Instrument, all_needs, check_block
+from ics.recording.instrument_base import Instrument, all_needs, check_block
 from ics.recording.instruments import INSTRUMENTS, Choosable, default_options
 from ics.recording.measuring.measured_step import Batch, MeasuredStep
 from ics.recording.measuring.setup import Setup

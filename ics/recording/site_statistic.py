@@ -13,7 +13,7 @@ from ics import schema
 from ics.columns import Column, DType, Table
 from ics.errors import UsageError, unknown_name
 from ics.probes.site_functions import SiteFunction, SiteFunctions
-from ics.recording.instrument import Instrument, Need
+from ics.recording.instrument_base import Instrument, Need
 from ics.recording.measuring.measured_step import MeasuredStep
 from ics.recording.measuring.setup import Setup
 from ics.recording.schedule import every

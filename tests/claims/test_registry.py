@@ -9,7 +9,7 @@ import pytest
 
 from ics.claims import BUDGETS, CLAIMS, Evidence, base, budget_named, claims_named, weigh
 from ics.claims.method.runs import check_names
-from ics.claims.method.studies import find_function
+from ics.claims.method.study import find_function
 from ics.errors import SelectionError, UsageError
 from ics.ledger import BUDGET_NAMES, STATEMENTS
 

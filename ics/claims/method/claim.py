@@ -9,7 +9,7 @@ from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.effects import Effect
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.rules import Criterion
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.errors import UsageError, unknown_name
 from ics.experiments.training.config import RunConfig
 from ics.ledger import STATEMENTS, Statement

@@ -15,7 +15,7 @@ from ics.claims.method.budgets import ClaimBudget
 from ics.claims.method.claim import Claim
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.runs import check_names, is_run_done, make_run, reader_of, run_folder
-from ics.claims.method.studies import STUDY_FILE, Study, is_study_done, read_study, run_study
+from ics.claims.method.study import STUDY_FILE, Study, is_study_done, read_study, run_study
 from ics.experiments.sweep import Job
 from ics.experiments.training.config import RunConfig
 from ics.ledger.files import read_json

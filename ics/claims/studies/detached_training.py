@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ics.claims.method.budgets import ClaimBudget, base, net_name
 from ics.claims.method.runs import changed
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.experiments.nets.layers import NetLayer, hidden_layers, layers_in_order
 from ics.experiments.training.config import RunConfig
 from ics.experiments.training.experiment import Experiment, prepare

@@ -21,7 +21,7 @@ from ics.claims.measures.unit_shapes import Shapes, change, describe, of_normal_
 from ics.claims.method.budgets import ClaimBudget, base
 from ics.claims.method.evidence import Evidence
 from ics.claims.method.runs import changed, data_name
-from ics.claims.method.studies import Study
+from ics.claims.method.study import Study
 from ics.errors import UsageError
 from ics.experiments.data.examples import Data
 from ics.experiments.nets.activations import ACTIVATIONS

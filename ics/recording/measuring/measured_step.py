@@ -15,8 +15,8 @@ from ics.landscape import Objective, RandomState, Transition, make_transition
 from ics.probes import Probes, find_layers, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.inputs import forced_eager
-from ics.recording.measuring.setup import Setup, learning_rate
-from ics.recording.measuring.step_parameters import StepParameters
+from ics.recording.measuring.setup import Setup
+from ics.recording.measuring.step_parameters import StepParameters, learning_rate
 from ics.records import Block, Layer
 
 Batch = tuple[Any, bool]

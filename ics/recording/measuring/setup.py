@@ -65,10 +65,3 @@ class Setup:
             normalization_per_channel=options["normalization"]["per_channel"],
             **options["activations"],
         )
-
-
-def learning_rate(optimizer: torch.optim.Optimizer | None) -> float | None:
-    """Return the learning rate of the first parameter group; None without an optimizer."""
-    if optimizer is None:
-        return None
-    return float(optimizer.param_groups[0]["lr"])

@@ -121,6 +121,13 @@ class StepParameters:
         return total(terms) if terms else None
 
 
+def learning_rate(optimizer: torch.optim.Optimizer | None) -> float | None:
+    """Return the learning rate of the first parameter group; None without an optimizer."""
+    if optimizer is None:
+        return None
+    return float(optimizer.param_groups[0]["lr"])
+
+
 def _total(terms: list[Tensor]) -> Tensor:
     return torch.stack(terms).sum()
 

@@ -15,7 +15,7 @@ import struct
 import numpy as np
 
 from ics.stats.cpu.accumulators import M2, MEAN, NONFINITE, NUM_ROWS, WIDTH, join_channel, pool_packed, write_packed
-from ics.stats.cpu.buckets import count_buckets
+from ics.stats.cpu.histogram import count_buckets
 from ics.stats.cpu.loading import FLOAT32, apply, apply_each, load, stay
 from ics.stats.cpu.moments import COLUMNS, MOST, ROWS, SCRATCH, add_chunk, add_tile
 from ics.stats.cpu.native import double_of, kernel, load_f32, load_f64, store_f32, store_f64, take_next

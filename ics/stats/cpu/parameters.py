@@ -14,7 +14,7 @@ import numpy as np
 
 from ics.buckets import NUM_BUCKETS, OVERFLOW
 from ics.stats.cpu.accumulators import NUM_ROWS, WIDTH, join_channel, write_packed
-from ics.stats.cpu.buckets import count_buckets, index_buckets
+from ics.stats.cpu.histogram import count_buckets, index_buckets
 from ics.stats.cpu.loading import FLOAT32, load, stay
 from ics.stats.cpu.moments import I32, MOST, ONE, add_chunk
 from ics.stats.cpu.native import (

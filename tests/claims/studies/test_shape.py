@@ -14,7 +14,7 @@ from torch import nn
 import ics
 from ics.claims import BUDGETS, base
 from ics.claims.measures.unit_shapes import Shapes, change, describe
-from ics.claims.method.studies import find_function, run_study
+from ics.claims.method.study import find_function, run_study
 from ics.claims.nets import small_vgg
 from ics.claims.studies.shape import (
     inner,
