@@ -22,7 +22,7 @@ from typing import Any
 from ics import schema
 from ics.errors import unknown_name
 from ics.recording.instrument_base import Instrument, all_needs
-from ics.recording.instruments import Choosable, choose_instruments, make_instrument
+from ics.recording.instruments import INSTRUMENTS, Choosable, choose_instruments, make_instrument
 from ics.recording.schedule import Schedule, every
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -62,6 +62,8 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
+_OFTEN = ("activations", "gradients", "normalization", "gradient_shift", "gradient_line", "drift")
+
 PRESETS: Mapping[str, Preset] = {
     "light": Preset(
         "moments, extrema and counts of every site, pooled over its channels",
@@ -92,8 +94,7 @@ PRESETS: Mapping[str, Preset] = {
             "gradient_shift": every(100),
             "gradient_line": every(100),
             "drift": every(100),
-            "curvature": every(1000),
-            "attribution": every(1000),
+            **{name: every(1000) for name in INSTRUMENTS if name not in _OFTEN},
         },
         {},
     ),

@@ -11,16 +11,7 @@ import torch
 import ics
 from tests.recording.nets import NETS, OPTIMIZERS, loss_fn, make_batches, make_net, one_step
 
-EVERYTHING = (
-    "activations",
-    "gradients",
-    "normalization",
-    "gradient_shift",
-    "attribution",
-    "gradient_line",
-    "curvature",
-    "drift",
-)
+EVERYTHING = tuple(ics.INSTRUMENTS)
 
 
 def train(name, optimizer_name, batches, to=None, instruments=EVERYTHING, options=None):
