@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ics
+from ics.recording.instruments import INSTRUMENTS
 from ics.schema import TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,13 @@ def test_the_file_tree_of_the_readme_is_the_tree() -> None:
     here = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "ics").iterdir()}
     assert {name for name in here if not name.startswith(("_", ".")) and name != "py.typed"} == set(inside)
     assert all((ROOT / name).is_dir() for name in OUTSIDE)
+
+
+def test_what_an_instrument_costs_is_in_the_readme_or_its_section_of_the_metrics() -> None:
+    costs = README.split("## What does it cost me?")[1].split("## ")[0]
+    elsewhere = {name for name, kind in INSTRUMENTS.items() if "Cost:" in section(kind.table.name)}
+    assert {"activations", "gradient_shift", "curvature"} <= {name for name in INSTRUMENTS if name in costs}
+    assert not {name for name in INSTRUMENTS if name not in costs} - elsewhere
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
