@@ -95,7 +95,9 @@ class SiteValues:
             value = self.function(handed)
         finally:
             _restore(tensor, state)
-        if version_of(handed) != version:
+        # A version counts writes, but not those through `.data` or numpy; the copy shows these too, at the first step.
+        written = version_of(handed) != version or (first and not _same(handed, given))
+        if written:
             raise ValueError(
                 f"it writes to the tensor of {site.layer} at {site.site}; expected a function that only reads"
             )
@@ -108,7 +110,14 @@ class SiteValues:
         if tuple(value.shape) != wanted or value.is_complex():
             shape = f"{value.dtype} of shape {tuple(value.shape)}"
             raise ValueError(f"expected a real tensor of shape {wanted}, got {shape}, at {site.layer} {site.site}")
-        return value.detach().clone() if value.data_ptr() == handed.data_ptr() else value.detach()
+        # A view of the tensor would be overwritten with it.
+        shares = value.untyped_storage().data_ptr() == handed.untyped_storage().data_ptr()
+        return value.detach().clone() if shares else value.detach()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same values, NaN equal to NaN."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _random_state(tensor: Tensor) -> tuple[Tensor, Tensor | None]:

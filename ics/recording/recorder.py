@@ -210,9 +210,13 @@ class Recorder:
 
         if not self._guarded(step, measured.due, arm):
             return False
-        for name in sorted(measured.due & self._schedules.keys()):
-            measured.attached[name] = ExitStack()
-            self._guarded(step, {name}, partial(self._attach, measured, name))
+        try:
+            for name in sorted(measured.due & self._schedules.keys()):
+                measured.attached[name] = ExitStack()
+                self._guarded(step, {name}, partial(self._attach, measured, name))
+        except BaseException as error:  # of a strict recorder: the block is not entered, so nobody else detaches
+            self.disarm_step(measured, type(error), error, error.__traceback__)
+            raise
         return True
 
     def _attach(self, measured: MeasuredStep, name: str) -> None:
@@ -226,9 +230,11 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         """Detach what was armed, each instrument by itself."""
-        for name, context in measured.attached.items():
-            self._guarded(measured.number, {name}, partial(context.__exit__, kind, error, traceback))
-        measured.disarm(kind, error, traceback)
+        try:
+            for name, context in measured.attached.items():
+                self._guarded(measured.number, {name}, partial(context.__exit__, kind, error, traceback))
+        finally:
+            measured.disarm(kind, error, traceback)
 
     def abandon_step(self) -> None:
         """A step failed in the user's code: none of it counts, and what was recorded before goes to disk now."""
@@ -276,14 +282,14 @@ class Recorder:
 
     def _measurements(self, measured: MeasuredStep) -> Iterator[tuple[frozenset[str], Callable[[], list[Block]]]]:
         """Yield what is due, the cheapest first: the instruments that a measurement serves, and the measurement."""
-        in_one_look = frozenset(name for name in measured.due if name in self._setup.in_the_pass)
-        if in_one_look:  # taken first, so that what it costs is shared by those that it serves
+        together = frozenset(name for name in measured.due if name in self._setup.in_the_pass)
+        if together:  # first and by itself, so that those whom it serves share its cost
 
-            def look() -> list[Block]:
+            def lay_out_pass_rows() -> list[Block]:
                 _ = measured.pass_rows
                 return []
 
-            yield in_one_look, look
+            yield together, lay_out_pass_rows
         places = {name: (self._instruments[name].cost, place) for place, name in enumerate(self._instruments)}
         for name in sorted(measured.due, key=places.__getitem__):
             yield frozenset({name}), partial(self._blocks, self._instruments[name], measured)

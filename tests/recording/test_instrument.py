@@ -227,6 +227,32 @@ def test_one_that_does_not_say_what_it_is_is_refused_before_anything_is_made(att
     assert not (tmp_path / "run").exists()
 
 
+def test_one_that_asks_for_what_it_did_not_say_it_needs_is_told_so(tmp_path):
+    asking = wrong(lambda self, step: [step.before])
+    with pytest.warns(MeasurementWarning, match=r'give yours needs = frozenset\(\{"update"\}\)'):
+        train(tmp_path / "run", {asking: 1, "activations": 1})
+
+
+@pytest.mark.parametrize("where", ["entering", "leaving"])
+def test_a_strict_recorder_that_raises_leaves_nothing_attached(where, tmp_path):
+    @contextmanager
+    def attach(self, step) -> Iterator[None]:
+        if where == "entering":
+            raise RuntimeError("no place")
+        yield
+        raise RuntimeError("no place")
+
+    model = make_net("residual")
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    instruments = {"activations": 1, "gradients": 1, wrong(fails, attach=attach): 1}
+    recorder = ics.Recorder(model, to=tmp_path / "run", optimizer=optimizer, instruments=instruments, strict=True)
+    with pytest.raises(RuntimeError, match="no place"):
+        with recorder.step():
+            one_step(model, optimizer, make_batches(1)[0])
+    assert num_hooks(model, optimizer) == 0
+    recorder.close()
+
+
 def test_two_of_one_name_are_refused(tmp_path):
     with pytest.raises(UsageError, match="got two called 'weight_norm'"):
         train(tmp_path / "run", {WeightNorm(): 1, WeightNorm(3.0): 1})

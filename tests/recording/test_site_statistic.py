@@ -88,6 +88,16 @@ def test_its_value_is_that_of_a_plain_hook_before_an_activation_overwrites_the_t
     assert found == 15
 
 
+def test_a_value_that_is_a_view_is_the_one_before_the_tensor_is_overwritten(tmp_path):
+    sixth = ics.statistic("sixth", lambda x: x.flatten()[5])  # batch norm's output is overwritten by an in-place ReLU
+    copied = ics.statistic("copied", lambda x: x.flatten()[5].clone())
+    run, _ = train(tmp_path / "run", [sixth, copied], steps=4)
+    both = run.table("sixth").merge(run.table("copied"))
+    assert len(both) == len(run.table("sixth"))
+    assert both["sixth"].equals(both["copied"])
+    assert (both.loc[both["site"] == "scaled", "sixth"] < 0).any()
+
+
 def test_per_channel_it_is_given_rows_of_values_and_stores_a_list(tmp_path):
     shapes = []
 
@@ -126,12 +136,18 @@ def writes(x):
     return x.sum()
 
 
+def writes_unseen(x):
+    x.data.mul_(2.0)  # no version counts it
+    return x.sum()
+
+
 def waits(x):
     return x.sum().item()
 
 
 MISTAKES = {
     "ValueError: it writes to the tensor of 1 at input": writes,
+    "ValueError: it writes to the tensor of 1 at input; ": writes_unseen,
     r"TypeError: expected a tensor of shape \(\), got float, at 1 input": waits,
     r"ValueError: expected a real tensor of shape \(\), got torch.float32 of shape \(16,\), at 1 input": lambda x: (
         x.amax(0)

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from ics.recording.measuring.setup import Setup
 from ics.recording.measuring.step_parameters import StepParameters, learning_rate
 from ics.records import Block, Layer
 
+Kept = TypeVar("Kept")
 Batch = tuple[Any, bool]
 """A batch as it was handed in, and whether it is a list of micro-batches."""
 
@@ -137,8 +138,7 @@ class MeasuredStep:
     @property
     def parameters(self) -> StepParameters:
         """The parameters around the optimizer's step. Needs "update"."""
-        assert self._parameters is not None, 'kept for instruments with needs = frozenset({"update"})'
-        return self._parameters
+        return _kept(self._parameters, "update")
 
     @property
     def before(self) -> dict[str, Tensor]:
@@ -158,14 +158,12 @@ class MeasuredStep:
     @property
     def buffers(self) -> dict[str, Tensor]:
         """The buffers as they were before the block. Needs "replay"."""
-        assert self._buffers is not None, 'kept for instruments with needs = frozenset({"replay"})'
-        return self._buffers
+        return _kept(self._buffers, "replay")
 
     @property
     def random_state(self) -> RandomState:
         """The random state as it was before the block. Needs "replay"."""
-        assert self._random_state is not None, 'kept for instruments with needs = frozenset({"replay"})'
-        return self._random_state
+        return _kept(self._random_state, "replay")
 
     @cached_property
     def objective(self) -> Objective:
@@ -231,3 +229,11 @@ class MeasuredStep:
     def _optimizer_steps(self) -> None:
         self.learning_rate = learning_rate(self.setup.optimizer)
         self.parameters.optimizer_steps()
+
+
+def _kept(value: Kept | None, need: str) -> Kept:
+    if value is None:
+        raise RuntimeError(
+            f'this is kept for instruments that need "{need}"; give yours needs = frozenset({{"{need}"}})'
+        )
+    return value
