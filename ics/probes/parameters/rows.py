@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ics.probes.parameters.kernels import GradientNumbers, ParameterNumbers
 from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block, Layer
 from ics.tensor_statistics import TENSOR_STATISTICS
 
-_NO_GRADIENT = "no gradient reached the optimizer"
+NO_GRADIENT = "no gradient reached the optimizer"
 
 
 @torch.no_grad()
@@ -26,6 +26,7 @@ def parameter_block(
     gradients: Mapping[str, Tensor | None],
     histogram: bool = True,
     per_channel: bool = True,
+    reason: Callable[[str], str] = lambda _: NO_GRADIENT,
 ) -> Block:
     """Norms of every parameter, its gradient and its update, and the moments of the gradient.
 
@@ -39,20 +40,23 @@ def parameter_block(
         gradients: gradient of each parameter as the optimizer used it; None where it has none.
         histogram: whether to take the histogram of the gradient.
         per_channel: whether to keep the channels' columns.
+        reason: why a parameter has no gradient, where it has none.
 
     Cost: no forward or backward pass; a few passes over the parameters.
     """
     keys = [(layer, name) for layer in layers for name in layer.parameters]
     rows: list[dict[str, Any]] = [
         {"layer": layer.name, "layer_index": layer.index, "call": 0, "of": name, "kind": "parameter", BOUNDED: False}
-        | _gradient(gradients.get(name), histogram, per_channel)
+        | _gradient(gradients.get(name), histogram, per_channel, lambda name=name: reason(name))
         for layer, name in keys
     ]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     return Block("gradients", columns | _norms([name for _, name in keys], before, after, gradients))
 
 
-def parameter_rows(layers: Sequence[Layer], numbers: ParameterNumbers) -> Block:
+def parameter_rows(
+    layers: Sequence[Layer], numbers: ParameterNumbers, *, reason: Callable[[str], str] = lambda _: NO_GRADIENT
+) -> Block:
     """Return the rows of `parameter_block` from numbers on the host.
 
     Statistics of all values of a gradient are cells of their columns, those per channel packed as in `ics.records`.
@@ -67,7 +71,7 @@ def parameter_rows(layers: Sequence[Layer], numbers: ParameterNumbers) -> Block:
     }
     own = [numbers.gradients.place.get(name) for name in names]
     columns |= _of_gradients(numbers.gradients, own)
-    columns["null_reason"] = [_NO_GRADIENT if place is None else None for place in own]
+    columns["null_reason"] = [reason(name) if place is None else None for name, place in zip(names, own, strict=True)]
     return Block("gradients", columns)
 
 
@@ -143,9 +147,11 @@ def _quotients(updates: list[float], sizes: list[float]) -> list[float | None]:
     return [update / size if size else None for update, size in zip(updates, sizes, strict=True)]
 
 
-def _gradient(gradient: Tensor | None, histogram: bool, per_channel: bool) -> dict[str, Any]:
+def _gradient(
+    gradient: Tensor | None, histogram: bool, per_channel: bool, reason: Callable[[], str]
+) -> dict[str, Any]:
     if gradient is None:
-        return {"null_reason": _NO_GRADIENT}
+        return {"null_reason": reason()}
     has_channels = gradient.ndim > 1
     gradient = gradient.to_dense() if gradient.is_sparse else gradient
     matrix = gradient if has_channels else gradient.reshape(-1, 1)

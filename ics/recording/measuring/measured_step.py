@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ics.landscape import Objective, RandomState, Transition, make_transition
@@ -16,7 +17,8 @@ from ics.probes import Probes, find_layers, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.inputs import forced_eager
 from ics.recording.measuring.setup import Setup
-from ics.recording.measuring.step_parameters import StepParameters, learning_rate
+from ics.recording.measuring.step_parameters import StepParameters
+from ics.recording.optimizers import NOT_STEPPED, learning_rate
 from ics.records import Block, Layer
 
 Kept = TypeVar("Kept")
@@ -69,16 +71,16 @@ class MeasuredStep:
             raise
 
     def _arm(self) -> None:
-        model, optimizer = self.setup.model, self.setup.optimizer
+        model, optimizers = self.setup.model, self.setup.optimizers
         self._armed.enter_context(forced_eager())
-        self.learning_rate = learning_rate(optimizer)
+        self.learning_rate = learning_rate(optimizers)
         if "update" in self.needs:
             self._parameters = self._keep_parameters()
             if self._replays:
                 self._buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
                 self._random_state = RandomState.capture(model)
-            if optimizer is not None:
-                handle = before_optimizer_step(optimizer, self._optimizer_steps)
+            for optimizer in optimizers:
+                handle = before_optimizer_step(optimizer, partial(self._optimizer_steps, optimizer))
                 self._armed.callback(handle.remove)
         if self._looks_at_passes:
             self._probes = self._armed.enter_context(self.setup.probes(self.due))
@@ -182,6 +184,18 @@ class MeasuredStep:
             learning_rate=self.learning_rate,
         )
 
+    @cached_property
+    def unmoved(self) -> str | None:
+        """Why there is no update to speak of; None if the parameters moved. Needs "update".
+
+        Parameters are looked at only where no optimizer that was given has stepped.
+        """
+        if self.setup.optimizers and self.parameters.steps.stepped:
+            return None
+        if self.parameters.moved():
+            return None
+        return NOT_STEPPED if self.setup.optimizers else "no parameter changed in the block"
+
     def norms(self) -> dict[str, Tensor | float | None]:
         """Gradient and update norm of the whole step, and the regulariser that weight decay stands for.
 
@@ -210,7 +224,7 @@ class MeasuredStep:
         rows = {name: options[name] for name in ("histogram", "per_channel")}
         return StepParameters(
             self.setup.parameters,
-            self.setup.optimizer,
+            self.setup.optimizers,
             rows=rows if "gradients" in self.due else None,
             replays=self._replays,
         )
@@ -226,9 +240,10 @@ class MeasuredStep:
             buffers=self.buffers,
         )
 
-    def _optimizer_steps(self) -> None:
-        self.learning_rate = learning_rate(self.setup.optimizer)
-        self.parameters.optimizer_steps()
+    def _optimizer_steps(self, optimizer: torch.optim.Optimizer) -> None:
+        if optimizer is self.setup.optimizers[0]:
+            self.learning_rate = learning_rate(self.setup.optimizers)
+        self.parameters.optimizer_steps(optimizer)
 
 
 def _kept(value: Kept | None, need: str) -> Kept:

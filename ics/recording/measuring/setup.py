@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ics.probes import ParameterWatch, Plans, Probes
+from ics.recording.optimizers import Optimizers
 from ics.records import Layer
 
 
@@ -28,7 +29,7 @@ class Setup:
     Attributes:
         model: the model, without what compiles it.
         loss_fn: the loss that is trained, if it was given.
-        optimizer: whose steps these are, if it was given.
+        optimizers: whose steps these are; none if none was given.
         grad_scaler: what scales the loss, if anything does.
         selection: which layers were asked for.
         grouping: which modules make up a layer.
@@ -37,7 +38,7 @@ class Setup:
 
     model: nn.Module
     loss_fn: Callable[[nn.Module, Any], Tensor] | None
-    optimizer: torch.optim.Optimizer | None
+    optimizers: Optimizers
     grad_scaler: torch.amp.GradScaler | None
     selection: Any
     grouping: Literal["paper", "leaf"]

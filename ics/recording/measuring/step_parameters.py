@@ -11,63 +11,76 @@ from torch import Tensor
 
 from ics import stats
 from ics.probes import GradientNumbers, ParameterNumbers, ParameterWatch, parameter_block, parameter_rows
+from ics.probes.parameters.rows import NO_GRADIENT
+from ics.recording.optimizers import Optimizers, OptimizerSteps
 from ics.records import Block, Layer
 
 
 class StepParameters:
-    """Keeps W(t) when it is made, and gradients when the optimizer steps.
+    """Keeps W(t) when it is made, and gradients when optimizers step.
 
     Gradients are measured where they lie as the optimizer steps, if that is all they are wanted for, and cloned only
     if an evaluation is to be compared with them, or nothing but separate operations can measure them.
 
     Args:
         watch: the parameters of the model, from step to step.
-        optimizer: whose step it is; None leaves `.grad` as it is after the block.
+        optimizers: whose steps these are; with none, gradients are `.grad` as it is after the block.
         rows: options `histogram` and `per_channel` of rows of the table `gradients`; None if there are to be none.
         replays: whether the loss is evaluated elsewhere, which needs W(t) and gradients themselves.
+
+    Attributes:
+        before: W(t).
+        steps: the optimizer steps in the block.
     """
 
     def __init__(
         self,
         watch: ParameterWatch,
-        optimizer: torch.optim.Optimizer | None,
+        optimizers: Optimizers,
         *,
         rows: Mapping[str, bool] | None,
         replays: bool,
     ) -> None:
         self.before = watch.keep(until_next=not replays)
+        self.steps = OptimizerSteps(optimizers, watch.named())
         self._watch = watch
-        self._optimizer = optimizer
         self._rows = rows
         self._replays = replays
-        self._used: dict[str, Tensor | None] | None = None
+        self._used: dict[str, Tensor | None] = {}
         self._measured: GradientNumbers | None = None
         self._numbers: ParameterNumbers | None = None
         self._failure: Exception | None = None
 
-    def optimizer_steps(self) -> None:
-        """Called as the optimizer steps: gradients are accumulated, unscaled and clipped by now.
+    def optimizer_steps(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called when the gradients of a step are there: accumulated, unscaled and clipped.
 
         An error waits until somebody asks for what is missing: here it would end the user's training.
         """
         try:
-            self._used = self._measured = None
-            scale = getattr(self._optimizer, "grad_scale", None)  # fused optimizers unscale inside their kernel
-            used = {name: parameter.grad for name, parameter in self._watch.named().items()}
-            if self._rows is not None and scale is None and not self._replays:
+            names = self.steps.take(optimizer)
+            scale = getattr(optimizer, "grad_scale", None)  # fused optimizers unscale inside their kernel
+            named = self._watch.named()
+            used = {name: named[name].grad for name in names}
+            alone = len(self.steps.optimizers) == 1
+            if used and alone and self._rows is not None and scale is None and not self._replays:
                 self._measured = self._watch.gradients(used, **self._rows)
             if self._measured is None:
-                self._used = {name: None if each is None else _unscaled(each, scale) for name, each in used.items()}
+                self._used |= {name: None if each is None else _unscaled(each, scale) for name, each in used.items()}
         except Exception as error:
             self._failure = error
 
     def gradients(self) -> dict[str, Tensor | None]:
-        """Gradients as the optimizer used them; as left in `.grad` where no optimizer was given."""
+        """Gradients as the optimizers used them; as left in `.grad` where no optimizer was given."""
         if self._failure is not None:
             raise self._failure
-        if self._optimizer is not None:
-            return self._used or {}
+        if self.steps.optimizers:
+            return self._used
         return {name: parameter.grad for name, parameter in self._watch.named().items()}
+
+    def moved(self) -> bool:
+        """Return whether any parameter is another than before the block. Waits for the device."""
+        after = self.after()
+        return any(not torch.equal(value, after[name]) for name, value in self.before.items())
 
     def after(self) -> dict[str, Tensor]:
         """The parameters as they are now."""
@@ -93,10 +106,15 @@ class StepParameters:
     def rows(self, layers: Sequence[Layer]) -> Block:
         """Rows of `gradients` for the parameters of the layers."""
         if (numbers := self._taken_together()) is not None:
-            return parameter_rows(layers, numbers)
+            return parameter_rows(layers, numbers, reason=self._reason)
+        options = self._rows or {}
+        gradients = self.gradients()
         return parameter_block(
-            layers, before=self.before, after=self.after(), gradients=self.gradients(), **self._rows or {}
+            layers, before=self.before, after=self.after(), gradients=gradients, reason=self._reason, **options
         )
+
+    def _reason(self, name: str) -> str:
+        return self.steps.reason(name, NO_GRADIENT)
 
     def _taken_together(self) -> ParameterNumbers | None:
         """Numbers of all parameters in one go; None where there are to be no rows, or the kernels do not take them."""
@@ -109,23 +127,17 @@ class StepParameters:
 
     def _regulariser(self, square: Callable[[str], Any], total: Callable[[list[Any]], Any]) -> Any:
         """Return the sum of weight decay / 2 times `square(name)`, ||W(t)||^2, over what the optimizer holds."""
-        if self._optimizer is None:
+        if not self.steps.optimizers:
             return None
         names = {id(parameter): name for name, parameter in self._watch.named().items()}
         terms = [
             0.5 * group.get("weight_decay", 0.0) * square(names[id(parameter)])
-            for group in self._optimizer.param_groups
+            for optimizer in self.steps.optimizers
+            for group in optimizer.param_groups
             for parameter in group["params"]
             if id(parameter) in names
         ]
         return total(terms) if terms else None
-
-
-def learning_rate(optimizer: torch.optim.Optimizer | None) -> float | None:
-    """Return the learning rate of the first parameter group; None without an optimizer."""
-    if optimizer is None:
-        return None
-    return float(optimizer.param_groups[0]["lr"])
 
 
 def _total(terms: list[Tensor]) -> Tensor:
