@@ -337,7 +337,7 @@ class Recorder:
             del self._schedules[name]
         if self._budget is not None:
             self._budget.forget(names)
-        # The next step may have been decided already, and again after a step whose block raised.
+        # After a block that raised, the same choice serves the next attempt: it must not name what is switched off.
         self._upcoming = None if self._upcoming is None else self._upcoming & self._schedules.keys()
 
     def _warn(self, text: str) -> None:
