@@ -161,7 +161,7 @@ class Budget:
 
     @property
     def _plain_step(self) -> float:
-        # A median, so that a step held up by a loader or another program does not make all measurements look cheap.
+        # A median, so that one step that another program held up does not make all measurements look cheap.
         return median(self._idle)
 
     def _settle(self) -> None:

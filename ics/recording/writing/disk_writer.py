@@ -76,7 +76,7 @@ class DiskWriter:
         try:
             yield
         except BaseException as error:
-            self.error = self.error or error  # the first: later ones often follow from it
+            self.error = self.error or error
 
     def _disk_failed(self, text: str) -> None:
         """Warn once, then not again until the disk takes something."""
