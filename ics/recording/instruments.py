@@ -1,4 +1,4 @@
-"""The instruments that come with `ics`, each one value, and the check of what the user chose."""
+"""The instruments that come with `ics`, and the check of what the user chose."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from ics.records import Block
 
 Choosable = Mapping[str | Instrument, Schedule | int | str] | Iterable[str | Instrument]
 
+# Instruments are keys of mappings, and options may be lists or tensors, which cannot be hashed or compared: hence
+# `eq=False`, by which an instrument equals only itself. `name`, `table` and the like have no annotation, so that the
+# dataclass does not take them for options.
+
 
 @dataclass(frozen=True, eq=False)
 class Activations(Instrument):
@@ -27,7 +31,7 @@ class Activations(Instrument):
     Attributes:
         sites: which sites, of `ics.schema.SITES`.
         histogram: whether to count histograms.
-        per_channel: whether to keep the columns per channel; if not, statistics are pooled over channels.
+        per_channel: whether to keep the columns per channel; otherwise statistics are pooled over channels.
     """
 
     sites: Sequence[str] | str = schema.SITES
@@ -62,7 +66,7 @@ class Gradients(Instrument):
 
     @property
     def needs(self) -> frozenset[Need]:  # type: ignore[override]
-        """The update; the passes too where sites are wanted."""
+        """The update, and the passes if sites are wanted."""
         return frozenset[Need]({"update", "passes"} if self.sites else {"update", "layers"})
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
@@ -72,7 +76,7 @@ class Gradients(Instrument):
 
 @dataclass(frozen=True, eq=False)
 class NormalizationLayers(Instrument):
-    """What normalisations do to the pass and its gradient: the terms of Theorem 4.1.
+    """The effect of normalisations on the pass and its gradient: the terms of Theorem 4.1.
 
     Attributes:
         per_channel: whether to keep the columns per channel.
@@ -183,7 +187,7 @@ class Drift(Instrument):
     cost = 3
 
     def begin(self, setup: Setup) -> SameBatchDrift:
-        """Return what measures the drift, with a copy of the probe batch as it is now."""
+        """Return the object that measures the drift, with a copy of the probe batch as it is now."""
         return SameBatchDrift(
             setup.model,
             loss_fn=setup.loss_fn,
@@ -196,7 +200,7 @@ class Drift(Instrument):
         )
 
     def needs_batch(self, kept: SameBatchDrift) -> bool:
-        """Whether the batch of the next measured step is to be the probe batch."""
+        """Return whether the batch of the next measured step becomes the probe batch."""
         return kept.needs_batch
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
@@ -224,7 +228,7 @@ def make_instrument(name: str, options: Mapping[str, Any]) -> Instrument:
     """Return the built-in instrument of this name.
 
     Raises:
-        SelectionError: an instrument or option that is not there.
+        SelectionError: an unknown instrument or option.
     """
     if name not in INSTRUMENTS:
         raise unknown_name("instrument", name, INSTRUMENTS)
@@ -255,7 +259,7 @@ def choose_instruments(
         loss_fn: the recorder's.
 
     Raises:
-        SelectionError: a name that is no instrument, or an option that it does not take.
+        SelectionError: an unknown instrument, or an option that it does not take.
         UsageError: no schedule, two instruments of one name, or one that evaluates the loss without a `loss_fn`.
     """
     check_options(options)
@@ -282,7 +286,8 @@ def choose_instruments(
 
 
 def default_options(instruments: Mapping[str, Instrument]) -> dict[str, dict[str, Any]]:
-    """Return the options of the instruments that share one look at training's passes, as they were chosen or not."""
+    """Return the options of the instruments that are measured together in training's passes, chosen or not."""
+    # Of those that were not chosen too: the probes take the options of all three in one call.
     shared = [instruments.get(name) or INSTRUMENTS[name]() for name in ("activations", "gradients", "normalization")]
     return {each.name: {name: getattr(each, name) for name in each.options()} for each in shared}
 

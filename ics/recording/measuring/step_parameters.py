@@ -1,4 +1,4 @@
-"""The parameters around one optimizer step: their values before it, the gradients it used, and what is said of them."""
+"""The parameters around one optimizer step: their values before it, the gradients it used, and their statistics."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ics.records import Block, Layer
 
 
 class StepParameters:
-    """Keeps W(t) when it is made, and gradients when the optimizer steps.
+    """Keeps W(t) when it is created, and the gradients when the optimizer steps.
 
-    Gradients are measured where they lie as the optimizer steps, if that is all they are wanted for, and cloned only
-    if an evaluation is to be compared with them, or nothing but separate operations can measure them.
+    If only statistics of the gradients are wanted, they are measured in place as the optimizer steps. They are cloned
+    only if an evaluation is compared with them, or if the kernels cannot measure them.
 
     Args:
         watch: the parameters of the model, from step to step.
-        optimizer: whose step it is; None leaves `.grad` as it is after the block.
-        rows: options `histogram` and `per_channel` of rows of the table `gradients`; None if there are to be none.
-        replays: whether the loss is evaluated elsewhere, which needs W(t) and gradients themselves.
+        optimizer: the optimizer that takes the step; None reads `.grad` as it is after the block.
+        rows: options `histogram` and `per_channel` of rows of the table `gradients`; None for no rows.
+        replays: whether the loss is evaluated at other parameters, which needs W(t) and the gradients themselves.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class StepParameters:
         self._failure: Exception | None = None
 
     def optimizer_steps(self) -> None:
-        """Called as the optimizer steps: gradients are accumulated, unscaled and clipped by now.
+        """Read the gradients as the optimizer steps: by now they are accumulated, unscaled and clipped.
 
-        An error waits until somebody asks for what is missing: here it would end the user's training.
+        An error is kept until an instrument asks for the gradients. Raised here, it would end the user's training.
         """
         try:
             self._used = self._measured = None
@@ -62,7 +62,7 @@ class StepParameters:
             self._failure = error
 
     def gradients(self) -> dict[str, Tensor | None]:
-        """Gradients as the optimizer used them; as left in `.grad` where no optimizer was given."""
+        """Return gradients as the optimizer used them; without an optimizer, as left in `.grad`."""
         if self._failure is not None:
             raise self._failure
         if self._optimizer is not None:
@@ -70,11 +70,11 @@ class StepParameters:
         return {name: parameter.grad for name, parameter in self._watch.named().items()}
 
     def after(self) -> dict[str, Tensor]:
-        """The parameters as they are now."""
+        """Return the parameters as they are now."""
         return {name: value.detach() for name, value in self._watch.named().items()}
 
     def norms(self) -> dict[str, Tensor | float | None]:
-        """Gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
+        """Return gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
         if (numbers := self._taken_together()) is not None:
             squares = numbers.gradients.squares
             return {
@@ -91,7 +91,7 @@ class StepParameters:
         }
 
     def rows(self, layers: Sequence[Layer]) -> Block:
-        """Rows of `gradients` for the parameters of the layers."""
+        """Return rows of `gradients` for the parameters of the layers."""
         if (numbers := self._taken_together()) is not None:
             return parameter_rows(layers, numbers)
         return parameter_block(
@@ -99,7 +99,7 @@ class StepParameters:
         )
 
     def _taken_together(self) -> ParameterNumbers | None:
-        """Numbers of all parameters in one go; None where there are to be no rows, or the kernels do not take them."""
+        """Return the numbers of all parameters at once; None if no rows are wanted or the kernels cannot take them."""
         if self._numbers is None and self._rows is not None:
             if self._measured is None:
                 self._measured = self._watch.gradients(self.gradients(), **self._rows)
@@ -108,9 +108,10 @@ class StepParameters:
         return self._numbers
 
     def _regulariser(self, square: Callable[[str], Any], total: Callable[[list[Any]], Any]) -> Any:
-        """Return the sum of weight decay / 2 times `square(name)`, ||W(t)||^2, over what the optimizer holds."""
+        """Return the sum of weight decay / 2 times `square(name)`, ||W(t)||^2, over the optimizer's parameters."""
         if self._optimizer is None:
             return None
+        # By identity: the optimizer does not know names, and `==` of tensors compares their values.
         names = {id(parameter): name for name, parameter in self._watch.named().items()}
         terms = [
             0.5 * group.get("weight_decay", 0.0) * square(names[id(parameter)])
