@@ -1,4 +1,4 @@
-"""The ledger of claims as Markdown: a page that is kept beside the ledger and read without running anything."""
+"""The ledger of claims as Markdown: a page that is stored beside the ledger and read without running anything."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The sections of the report that hold figures: what was recorded, drawn and explained in a few sentences.
+"""The sections of the report that hold figures: each draws one table and explains it in a few sentences.
 
-A table that the default records is said to be missing; the tables of `OPTIONAL` have a section only where recorded.
+If a table that is recorded by default is missing, its section says so. The tables of `OPTIONAL` have a section only if
+they were recorded.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _NORMALIZATION_COLUMNS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """The runs of a report, and the one colour of each net."""
+    """The runs of a report, and the colour that each net has in all figures."""
 
     runs: Runs
     colors: dict[str, str]
@@ -97,7 +98,7 @@ def gradient_line_section(subject: Subject) -> str:
 
 
 def _moved_alone(frame: pd.DataFrame) -> str:
-    """Name the layers that were also moved one at a time, which the figure leaves out."""
+    """Name the layers that were also moved one at a time, which the figure does not show."""
     alone = [str(layer) for layer in frame["layer"].dropna().unique() if layer != WHOLE_NET]
     if not alone:
         return ""
