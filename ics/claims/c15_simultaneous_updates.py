@@ -168,7 +168,7 @@ def _relative(number: float, promised: float) -> float:
 
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """A training per norm; digits in float64, so that small differences of losses are no rounding."""
+    """A training per norm; digits in float64, because small differences of losses would drown in rounding."""
     found = []
     for name in _bases(budget):
         for norm in _NORMS:

@@ -82,6 +82,7 @@ def ranks(
     for activation, samples, width, draw, normed in product(
         _NAMES, samples_per_unit, widths, range(draws), (True, False)
     ):
+        # No two seeds share a net; the nets with and without BatchNorm do, so that they can be paired.
         random = torch.Generator().manual_seed(seed * draws + draw)
         inputs = torch.randn(int(samples * width), width, generator=random, dtype=torch.float64)
         layers = through(inputs, depth=depth, relu=activation == "relu", normed=normed, random=random)
