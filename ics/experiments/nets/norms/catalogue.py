@@ -1,4 +1,4 @@
-"""Every normalisation by name, where it stands in a layer, and how it is made."""
+"""Every normalisation by name, its position in a layer, and how to make it."""
 
 from __future__ import annotations
 
