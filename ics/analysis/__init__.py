@@ -1,4 +1,4 @@
-"""From frames to frames: everything that is derived from stored tables, without torch and without figures."""
+"""Frame to frame: everything that is derived from stored tables, without torch and without figures."""
 
 from ics.analysis.activations import as_array, densities, entering, moments, normality, quantiles, ridges
 from ics.analysis.attribution import attribution_shares

@@ -1,4 +1,4 @@
-"""The claims ledger: each sentence about BatchNorm as an experiment with a rule that was fixed beforehand."""
+"""The claims ledger: what is said about BatchNorm, each sentence as an experiment with a rule fixed beforehand."""
 
 from ics.claims.measures.training import diverged, final_loss, steps_to
 from ics.claims.method.budgets import BUDGETS, ClaimBudget, base, budget_named, net_name

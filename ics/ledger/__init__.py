@@ -1,4 +1,4 @@
-"""The claims ledger: statements about BatchNorm and what was found, read and written without torch."""
+"""The claims ledger: what is said about BatchNorm and what was found, read and written without torch."""
 
 from ics.ledger.entries import BUDGET_NAMES, Entry, entry_path, latest, read_ledger, write_entry
 from ics.ledger.frames import details, effects_frame, overview

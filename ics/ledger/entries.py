@@ -77,6 +77,7 @@ def supporting_table(entry: Entry) -> pd.DataFrame:
         for effect in entry.effects
         for seed, number in effect.get("values", [])
     ]
+    # An effect that two criteria judge is listed twice, but measured once.
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates(columns[:-1], ignore_index=True)
     return frame.astype({"seed": "int64", "value": "float64"})
 

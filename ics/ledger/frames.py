@@ -31,6 +31,7 @@ def overview(entries: Mapping[str, Entry]) -> pd.DataFrame:
                 "reason": None if entry is None else entry.reason,
             }
         )
+    # Int64 and not int64, which cannot be null for a claim that was not run.
     return pd.DataFrame(rows).astype({"seeds": "Int64", "needs": "Int64"})
 
 

@@ -1,4 +1,4 @@
-"""Figures that draw exactly what `ics.analysis` returns, and the report that shows them on one page."""
+"""Figures that draw exactly what analysis returns, and the report that gathers them on one page."""
 
 from ics.plots.activations import distributions
 from ics.plots.attribution import attribution

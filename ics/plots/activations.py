@@ -77,6 +77,7 @@ def _draw_ridges(axes: Axes, ridges: pd.DataFrame, *, color: str, net: str) -> N
     steps = sorted(ridges["step"].unique())
     for base, step in enumerate(steps):
         ridge = ridges[ridges["step"] == step]
+        # Later steps stand behind earlier ones: each ridge reaches up into the place of the next.
         order = {"zorder": 3 + 2 * (len(steps) - base)}
         _draw_ridge(axes, ridge, base, color=color, gid=f"{net}/{step}", **order)
     axes.set_yticks(range(len(steps)), [str(step) for step in steps])

@@ -17,6 +17,7 @@ from ics.errors import UsageError
 from ics.plots import style
 from ics.schema import REMAINDER
 
+# With more layers the numbers in the cells, and the names at the axes, run into each other.
 _MOST_TEXTS, _MOST_LABELS = 8, 12
 _NOTE = (
     "Rows and columns in the order of execution. Shares of a row add up to 1 at each step of a run; negative: a part\n"
@@ -108,6 +109,7 @@ def _draw(axes: Axes, matrix: pd.DataFrame, *, gid: str) -> Any:
     axes.set_xticks(_thinned(columns), [columns[position] for position in _thinned(columns)], **tilted)
     axes.set_ylabel("layer whose gradient shifted")
     axes.set_xlabel("layer that was updated")
+    # A gap in front of the remainder, which is no layer.
     axes.axvline(matrix.shape[1] - 1.5, color="white", linewidth=3)
     if max(matrix.shape) <= _MOST_TEXTS:
         for (row, column), value in np.ndenumerate(matrix.to_numpy()):

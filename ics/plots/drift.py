@@ -60,6 +60,7 @@ def drift(
                     style.draw_band(axes, line, "step", quantity, color=colors[str(net)], linestyle=linestyle, gid=gid)
             style.step_axis(axes, values["step"])
         row[0].set_ylabel(f"{kind}\n{_UNITS[measure]}")
+        # The panels of a row share an axis, so all of them decide whether it is logarithmic.
         shown = rows[rows["layer_index"].isin([index for index, _ in drawn])]
         style.value_axis(row[0], [shown[f"{name}{end}"] for name in ("drift", "floor") for end in ("_low", "_high")])
     for axes, place in zip(grid[0], drawn, strict=True):

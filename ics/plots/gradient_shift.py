@@ -46,6 +46,7 @@ def gradient_shift(
     shifts = analysis.shift_over_steps(frame, parameters=parameters)
     colors = colors or style.net_colors(shifts["net"])
     indices = sorted(shifts["layer_index"].unique())
+    # A net of a single layer has no other: its zeros say more than an empty figure.
     later = indices[1:] or indices
     drawn = [later[position] for position in spread_out(len(later), layers)]
     size = {"width": 1.2 + 2.5 * max(len(drawn), 2), "height": 7.4}

@@ -135,7 +135,7 @@ def _text(value: object) -> str:
     if isinstance(value, float | np.floating):
         return number(float(value))
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}".replace(",", " ")
+        return f"{value:,}".replace(",", " ")  # to many readers a comma is the decimal sign
     return str(value)
 
 

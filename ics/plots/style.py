@@ -118,7 +118,7 @@ def grid_of_axes(rows: int, columns: int, *, width: float, height: float, **opti
 
 
 def step_axis(axes: Axes, steps: pd.Series) -> None:
-    """Label the axis of optimizer steps; logarithmic where the steps were spaced so."""
+    """Label the axis of optimizer steps, and make it logarithmic if the steps were spaced that way."""
     axes.set_xlabel("optimizer step")
     if len(steps) and steps.max() > 20 and steps.drop_duplicates().median() < steps.max() / 8:
         axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # step 0, often the one of interest, has no logarithm
@@ -143,6 +143,7 @@ def draw_band(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, *, color: str, linestyle: str = "-", gid: str | None = None
 ) -> Line2D:
     """Draw the median `y` as a line and, where several runs were gathered, `y_low` to `y_high` as a band."""
+    # Dashed lines are floors and second quantities: with markers they would pass for another net.
     marker = marker_of(color) if linestyle == "-" and len(rows) <= MOST_MARKERS else None
     (line,) = axes.plot(rows[x], rows[y], color=color, linestyle=linestyle, marker=marker, gid=gid)
     if (rows["num_runs"] > 1).any():
@@ -182,7 +183,7 @@ def zeros_note(panels: Iterable[Axes], values: pd.Series) -> str:
 
 
 def floor_handle() -> Line2D:
-    """The legend's entry for noise floors."""
+    """Return the legend's entry for noise floors."""
     return Line2D([], [], color=GREY, linestyle="--", label="noise floor")
 
 

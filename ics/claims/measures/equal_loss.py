@@ -153,7 +153,7 @@ def _is_positive(numbers: pd.Series) -> pd.Series:
 
 
 def _common(losses: Sequence[np.ndarray]) -> np.ndarray:
-    """Losses that all have, largest first; null where there are hardly any."""
+    """Return losses that all nets have, largest first; null if their range is too small."""
     if not all(map(len, losses)):
         return np.full(_NUM_LOSSES, np.nan)
     low, high = max(float(each.min()) for each in losses), min(float(each.max()) for each in losses)

@@ -84,7 +84,7 @@ def below(measure: str, border: float, *, why: str = "") -> Criterion:
 
 
 def within(measure: str, low: float, high: float, *, why: str = "") -> Criterion:
-    """The effect lies between the two: "as well as" is such a claim, and needs seeds to be shown."""
+    """The effect lies between the two. "As well as" is such a claim: it takes seeds to show, not an open result."""
     return Criterion(measure, low=low, high=high, why=why)
 
 

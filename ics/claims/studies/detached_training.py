@@ -33,7 +33,7 @@ _NUM_MEASUREMENTS = 20
 
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """Both studies, on the digits net under every budget, in float64: equalities are told from rounding by it."""
+    """Both studies, on the digits net under every budget, in float64, which tells equalities from rounding."""
     steps = _STEPS[budget.name]
     config = base(budget, norm=MEAN, dtype="float64", steps=steps, instruments={}, options={}, evaluate_every=0)
     whole = changed(config)

@@ -183,7 +183,7 @@ def _written(training: TimedTraining, way: str, folder: Path, step_seconds: floa
 
 
 def _write(training: TimedTraining, way: str, num: int, to: Path) -> tuple[float, float]:
-    """Record `num` steps; return the seconds of closing, in which all is written, and the bytes of the tables."""
+    """Record `num` steps; return the seconds of closing, during which everything is written, and the size on disk."""
     recorder = training.recorder(way, 1, to, flush_every=num + 1)  # so that nothing is written before closing
     for _ in range(num):
         if way == "idle":
@@ -238,7 +238,7 @@ def _lines(
 
 
 class _Report:
-    """One bar over rounds, writing and memory."""
+    """One progress bar over rounds, writing and memory."""
 
     def __init__(self, label: str, progress: Progress | None, rounds: int, memory: bool) -> None:
         self._label, self._progress, self._rounds = label, progress, rounds

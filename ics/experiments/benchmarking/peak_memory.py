@@ -31,7 +31,7 @@ class Memory:
 
     @property
     def added(self) -> int:
-        """What of the peak came with the run."""
+        """The part of the peak that the run added."""
         return self.peak - self.held
 
 

@@ -31,7 +31,7 @@ _QUIET_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as long as the base a way takes, over the rounds.
+    """The time of a way as a multiple of the base, over the rounds.
 
     Attributes:
         median: median of the rounds' ratios.
@@ -195,7 +195,7 @@ def wait_until_quiet(
 
 
 def synchronise(device: torch.device | str) -> None:
-    """Wait until the device has done what it was given; the CPU always has."""
+    """Wait until the device has finished its work; the CPU always has."""
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.synchronize(device)

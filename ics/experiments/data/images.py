@@ -188,7 +188,7 @@ def _decode(content: bytes, *, name: str, image_size: int | None) -> np.ndarray[
 
 
 def _from_cache(kept: Path) -> Arrays | None:
-    """What was decoded before; None where there is nothing whole."""
+    """Return what was decoded before; None if nothing complete is there."""
     try:
         with open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)

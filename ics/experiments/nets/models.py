@@ -218,7 +218,7 @@ class _Placeholder(nn.Module):
 
 
 def _activation(name: str, dropout: float) -> nn.Module:
-    """One module that a block calls twice: the activation, and dropout after it."""
+    """Return one module, which a block calls twice: the activation, and dropout after it."""
     modules = OrderedDict(
         (kind, module) for kind, module in after_layer("none", 0, ndim=4, activation=name, dropout=dropout)
     )

@@ -106,7 +106,7 @@ def named(progress: Progress | None, name: str) -> Progress | None:
 
 
 def attempt(run: Callable[[], object]) -> Attempt:
-    """Run a job once; an error becomes its sentence. An interrupt passes."""
+    """Run a job once. An error becomes its sentence, but an interrupt is raised."""
     begin = time.perf_counter()
     try:
         run()

@@ -204,7 +204,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _serve(connection: Connection, threads: int) -> None:
-    """Run what comes through the pipe until it closes. Runs in the worker."""
+    """Run the jobs that come through the pipe until it closes. This is what a worker does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, _interrupt)
     if hasattr(signal, "pthread_sigmask"):

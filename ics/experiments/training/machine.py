@@ -34,7 +34,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
-    """Let torch use `number` CPU threads, and as many as before afterwards; None changes nothing."""
+    """Let torch use `number` CPU threads inside the block; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -100,7 +100,7 @@ class OneLayerPerStep:
         }
 
     def _sign_changes(self) -> list[list[Tensor]]:
-        """For each parameter where it would change sign; nowhere for what is no weight."""
+        """Return where each parameter would change sign; nowhere if it is not a weight."""
         return [
             [
                 before.sign() * parameter.sign() < 0 if is_weight else torch.zeros_like(before, dtype=torch.bool)

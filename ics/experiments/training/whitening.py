@@ -130,7 +130,7 @@ class Whitening:
         return _standardised(module, output) if self._standardising else None
 
     def _vector(self) -> Tensor:
-        """What is standardised, as one vector in float64: a change is a small difference of weights."""
+        """Return what is standardised as one vector, in float64 because changes are small differences of weights."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self._changed]).double()
 
 

@@ -67,6 +67,7 @@ def _draw(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(ends, [place, place], color=color, linewidth=1.8, gid=f"interval-{place}")
         center = min(max(row["center"], low), high)
         marker = _MARKERS.get(str(vote), "x") if math.isfinite(row["center"]) else ">" if row["center"] > 0 else "<"
+        # Not clipped, or an arrow at the edge would lose its tip.
         axes.plot([center], [place], color=color, marker=marker, markersize=6, linestyle="none", clip_on=False)
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows.to_dict("records")])
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -31,6 +31,7 @@ from ics.store import Runs
 OPTIONAL = ("attribution", "curvature", "drift", "normalization")
 _STEPS_DRAWN = 6
 _DRIFT_SITES = ("preactivation", "scaled")
+# Among the other columns are lists over all channels that no figure needs.
 _NORMALIZATION_COLUMNS = (
     *("step", "layer", "layer_index", "call", "output_gradient_squared", "rescaled_gradient_squared", "mean_term"),
     *("normalized_term", "input_gradient_squared", "theorem_error", "channel_weight", "channel_bias"),
@@ -229,7 +230,7 @@ def _agreement(errors: pd.Series) -> str:
 
 
 def absent(title: str, table: str) -> str:
-    """A section whose table no run holds."""
+    """Return a section that says that no run has recorded its table."""
     text = f"Not recorded: no run holds rows of the table {table}."
     return html_page.section(title, "", html_page.paragraph(text, kind="quiet"))
 
