@@ -57,7 +57,9 @@ def parse_every(texts: Sequence[str], instruments: Mapping[str, str]) -> dict[st
 
     chosen = dict(instruments)
     for text in texts:
-        name, _, schedule = text.rpartition("=")
+        name, equals, schedule = text.partition("=")
+        if not equals or "(" in name:  # a schedule has `=` of its own: every(10, start=100)
+            name, schedule = "", text
         if name and name not in INSTRUMENTS:
             raise unknown_name("instrument", name, INSTRUMENTS)
         schedule = f"every({schedule})" if schedule.isdecimal() else schedule

@@ -1,7 +1,7 @@
 """From one number per seed to an estimate with an interval that is valid for few seeds.
 
 **The interval.** A percentile bootstrap over seeds is too narrow when seeds are few: with 3 seeds a nominal 95 % covers
-about 70 %, with 5 about 83 %. Two remedies are taken together: the bootstrap is widened as Hesterberg 2015 ("What
+about 74 %, with 5 about 83 %. Two remedies are taken together: the bootstrap is widened as Hesterberg 2015 ("What
 Teachers Should Know About the Bootstrap", expanded percentile interval) says, and the interval is never narrower than
 Student's t on either side. For normal values it covers at least 95 %; what it covers for skewed ones is tested.
 
