@@ -17,15 +17,16 @@ from ics.errors import UsageError
 
 KEYS = ("step", "layer", "layer_index", "call", "site")
 HISTOGRAM = ("minimum", "maximum", "histogram_bucket", "histogram")
+# In standard deviations. Through wider buckets a bell is a handful of steps: a distance would tell of the buckets.
 COARSEST = 0.5
 
 
 def moments(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add what the stored central moments say: standard deviation, skewness and excess kurtosis.
+    """Add standard deviation, skewness and excess kurtosis, computed from the stored central moments.
 
-    `std = sqrt(m2)` (biased), `skewness = m3 / m2^1.5`, `excess_kurtosis = m4 / m2^2 - 3`; with the per-channel
-    columns there, also `channel_std`, `channel_skewness` and `channel_excess_kurtosis` (arrays). Where the variance
-    is 0, skewness and kurtosis are null.
+    `std = sqrt(m2)` (biased), `skewness = m3 / m2^1.5`, `excess_kurtosis = m4 / m2^2 - 3`. If the frame has the
+    per-channel columns, also `channel_std`, `channel_skewness` and `channel_excess_kurtosis` (arrays). Skewness and
+    kurtosis are null where the variance is 0.
 
     Args:
         frame: rows of the table activations, or of gradients.
@@ -55,9 +56,9 @@ def moments(frame: pd.DataFrame) -> pd.DataFrame:
 def quantiles(frame: pd.DataFrame, *, q: Sequence[float] = (0.15, 0.5, 0.85)) -> pd.DataFrame:
     """Add a column per quantile, `q15`, `q50`, `q85`, read off the histogram (Ioffe & Szegedy 2015, Fig. 1).
 
-    The order statistic numpy calls inverted_cdf, within a relative error of 1/32 (`ics.buckets.RELATIVE_ERROR`) of the
-    values the histogram was taken from; q = 0 and 1 are the exact extrema. Null where nothing was counted, and for
-    magnitudes above 4.3e9, which the buckets do not tell apart.
+    A quantile is the order statistic that numpy calls inverted_cdf, within a relative error of 1/32
+    (`ics.buckets.RELATIVE_ERROR`) of the values behind the histogram; q = 0 and 1 are the exact extrema. It is null
+    where nothing was counted, and for magnitudes above 4.3e9, which the buckets do not tell apart.
 
     Raises:
         SelectionError: a column is missing.
@@ -85,7 +86,7 @@ def normality(frame: pd.DataFrame) -> pd.DataFrame:
     different means makes a mixture, which is not normal though each channel may be); `ks`, the Kolmogorov-Smirnov
     distance sup |F - Phi|, read off the histogram: the true one lies between `ks` and `ks_upper`; `wasserstein_2` to
     the fitted normal in units of the standard deviation, at most `wasserstein_2_error` off; `num_values` counted.
-    A significance is not given: the values of a tensor are no independent draws.
+    No significance is given, because the values of a tensor are not independent draws.
 
     Null with a reason in `normality_reason` where the variance is 0, nothing was counted, or the buckets are too wide
     for the shape to be seen (root mean square width above half a standard deviation: a large mean and a small spread).
@@ -164,7 +165,7 @@ def _distance_to_normal(histogram: Histogram | None, *, mean: float, std: float)
     reason = None
     if histogram is None:
         reason = "no histogram was recorded"
-    elif not std > 0:
+    elif not std > 0:  # true for NaN as well, which `std <= 0` is not
         reason = "the variance is 0 or null"
     elif too_coarse(histogram, std):
         reason = "the histogram's buckets are wider than half a standard deviation"
@@ -193,15 +194,15 @@ def densities(frame: pd.DataFrame, *, num_points: int = 160, steps: int | Sequen
 
     Between bucket edges the distribution function is interpolated monotonically (PCHIP), so the density is never
     negative and no mass is made or lost. Values that are exactly 0, as half of what a ReLU returns, have no density:
-    they are taken out and their share of all values stands apart in `zero_fraction`, and the density integrates to
-    1 - zero_fraction - below - above. The grid of a layer and site is the same for all steps and seeds of a net. It
-    covers the bulk: at most 6 half-widths (15.9 % to 84.1 %) around the median, and a single exploding step
-    does not stretch it; the shares beyond its ends are in `below` and `above`.
+    they are taken out, and their share of all values is in `zero_fraction`. The density integrates to
+    1 - zero_fraction - below - above. All steps and seeds of a net share the grid of a layer and site. It covers the
+    bulk: at most 6 half-widths (15.9 % to 84.1 %) around the median. A single exploding step does not stretch it; the
+    shares beyond its ends are in `below` and `above`.
 
     Args:
         frame: rows of the table activations.
-        num_points: most points of a grid, one or two aside; fewer values carry fewer (Freedman & Diaconis 1981).
-        steps: how many steps, evenly chosen among the recorded ones with the first and the last; or which.
+        num_points: largest number of grid points, give or take two; few values get fewer (Freedman & Diaconis 1981).
+        steps: how many steps, chosen evenly among the recorded ones with the first and the last; or which.
 
     Returns:
         run, net, seed, step, layer, layer_index, call, site, `x`, `density` (1/value), `zero_fraction`, `below`,
@@ -225,10 +226,10 @@ def densities(frame: pd.DataFrame, *, num_points: int = 160, steps: int | Sequen
 
 
 def ridges(frame: pd.DataFrame, *, num_points: int = 160, steps: int | Sequence[int] = 6) -> pd.DataFrame:
-    """Gather `densities` over seeds: per net, step, layer, site and x the median density, its min and max over runs.
+    """Gather `densities` over seeds: the median density over runs per net, step, layer, site and x, with min and max.
 
-    `height`, `height_low` and `height_high` are the density divided by the ridge's highest median, so that a ridge is
-    one high whatever its unit. `num_runs` counts the seeds. Arguments and errors as `densities`.
+    `height`, `height_low` and `height_high` are the density divided by the ridge's highest median, so every ridge has
+    height 1 whatever its unit. `num_runs` counts the seeds. Arguments and errors are those of `densities`.
     """
     points = densities(frame, num_points=num_points, steps=steps)
     by = ["net", "step", "layer", "layer_index", "call", "site"]
@@ -302,6 +303,7 @@ def _grid(parts: Sequence[Histogram], num_points: int) -> Array:
         return np.linspace(-0.5, 0.5, num_points + 1)
     bulks = np.array([_bulk(part) for part in parts])
     widths = bulks[:, 1] - bulks[:, 0]
+    # Medians over the steps: one exploding step would otherwise squeeze all the others into a few points.
     usual = 3 * np.median(widths)
     low = max(bulks[:, 0].min(), np.median(bulks[:, 0]) - usual)
     high = min(bulks[:, 1].max(), np.median(bulks[:, 1]) + usual)
@@ -312,6 +314,7 @@ def _grid(parts: Sequence[Histogram], num_points: int) -> Array:
     quartiles = [_inner_quantile(part, 0.75) - _inner_quantile(part, 0.25) for part in parts]
     smallest = 2 * float(np.median(quartiles)) / float(np.median([part.total for part in parts])) ** (1 / 3)
     width = max((high - low) / num_points, min(smallest, (high - low) / _FEWEST))
+    # Edges at multiples of the width, so that 0 is one: what follows a ReLU must not seem to have negative values.
     return width * np.arange(np.floor(low / width), np.ceil(high / width) + 1)
 
 
@@ -319,7 +322,7 @@ def _bulk(part: Histogram) -> tuple[float, float]:
     """Return where nearly all values lie: 0.2 % to 99.8 %, at most 6 half-widths from the median."""
     low, left, middle, right, high = (_inner_quantile(part, q) for q in (0.002, 0.159, 0.5, 0.841, 0.998))
     half = (right - left) / 2
-    if half > 0:
+    if half > 0:  # else most values are equal, and 6 half-widths around them would hide the others
         low, high = max(low, middle - 6 * half), min(high, middle + 6 * half)
     return low, high
 

@@ -1,4 +1,4 @@
-"""Where a layer's gradient shift comes from: the share of each earlier layer, gathered over steps and seeds."""
+"""Where the gradient shift of a layer comes from: the share of each earlier layer, gathered over steps and seeds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _VALUES = ("share", "fraction")
 def attribution_shares(frame: pd.DataFrame, *, parameters: str = "weight", step: int | None = None) -> pd.DataFrame:
     """Gather the share of each source layer in each layer's shift, at one step or over all of them.
 
-    With s the whole shift G' - G of layer i and p its part with only layer j < i updated: `share` = <p, s> / ||s||^2,
-    which over sources and remainder adds up to 1 at each step of a run (medians need not), may be negative, and above 1
-    where parts cancel; `fraction` = ||p|| / ||s||. The source "(remainder)" holds what layers do only together.
+    Let s be the whole shift G' - G of layer i, and p its part if only layer j < i is updated. `share` is
+    <p, s> / ||s||^2. At each step of a run the shares of all sources and the remainder add up to 1 (medians need not).
+    A share may be negative, and above 1 where parts cancel. `fraction` is ||p|| / ||s||. The source "(remainder)"
+    holds what layers do only together.
 
     Args:
         frame: rows of the table attribution.
@@ -40,6 +41,7 @@ def attribution_shares(frame: pd.DataFrame, *, parameters: str = "weight", step:
     num_defined = (
         rows["share"].notna().groupby([rows[name] for name in ("run", *_PLACE)], dropna=False, sort=False).sum()
     )
+    # Over the steps of each run first: a run that measured more steps must not count as more seeds.
     per_run = grouped[list(_VALUES)].median().assign(num_steps=num_defined).reset_index()
     num_steps = per_run.groupby(list(_PLACE), dropna=False, sort=False)["num_steps"].max().reset_index()
     gathered = over_seeds(per_run, by=_PLACE, values=_VALUES).merge(num_steps, on=list(_PLACE))

@@ -1,4 +1,4 @@
-"""Curvature over training, beside the edge of stability 2/lr (Cohen et al. 2021)."""
+"""Curvature over training, with the edge of stability 2/lr (Cohen et al. 2021)."""
 
 from __future__ import annotations
 

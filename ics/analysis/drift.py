@@ -1,4 +1,4 @@
-"""Drift: how far the distribution of a layer moved, between measured steps and on one fixed batch."""
+"""Drift: how far the distribution of a layer moved, between measured steps or on one fixed batch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def drift_between(frame: pd.DataFrame, *, reference: Literal["previous", "first"
     of all channels together: `wasserstein_1` in units of the pooled standard deviation at the reference, at most
     `wasserstein_1_error` off. Without per-channel columns the pooled moments serve as one channel.
 
-    The steps saw different batches, so part of this is sampling: the table `drift`, where recorded, holds the drift
-    of one fixed batch with its floor.
+    The steps saw different batches, so part of this drift is sampling. The table `drift`, where it was recorded, holds
+    the drift of one fixed batch and its floor.
 
     Args:
         frame: rows of the table activations.
@@ -112,6 +112,7 @@ def _moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
         reasons.append("the number of channels differs between the steps")
         result |= {"num_channels": 0, "num_undefined": len(means[0])}
     else:
+        # A dead unit has variance 0. Its log ratio and divergence are infinite, and so would be the mean over channels.
         defined = (variances[0] > 0) & (variances[1] > 0) & ~np.isnan(means[0]) & ~np.isnan(means[1])
         result |= {"num_channels": int(defined.sum()), "num_undefined": int((~defined).sum())}
         if defined.any():
@@ -132,6 +133,7 @@ def _transport(then: Mapping[str, Any], now: Mapping[str, Any], result: dict[str
         return ["no histogram was recorded"]
     if not std > 0:
         return ["the pooled variance of the reference is 0 or null"]
+    # A distribution that has become wider has wider buckets too; they are coarse only against its own spread.
     if too_coarse(a, std) or too_coarse(b, max(std, float(np.sqrt(as_number(now["m2"]))))):
         return ["the histogram's buckets are wider than half a standard deviation"]
     error = histograms.resolution(a) + histograms.resolution(b)

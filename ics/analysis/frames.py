@@ -1,4 +1,4 @@
-"""What every analysis does first and last: check the frame it was given, and gather the seeds of a net."""
+"""The first and the last thing that every analysis does: check its frame, and gather the seeds of a net."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def _identified(frame: pd.DataFrame) -> pd.DataFrame:
     net = frame["net"] if "net" in frame.columns else run
     seed = frame["seed"] if "seed" in frame.columns else pd.Series(np.nan, index=frame.index)
     rest = frame.drop(columns=[name for name in IDENTITY if name in frame.columns])
+    # A run without a label is a net of its own: under one null label, strangers would be taken for seeds of one net.
     identity = {"run": run, "net": net.where(net.notna(), run), "seed": seed}
     return pd.concat([pd.DataFrame(identity), rest], axis=1).reset_index(drop=True)
 
@@ -76,6 +77,7 @@ def over_seeds(frame: pd.DataFrame, *, by: Sequence[str], values: Sequence[str])
     group. Nulls take no part; a column that is null in every run stays null. Infinite values take part.
     """
     grouped = frame.groupby(list(by), dropna=False, sort=False)
+    # No mean and standard error: there are few seeds, and one that diverged would make both infinite.
     columns = {"num_runs": grouped["run"].nunique()}
     for name in values:
         columns |= {

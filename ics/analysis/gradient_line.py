@@ -66,7 +66,7 @@ def landscape_bands(
     rows = chosen(chosen(_checked(frame), "layer", layer), "direction", direction)
     probes = rows[rows["eta"] > 0]
     if etas is not None:
-        low, high = etas
+        low, high = etas  # slightly widened below: the same eta of two runs may differ in its last bits
         probes = probes[probes["eta"].between(low * (1 - 1e-9), high * (1 + 1e-9))]
     if probes.empty:
         raise UsageError(
@@ -98,7 +98,7 @@ def band_measures(bands: pd.DataFrame) -> pd.DataFrame:
     """Add what one number per step says of the bands that `landscape_bands` returned.
 
     `loss_range` = loss_max - loss_min; `gradient_change` = gradient_change_max; `beta` = beta_max; `beta_over_edge` =
-    beta_max / (2 / learning rate). Null where the maximum is: who calls decides what an unknown maximum counts as.
+    beta_max / (2 / learning rate). Null where the maximum is null: the caller decides what an unknown maximum means.
     """
     return bands.assign(
         loss_range=bands["loss_max"] - bands["loss_min"],
@@ -117,7 +117,7 @@ def landscape_over_steps(
 ) -> pd.DataFrame:
     """Gather `landscape_bands` over the seeds of a net: per net and step the median, `_low` (min) and `_high` (max).
 
-    Runs of one net must have trained at one learning rate: the envelope of several is no landscape of any of them.
+    All runs of a net must have the same learning rate: the envelope over several rates is the landscape of none.
 
     Args, Raises: as `landscape_bands`.
 
@@ -148,6 +148,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _maximum(probes: pd.DataFrame, column: str) -> pd.Series:
     """Return the maximum per group, null if any member is."""
+    # pandas leaves nulls out: what is finite on a line that overflowed would make it look smooth.
     return probes.groupby(_KEYS, dropna=False, sort=False)[column].max().where(_num_null(probes, column) == 0)
 
 

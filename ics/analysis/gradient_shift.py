@@ -1,4 +1,4 @@
-"""Internal covariate shift by Santurkar et al. 2018 (Def. 2.1), gathered over seeds, beside its noise floor."""
+"""Internal covariate shift as Santurkar et al. 2018 define it (Def. 2.1), gathered over seeds, with its noise floor."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def shift_against_floor(frame: pd.DataFrame, *, parameters: str = "weight") -> p
     """
     rows = chosen(checked(frame, "gradient_shift", (*_KEYS, "shift_l2", "floor_l2")), "parameters", parameters)
     rows = after_first_layer(rows)
+    # With full batches the second batch is the first, and the floor is rightly 0.
     ratio = rows["shift_l2"] / rows["floor_l2"].where(rows["floor_l2"] > 0)
     return rows[[*IDENTITY, *_KEYS]].assign(shift_over_floor=ratio)
 

@@ -1,4 +1,4 @@
-"""The findings of a set of runs in three plain sentences: what was measured, and which way it went."""
+"""The findings of a set of runs in three plain sentences: what was measured, and in which direction it went."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def headline(runs: Run | Iterable[Run]) -> tuple[str, str, str]:
 
     First: the gradient shift of each net as a multiple of its noise floor. Second: the effective beta along the
     gradient at step sizes that all nets were probed at, and relative to 2/lr. Third: how far the inputs of the
-    activation functions drifted over training, and how far from normal they are. With two nets each sentence says
-    which is smaller and at how many of the measured steps, or that the seeds do not tell them apart (the 95 % interval
-    of `compare` holds 1). Nothing is decided beforehand, and what was not recorded is said to be missing.
+    activation functions drifted over training, and how far from normal they are. For two nets, each sentence says
+    which value is smaller and at how many of the measured steps, or that the seeds do not tell the nets apart (the 95 %
+    interval of `compare` contains 1). No outcome is assumed, and a measurement that was not recorded is named.
 
     Args:
         runs: opened runs of any number of nets and seeds.
@@ -54,7 +54,7 @@ _LEAST = {"less": "least", "smoother": "smoothest", "lower": "lowest"}
 
 @dataclass(frozen=True)
 class _Findings:
-    """Per net and measure one value (geometric mean over seeds); of two nets also their comparison, and every step."""
+    """One value per net and measure (geometric mean over seeds); for two nets also their comparison and every step."""
 
     nets: list[str]
     values: pd.DataFrame
@@ -89,7 +89,7 @@ class _Findings:
         return _joined(parts)
 
     def verdict(self, measure: str, word: str) -> str:
-        """Which net has the smaller value; the empty string where that is not to be said."""
+        """Which net has the smaller value; the empty string if the values do not allow an answer."""
         values = {net: self.value(measure, net) for net in self.nets}
         if len(values) < 2 or any(np.isnan(value) for value in values.values()):
             return ""
@@ -111,7 +111,7 @@ class _Findings:
         return f"{where} ({interval})"
 
     def _steps(self, measure: str, smallest: str) -> str:
-        """At how many steps it was smaller: curves may cross, and then one number per training hides it."""
+        """At how many steps it was smaller: curves may cross, which one number per training would hide."""
         (other,) = (net for net in self.nets if net != smallest)
         found = steps_where_less(self.per_step.get(measure), measure, net=smallest, than=other)
         if found is None or found[1] < 2:

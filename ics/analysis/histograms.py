@@ -1,8 +1,8 @@
 """Distributions from stored histograms: order statistics, distribution functions and distances between them.
 
-A stored histogram says how many values fell into each bucket of `ics.buckets`. What is exact is read off the bucket
-edges; where a place within a bucket is needed, its values are taken to be spread evenly over it, and `resolution`
-bounds the error of that.
+A stored histogram says how many values fell into each bucket of `ics.buckets`. The distribution function is known
+exactly at the edges of the buckets. Within a bucket, values are assumed to be spread evenly; `resolution` bounds the
+error of that assumption.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def quantile(histogram: Histogram, q: float) -> float:
         return float(histogram.minimum)
     if q >= 1:
         return float(histogram.maximum)
+    # Less a little: in floating point 0.07 * 100 is just above 7, and the eighth value would be taken.
     rank = max(np.ceil(q * histogram.total - 1e-9), 1.0)
     bucket = int(histogram.buckets[np.searchsorted(np.cumsum(histogram.counts), rank)])
     if abs(bucket) == OVERFLOW:
@@ -96,10 +97,10 @@ def quantile(histogram: Histogram, q: float) -> float:
 
 
 def resolution(histogram: Histogram) -> float:
-    """Return the root mean square bucket width: no Wasserstein-1 or -2 distance computed here is further off.
+    """Return the root mean square bucket width, which bounds the error of the Wasserstein-1 and -2 distances here.
 
-    Moving each value within its bucket moves the distribution by at most this much in Wasserstein-2, hence in
-    Wasserstein-1, and distances obey the triangle inequality.
+    If each value moves within its bucket, the distribution moves by at most this much in Wasserstein-2, and therefore
+    in Wasserstein-1. The triangle inequality carries the bound over to distances.
     """
     width = histogram.upper - histogram.lower
     return float(np.sqrt(np.sum(histogram.counts * width**2) / histogram.total))
@@ -108,8 +109,8 @@ def resolution(histogram: Histogram) -> float:
 def kolmogorov_smirnov(histogram: Histogram, *, mean: float, std: float) -> tuple[float, float]:
     """Return bounds of sup_x |F(x) - Phi((x - mean) / std)|, F the distribution of the values counted.
 
-    The first is the largest difference at a bucket edge, where F is known; the second the largest that the values
-    within a bucket could make of it. The true distance lies between.
+    The lower bound is the largest difference at a bucket edge, where F is known. The upper bound is the largest that
+    any placement of the values within their buckets could give. The true distance lies between them.
     """
     share = histogram.cumulative
     at_lower = special.ndtr((histogram.lower - mean) / std)
@@ -135,11 +136,13 @@ def wasserstein_2_to_normal(histogram: Histogram, *, mean: float, std: float) ->
     slope = (high - low) / mass
     crossed = np.sum((low - slope * u[:-1]) * first + slope * second)
     own = np.sum(mass * (low**2 + low * high + high**2) / 3)
+    # The 1 is the integral of z^2. For values that are normal, rounding may leave a square below 0.
     return float(np.sqrt(max(own + 1.0 - 2.0 * crossed, 0.0)))
 
 
 def wasserstein_1(a: Histogram, b: Histogram) -> float:
     """Return the Wasserstein-1 distance int_0^1 |F_a^-1(u) - F_b^-1(u)| du, in the unit of the values."""
+    # Between two neighbours of these shares both inverse functions are linear, so the integral is exact.
     u = np.union1d(a.cumulative, b.cumulative)
     middle = (u[:-1] + u[1:]) / 2
     half = np.diff(u) / 2

@@ -1,4 +1,4 @@
-"""What a BatchNorm layer does to the gradient that passes it: Theorem 4.1 of Santurkar et al. 2018 as a budget."""
+"""What a BatchNorm layer does to the gradient that passes through it: Thm 4.1 of Santurkar et al. 2018 as a budget."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def smoothing_budget(frame: pd.DataFrame) -> pd.DataFrame:
     channels. So `change` = ||dL/dy||^2 / ||g||^2 (measured) is the product of `rescaling`, the sum of
     gamma^2/sigma^2 ||g||^2 over ||g||^2, and `projection`, what the two projections leave: 1 - `mean_share` -
     `normalized_share`, the shares of the rescaled square that lie along 1 and along x-hat. As factors they split the
-    change exactly: ln change = ln rescaling + ln projection.
+    change exactly: ln change = ln rescaling + ln projection. Differences would depend on which of them came first.
 
     `gamma` and `beta`: median over channels before the update, `_p10` and `_p90` the 10th and 90th percentile.
 

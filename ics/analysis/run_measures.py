@@ -18,7 +18,7 @@ from ics.store import Run, Runs
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a number says. `has_ratio` is False where a ratio of two values would mean nothing."""
+    """What a number means. `has_ratio` is False where the ratio of two values would be meaningless."""
 
     name: str
     meaning: str
@@ -81,7 +81,7 @@ def run_measures(runs: Run | Iterable[Run], *, etas: tuple[float, float] | None 
 
 
 def measure_named(name: str) -> Measure:
-    """Return what a measure says; one that is not in `MEASURES` was logged by the loop."""
+    """Return the measure of this name; one that is not in `MEASURES` was logged by the loop."""
     by_name = {measure.name: measure for measure in MEASURES}
     return by_name.get(name, Measure(name, f"last {name.removeprefix('final_')} that the loop logged", "as logged"))
 
@@ -132,6 +132,7 @@ def _summarise_activations(runs: Runs, _: object) -> pd.DataFrame | None:
     columns = moved.groupby("run")[["mean_shift", "log_variance_ratio"]].median()
     shape = normality(frame)
     steps = shape.groupby("run")["step"]
+    # An outer join: a run that was measured at one step has a shape but has not moved.
     for name, end in (("ks_first", steps.transform("min")), ("ks_last", steps.transform("max"))):
         columns = columns.join(shape[shape["step"] == end].groupby("run")["ks"].median().rename(name), how="outer")
     return columns

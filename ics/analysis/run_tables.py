@@ -1,4 +1,4 @@
-"""Tables of several runs as comparisons need them: None where not recorded, and one net one configuration."""
+"""Tables of several runs for comparisons: None where nothing was recorded, and one configuration per net."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ics.analysis.frames import spread_out
 from ics.errors import UsageError
 from ics.store import Run, Runs, Where
 
-# Settings that may differ between runs that count as seeds of one net.
+# Settings that may differ between runs that count as seeds of one net: what is measured and where, not what is trained.
 _FREE = {"net", "name", "recipe", "seed", "device", "data_root"}
 _FREE |= {"instruments", "layers", "evaluate_every", "line_points", "preset", "budget"}
 
 
 @dataclass(frozen=True)
 class Named:
-    """An opened run with what it is called in frames: `name` (column run), `net` and `seed`."""
+    """An opened run with its labels in frames: `name` (column run), `net` and `seed`."""
 
     run: Run
     name: str
@@ -80,7 +80,7 @@ def read_steps(
 ) -> pd.DataFrame | None:
     """Return the rows of at most `limit` steps per run, evenly chosen with the first and the last; None without any.
 
-    Only these are read: the histograms of all steps would fill the memory.
+    Only these rows are read, because the histograms of all steps would fill the memory.
     """
     measured = runs.table(table, columns=["step"], where=where)
     labels = {one.name: one.net for one in named(runs)}

@@ -30,8 +30,8 @@ def shifts_per_step(runs: Runs) -> pd.DataFrame | None:
 def bands_per_step(runs: Runs, *, etas: tuple[float, float] | None) -> pd.DataFrame | None:
     """Return the landscape along the gradient of each run and step.
 
-    Where the loss was not a number its range has no end, so the maxima count as infinite: left out, a net that diverges
-    would pass for a smooth one.
+    Where the loss was not a number, its range has no end and the maxima count as infinite. If such steps were left out,
+    a diverging net would look smooth.
     """
     frame = read(runs, "gradient_line", where={"direction": "gradient"})
     if frame is None:

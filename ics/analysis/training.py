@@ -1,4 +1,4 @@
-"""What the training did and what measuring it cost, from the table steps."""
+"""How the training went and what measuring it cost, from the table steps."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def logged_measures(frame: pd.DataFrame) -> list[str]:
 
 
 def last_tenth(values: pd.Series) -> pd.Series:
-    """Return the last tenth of the values, at least one: a final loss is their mean, which one batch does not decide.
+    """Return the last tenth of the values, at least one. Their mean is a final loss that no single batch decides.
 
     Example:
         >>> last_tenth(pd.Series(range(25))).tolist()
@@ -91,7 +91,8 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
         # A step that was not measured spent no time on evaluations; a block without a duration makes the sum unknown.
         total=rows["duration"] + rows["measuring_duration"].fillna(0),
     )
-    grouped = rows.groupby(list(IDENTITY), dropna=False, sort=False)
+    grouped = rows.groupby(list(IDENTITY), dropna=False, sort=False)  # a run without a seed is to be kept
+    # Medians of steps: the first ones compile and allocate, and would make a mean too long.
     result = pd.DataFrame(
         {
             "num_steps": grouped.size(),

@@ -27,7 +27,7 @@ def studies(budget: ClaimBudget) -> tuple[Study, ...]:
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
-    """Ratios Wu+b / u of what a layer makes and what it sees; the sizes of both, and the units that are constant."""
+    """Ratios Wu+b / u of the output and the input of a layer; the sizes of both, and the share of constant units."""
     effects: list[Effect] = []
     for name in plain_nets(found.budget):
         rows = u_and_preactivation(found, name)
@@ -43,7 +43,7 @@ def changes(rows: pd.DataFrame, measure: str) -> pd.Series:
 
 
 def _sizes(rows: pd.DataFrame, setting: str) -> list[Effect]:
-    """What has no vote: the change itself, what halves of the probe differ by, and units without a shape."""
+    """Effects without a vote: the change itself, the difference between halves of the probe, units without a shape."""
     sizes, floors = changes(rows, "shape_change"), changes(rows, "shape_floor")
     shares = rows.assign(share=rows["num_constant"] / rows["num_units"])
     constant = per_seed(shares, "share", by=(), reduce="mean", where=shares["measure"] == "ks")

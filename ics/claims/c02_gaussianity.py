@@ -37,7 +37,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 
 def _themselves(rows: pd.DataFrame, name: str) -> list[Effect]:
-    """What has no vote: the distance itself, what it is of normal draws, and exact zeros."""
+    """Effects without a vote: the distance itself, that of normal draws, and exact zeros."""
     distances, normal = changes(rows, "ks"), changes(rows, "ks_of_normal")
     zeros = changes(rows, "pooled_zero_fraction")
     of_draws = "ks of as many normal draws"

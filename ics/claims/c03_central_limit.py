@@ -1,8 +1,8 @@
 """C03: does Wu+b approach a Gaussian as the fan-in grows? For drawn u, and in nets before and after training.
 
-The distribution is that of one unit over the data, W being what it is: that is what a layer sees, and what BatchNorm
-standardises. Over draws of W at one u, which is another question, Wu+b is close to Gaussian under weaker conditions;
-it is shown beside it.
+The distribution is that of one unit over the data at fixed W: this is what a layer sees, and what BatchNorm
+standardises. Over draws of W at one u, which is another question, Wu+b is close to Gaussian under weaker conditions.
+Both are shown.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def sums(*, seed: int, fan_ins: Sequence[int], num_samples: int, num_units: int)
 
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """The sums, and nets of several widths, whose inner layers have their width as fan-in."""
+    """The sums, and nets of several widths; the fan-in of an inner layer is the width."""
     settings = {"fan_ins": FAN_INS, "num_samples": _SAMPLES[budget.name], "num_units": _UNITS}
     drawn = Study(name="sums", function=f"{__name__}:sums", settings=settings)
     nets = (

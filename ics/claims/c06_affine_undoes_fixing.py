@@ -27,7 +27,7 @@ def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
 
 
 def evidence(found: Evidence) -> tuple[Effect, ...]:
-    """y against x-hat in one net, what the next layer sees with and without learning them, and how far they move."""
+    """y against x-hat in one net, the next layer's input with gamma and beta learned or fixed, and how these move."""
     rows = found.table("drift", columns=DRIFT, where={"site": ["normalized", "scaled", "input"]})
     rows = rows[rows["reference"] != BEFORE_UPDATE]
     parameters = found.table("normalization", columns=("step", "layer", "call", "channel_weight", "channel_bias"))

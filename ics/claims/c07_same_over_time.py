@@ -1,8 +1,8 @@
-"""C07: is it one layer's sameness over time that matters, or the likeness of layers?
+"""C07: does it matter that one layer sees the same distribution over time, or that layers are alike?
 
 Nets that differ only in their normalisation are ranked three times: by their final training loss, by how far the
 distribution that a layer sees moves between two measured steps, and by how far apart two layers are at one step. Both
-distances are the same function of two distributions. What matters should rank the nets as their loss does.
+distances are the same function of two distributions. A distance that matters should rank the nets as their loss does.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def _mean_distance(mean: np.ndarray, std: np.ndarray) -> float:
         return float("nan")
     i, j = pairs
     with np.errstate(all="ignore"):
+        # By both standard deviations: of two layers, unlike of two steps, neither is the reference.
         squared = ((mean[i] - mean[j]) ** 2 + (std[i] - std[j]) ** 2) / (std[i] * std[j])
         distance = np.sqrt(squared)
     return float(np.where(np.isnan(distance), np.inf, distance).mean())

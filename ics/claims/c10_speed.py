@@ -71,6 +71,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 def by_rate(numbers: pd.Series, kind: str, base_name: str, rates: tuple[float, ...]) -> pd.DataFrame:
     """Return a row per seed and a column per learning rate; seeds of which a run is missing are left out."""
     labels = {_label(kind, base_name, rate): rate for rate in rates}
+    # A seed that lacks a rate would choose its best, or its largest, from fewer.
     table = numbers.unstack("net").reindex(columns=list(labels)).rename(columns=labels).dropna()
     if table.empty:
         raise MissingEvidenceError(f"no seed has a run of {kind} on {base_name} at every learning rate")

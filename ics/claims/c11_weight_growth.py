@@ -40,7 +40,7 @@ def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
 
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """The digits nets once more, looked at weight by weight."""
+    """The digits nets once more, measured weight by weight."""
     plain = [base(budget, norm=norm) for norm in _NORMS]
     silent = {"instruments": {}, "options": {}, "evaluate_every": 0, "device": "cpu"}
     configs = [config.replace(**silent) for config in (*plain, *_varied(budget, "digits"))]
@@ -130,6 +130,7 @@ def _of_units(found: Evidence) -> list[Effect]:
         value(radial, net, measure="radial_share_itself", meaning=told, unit="1", setting=net)
         for net in (plain, normed)
     ]
+    # NaN at the end is a net that diverged, and a median would leave it out.
     ends = rows[rows["step"] == rows.groupby(["net", "seed"])["step"].transform("max")].fillna(np.inf)
     starts = rows[rows["step"] == 0]
     extreme = per_seed(ends, "largest_unit_change", by=(), reduce="max")

@@ -1,4 +1,4 @@
-"""C12: does BatchNorm keep sigmoids off their flat ends, and does it take BatchNorm to train a deep net of them?"""
+"""C12: does BatchNorm keep sigmoids out of saturation, and does a deep sigmoid net need it to train?"""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _statistics_of_training(experiment: Experiment, norms: Iterable[nn.BatchNorm
     momenta = {norm: norm.momentum for norm in norms}
     with batch_statistics(experiment.model):
         for norm in momenta:
-            norm.momentum = 1.0
+            norm.momentum = 1.0  # the running averages are then those of the one batch, which holds all examples
         experiment.model(experiment.data.batch(experiment.data.train, slice(None))[0])
         for norm, momentum in momenta.items():
             norm.momentum, norm.training = momentum, False

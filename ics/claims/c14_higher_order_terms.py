@@ -86,6 +86,7 @@ def first_order_errors(parameters: Parameters, x: Tensor, *, kind: str) -> dict[
     """
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
     before = chain_losses(leaves, x, kind=kind)
+    # Chains share no parameter, so the gradient of their sum holds that of each.
     gradients = torch.autograd.grad(before.sum(), leaves)
     squares = torch.stack([gradient.square().sum(dim=1) for gradient in gradients]).sum(dim=0)
     rates = {

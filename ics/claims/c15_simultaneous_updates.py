@@ -1,8 +1,8 @@
 """C15: what error does a step make by moving all layers at once, that moving one layer at a time does not make?
 
-The gradient tells for each layer what its step would do to the loss if nothing else moved. The study trains a net,
-stops at some steps and makes the very step that training is about to make in three ways: all layers at once, each layer
-alone from where training stands, and the layers in turn, each by its gradient as it is when its turn comes.
+For each layer, the gradient tells what its step would do to the loss if nothing else moved. The study trains a net. At
+some steps it makes the next training step in three ways: all layers at once, each layer alone from the present weights,
+and the layers in turn, each with its gradient at the time of its turn.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _relative(number: float, promised: float) -> float:
 
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """A training per norm; digits in float64, so that small differences of losses are no rounding."""
+    """A training per norm; digits in float64, because small differences of losses would drown in rounding."""
     found = []
     for name in _bases(budget):
         for norm in _NORMS:
@@ -181,7 +181,7 @@ def studies(budget: ClaimBudget) -> tuple[Study, ...]:
 
 
 def _bases(budget: ClaimBudget) -> tuple[str, ...]:
-    """Digits where there are digits: a study keeps its settings, and where a machine keeps its images is none."""
+    """Return digits if the budget has them: the path to images depends on the machine and is no setting of a study."""
     return ("digits",) if "digits" in budget.bases else budget.bases
 
 
@@ -205,7 +205,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 
 def _worst(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A loss that is not finite is an error without bound; a gradient of exactly zero promises nothing."""
+    """Make errors infinite where a loss is not finite, but leave those null whose gradient is exactly zero."""
     defined = rows[column].notna() | (rows["promised"] == 0)
     return rows.assign(**{column: rows[column].where(defined, float("inf"))})
 

@@ -100,6 +100,7 @@ def _compared(measured: dict[str, pd.Series], plain: str, normed: str, chosen: s
 
 def best_net(losses: pd.Series, nets: list[str]) -> str:
     """Return the net whose median loss over seeds is smallest: one for all seeds and measures."""
+    # Not the best of each seed, which would choose by luck; not a mean, which one diverged seed makes infinite.
     medians = losses.groupby("net").median()
     return min(nets, key=lambda net: float(medians.get(net, math.inf)))
 

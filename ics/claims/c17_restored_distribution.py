@@ -64,7 +64,7 @@ def studies(budget: ClaimBudget) -> tuple[Study, ...]:
 def standardised_once(*, seed: int, configs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Train nets with `whiten_after_step` that are standardised before the first step as those are, but never after.
 
-    What the restored net differs in from these is restoring alone, and not where it starts.
+    The restored net differs from these only in the restoring, not in where it starts.
 
     Returns:
         A row per net and step: `net`, `step`, `loss`.

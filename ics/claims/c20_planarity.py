@@ -133,6 +133,7 @@ def _pairs(rows: pd.DataFrame) -> Iterator[tuple[Hashable, ...]]:
         lines = dict(list(both.groupby("net")))
         if len(lines) < 2:
             continue
+        # Each net is probed in multiples of its own gradient: where one ends, the other cannot be compared with it.
         radius, relative = (min(float(line[name].max()) for line in lines.values()) for name in _RADII)
         for net, line in lines.items():
             slope, size = float(line["gradient_norm"].iloc[0]), float(line["weight_norm"].iloc[0])

@@ -50,7 +50,7 @@ _VIEWS = (
 
 
 def nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
-    """The standard, the BatchNorm and the noisy BatchNorm net of each base, once more looked at in pairs of steps."""
+    """The standard, the BatchNorm and the noisy BatchNorm net of each base, and the same measured in pairs of steps."""
     shared = tuple(base(budget, name, norm=norm) for name in budget.bases for norm in ("none", "batch", NOISY))
     return (*shared, *(_in_pairs(config) for config in shared))
 
@@ -68,7 +68,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
 
 
 def _learning(found: Evidence) -> list[Effect]:
-    """Against the standard net too: where that learns as well, nothing is left for stability to explain."""
+    """Compare with the standard net too: if it learns as well, there is nothing for stability to explain."""
     accuracies = {column: last(found, column) for column in ("train_accuracy", "test_accuracy")}
     quiet, noisy = last(found, "train_loss"), final_loss(found)
     told = "training loss in eval mode, without noise, at the end of training"
@@ -88,8 +88,8 @@ def _learning(found: Evidence) -> list[Effect]:
 def _stability(found: Evidence) -> list[Effect]:
     """How far distributions move between measured steps.
 
-    From the activations of training, whose noise is drawn anew at every step. The table `drift` would not do: it looks
-    at one batch with the same random numbers each time, so that noise is no drift there.
+    Measured on the activations of training, whose noise is drawn anew at every step. The table `drift` cannot be used:
+    it measures one batch with the same random numbers each time, so noise causes no drift there.
     """
     places = {
         False: ("what activation functions are applied to", before_activation(found)),

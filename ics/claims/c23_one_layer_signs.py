@@ -1,7 +1,7 @@
 """C23: does letting only one layer at a time change the sign of its weights tame the interaction between layers?
 
-Two questions. Of one step: is what layers do to the loss only together smaller, if the same step is held back so? Of
-trainings: are their layers' gradients less disturbed by each other, and what does it cost?
+There are two questions. For one step: do layers do less to the loss only together if the same step is held back this
+way? For trainings: do layers disturb each other's gradients less, and what does it cost?
 """
 
 from __future__ import annotations

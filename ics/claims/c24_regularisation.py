@@ -43,9 +43,10 @@ def _nets(budget: ClaimBudget, name: str, norm: str) -> list[RunConfig]:
 
 
 def _learnt_by_heart(config: RunConfig) -> dict[str, Any]:
-    """What lets the net without BatchNorm, too, learn its examples by heart: a gap of one that did not is no merit.
+    """Return settings with which the net without BatchNorm also learns its examples by heart.
 
-    He's initialisation, at least 1000 steps, and few examples; the images are few as they are.
+    A small gap means nothing for a net that did not. The settings are He's initialisation, at least 1000 steps and few
+    examples; there are few images anyway.
     """
     steps = max(1000, 2 * config.steps)
     few = {"limit": LIMIT} if config.data == "digits" else {}
@@ -82,7 +83,7 @@ def _gaps(numbers: Mapping[str, pd.Series], name: str) -> list[Effect]:
 
 
 def _gains(numbers: Mapping[str, pd.Series], name: str, kind: str) -> list[Effect]:
-    """What the best strength of a kind adds to each net: a need is what is lost without."""
+    """What the best strength of a kind adds to each net: the need for it is what is lost without it."""
     told, strengths = kind.replace("_", " "), ", ".join(f"{one:g}" for one in _STRENGTHS[name][kind])
     pair = net_name("batch", name), net_name("none", name)
     lowered, raised = gains(-numbers["test_loss"], name, kind), gains(numbers["test_accuracy"], name, kind)

@@ -130,6 +130,7 @@ def growth_exponents(rows: pd.DataFrame) -> pd.Series:
     found = {}
     for key, own in rows.groupby(["net", "seed"], sort=False):
         steps, moved = own["step"].to_numpy(float), own["displacement"].to_numpy(float)
+        # Two times of one run: a factor that all biases share, such as the learning rate, cancels.
         half, whole = float(np.interp(steps[-1] / 2, steps, moved)), float(moved[-1])
         found[key] = np.inf if whole == np.inf else np.log2(whole / half) if min(half, whole) > 0 else np.nan
     return pd.Series(found, dtype=float).rename_axis(["net", "seed"])

@@ -1,4 +1,4 @@
-"""C27: has the bias in front of BatchNorm a gradient of zero, and does removing it change nothing? Two equalities."""
+"""C27: does the bias in front of BatchNorm have gradient zero, and does removing it change nothing? Two equalities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C28: does normalisation by running averages, outside the gradient step, train otherwise than BatchNorm, and how?"""
+"""C28: does normalisation by running averages, outside the gradient step, train differently from BatchNorm, and how?"""
 
 from __future__ import annotations
 
@@ -168,6 +168,7 @@ def distances(curves: pd.DataFrame, batch: str, population: str) -> pd.Series:
     """
     own, other = (_by_seed(curves, net) for net in (batch, population))
     seeds = list(own)
+    # In a circle, so that each seed is in two pairs and there are as many floors as seeds.
     following = dict(zip(seeds, [*seeds[1:], *seeds[:1]], strict=True))
     found = {(_APART, seed): _apart(own[seed], other[seed]) for seed in seeds if seed in other}
     # One seed alone has no other to be apart from.

@@ -66,7 +66,7 @@ def _growth(batch_norm: bool, *, seed: int, depth: int, width: int, batch_size: 
 
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """One study: width and batch stand for infinity, so larger budgets come closer."""
+    """One study: width and batch stand for infinity, so larger budgets come closer to the limit."""
     return (Study(name=_STUDY, function=f"{__name__}:growth", settings=_SETTINGS[budget.name]),)
 
 

@@ -71,6 +71,7 @@ def evidence(found: Evidence) -> tuple[Effect, ...]:
     line = line[(line["eta"] == 0) | (line["eta"] / line["learning_rate"]).between(0.49, 4.01)]
     rows = with_sharpness(line, found.table("curvature", columns=("step", "hessian_max_eigenvalue", "batch_sharpness")))
     late = rows[rows["step"] >= rows.groupby("run")["step"].transform("max") / 2]
+    # By the Hessian, not by beta itself: a net is not to be chosen by the number that is then judged.
     is_at_edge = rows["sharpness_over_edge"] >= _EDGE
     at_edge = rows.assign(beta=rows["beta"].where(is_at_edge), beta_over_edge=rows["beta_over_edge"].where(is_at_edge))
     effects = [

@@ -1,8 +1,8 @@
 """C31: does BatchNorm prevent the collapse of the rank of a deep net's representations at initialisation?
 
-A batch of random inputs goes through random layers, with and without BatchNorm. How many directions a layer's matrix of
-(samples, units) has is told by its singular values s_i, in three ways. One direction is collapse: then all samples are
-multiples of one.
+A batch of random inputs goes through random layers, with and without BatchNorm. The singular values s_i of a layer's
+matrix (samples, units) tell, in three ways, how many directions it has. One direction means collapse: all samples are
+then multiples of one.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def ranks(
     for activation, samples, width, draw, normed in product(
         _NAMES, samples_per_unit, widths, range(draws), (True, False)
     ):
+        # No two seeds share a net; the nets with and without BatchNorm do, so that they can be paired.
         random = torch.Generator().manual_seed(seed * draws + draw)
         inputs = torch.randn(int(samples * width), width, generator=random, dtype=torch.float64)
         layers = through(inputs, depth=depth, relu=activation == "relu", normed=normed, random=random)

@@ -1,4 +1,4 @@
-"""The one net that claims need beside `ics.experiments.MODELS`: a VGG small enough for two cores."""
+"""The one net that claims need besides `ics.experiments.MODELS`: a VGG small enough for two cores."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every claim by its identifier: the rows of `STATEMENTS`, each with the experiment in the file of its number.
 
-The claim C18 is the value `C18` of the one file here that starts with `c18_`. A claim is therefore added by its row and
-its file; a list of the same names a third time could only disagree with them.
+The claim C18 is the value `C18` of the one file here that starts with `c18_`. So a row and a file add a claim. A third
+list of the same names could only disagree with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The command `ics`. Nothing heavy is imported before a command needs it, so that `ics --help` answers at once."""
+"""The command `ics`. Nothing heavy is imported before a command needs it, so that `ics --help` answers at once.
+
+So the modules here import torch, pandas and the like inside functions, and under TYPE_CHECKING for annotations.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ EXAMPLES: Mapping[Callable[..., None], str] = {
 }
 """Every command, with the example that ends its help."""
 
+# Without pretty exceptions, as `run_command` turns mistakes into sentences and leaves other tracebacks as they are.
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
 for _command, _example in EXAMPLES.items():
     app.command(epilog=f"Example: {_example}")(_command)
@@ -40,6 +44,7 @@ app.add_typer(claims, name="claims")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ics` and return its exit status: 0, 2 after a mistake (one sentence on stderr), 130 if interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # Not standalone: typer would print errors in its own way and end the process, with `main` never returning.
     return run_command(lambda: app(given or ["--help"], prog_name="ics", standalone_mode=False))
 
 

@@ -1,4 +1,4 @@
-"""The command `bench`: what recording costs on this machine."""
+"""The command `bench`: the cost of recording on this machine."""
 
 from __future__ import annotations
 
@@ -163,6 +163,7 @@ def _ratio(line: pd.Series) -> str:
 
 
 def _disk(line: pd.Series) -> str:
+    # NaN, which is unequal to itself, where no bytes were measured.
     return "" if line["bytes_per_step"] != line["bytes_per_step"] else f"{line['bytes_per_step'] / 1000:.2f}"
 
 

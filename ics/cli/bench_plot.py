@@ -1,4 +1,4 @@
-"""Draws what `ics bench` measured: ratio to the plain step against the interval, a panel per model."""
+"""Draws the results of `ics bench`: the ratio to a plain step against the interval, one panel per model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from matplotlib.axes import Axes
 
 from ics.plots.style import GREY, MARKERS, PALETTE, grid_of_axes, settings
 
-_LOWEST = -5.0  # per cent: what lies below says only that the machine was busy
+_LOWEST = -5.0  # per cent: lower values only say that the machine was busy
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Draw the medians with their 95 % intervals; the axis is what recording adds to a plain step, in per cent.
+    """Draw the medians with their 95 % intervals, as the percentage that recording adds to a plain step.
 
     Args:
         frame: a row per `ics.experiments.benchmarking.overhead.Cost`.
-        path: the image; its ending says which kind.
+        path: the image; its suffix decides the format.
     """
     with settings():
         models = list(frame["model"].unique())
@@ -45,6 +45,6 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_xscale("log")
     axes.set_xticks(sorted(measured["interval"].unique()), [f"{n}" for n in sorted(measured["interval"].unique())])
     axes.minorticks_off()
-    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_yscale("symlog", linthresh=1.0)  # logarithmic for whole steps, yet with values around and below zero
     axes.set_xlabel("measured every n-th step")
     axes.set_title(f"{idle['model']}, batch {idle['batch_size']}\nplain step {1000 * idle['plain_seconds']:.1f} ms")

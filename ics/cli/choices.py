@@ -1,4 +1,4 @@
-"""Options that are little languages of their own: `--where`, `--columns`, `--every`, `--input-shape`."""
+"""Parses options with a syntax of their own: `--where`, `--columns`, `--every`, `--input-shape`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Triple = tuple[str, str, Any]
 
 
 def parse_where(table: Table, conditions: Iterable[str]) -> list[Triple]:
-    """Return (column, operator, value) for each condition, values typed as the table types their column.
+    """Return (column, operator, value) for each condition, with values of the type of their column.
 
     Example:
         >>> from ics.schema import GRADIENT_SHIFT
@@ -27,7 +27,7 @@ def parse_where(table: Table, conditions: Iterable[str]) -> list[Triple]:
 
 
 def parse_columns(text: str | None) -> list[str] | None:
-    """Return the names in a comma-separated list, None where there is none."""
+    """Return the names in a comma-separated list; None if there is no list."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -42,12 +42,12 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def parse_every(texts: Sequence[str], instruments: Mapping[str, str]) -> dict[str, str]:
-    """Return the recipe's `instruments` with the schedules changed as asked.
+    """Return the recipe's `instruments` with their schedules changed.
 
     Args:
         texts: `N` (all instruments every N steps), `INSTRUMENT=N`, or `INSTRUMENT=SCHEDULE` such as
             `gradient_line=log_spaced(40)`; N = 0 leaves the instrument out.
-        instruments: instrument to the text of its schedule.
+        instruments: instrument to its schedule, as text.
 
     Example:
         >>> parse_every(["50", "gradient_line=0"], {"activations": "every(10)", "gradient_line": "every(20)"})
@@ -57,7 +57,9 @@ def parse_every(texts: Sequence[str], instruments: Mapping[str, str]) -> dict[st
 
     chosen = dict(instruments)
     for text in texts:
-        name, _, schedule = text.rpartition("=")
+        name, equals, schedule = text.partition("=")
+        if not equals or "(" in name:  # a schedule has `=` of its own: every(10, start=100)
+            name, schedule = "", text
         if name and name not in INSTRUMENTS:
             raise unknown_name("instrument", name, INSTRUMENTS)
         schedule = f"every({schedule})" if schedule.isdecimal() else schedule
@@ -80,6 +82,7 @@ def _parse_condition(table: Table, text: str) -> Triple:
 def _typed(table: Table, column: str, value: str) -> Any:
     if column not in table.column_names and not table.wide:
         raise unknown_name(f"column of {table.name}", column, table.column_names)
+    # Columns that a user logged in a wide table are not in its schema; they are always numbers.
     dtype = table.column(column).dtype if column in table.column_names else "float64"
     try:
         match dtype:

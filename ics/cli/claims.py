@@ -1,4 +1,4 @@
-"""`ics claims`: what is said about BatchNorm, each sentence with the verdict of a measurement."""
+"""The commands `ics claims`: statements about BatchNorm, each with the verdict of a measurement."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def claims(context: typer.Context, to: ToOption = _DEFAULT, budget: BudgetOption
     """List the claims about BatchNorm with their last verdicts; run, show and report them."""
     if context.invoked_subcommand is not None:
         return
-    from ics.ledger import latest, overview
+    from ics.ledger import latest, overview  # apart from `ics.claims`: a ledger is read where there is no torch
 
     frame = overview(latest(_entries(to, budget), budget=budget))
     shown = frame[["id", "verdict", "budget", "seeds", "needs", "title"]].astype(object)
@@ -103,7 +103,7 @@ def show(
         _print_rule({row["criterion"]: row["why"] for row in entries[name].effects if "criterion" in row})
         _print_entry(entries[name])
     else:
-        from ics.claims import CLAIMS
+        from ics.claims import CLAIMS  # only here: a verdict in the ledger brings its rule, and this imports torch
 
         _print_rule({criterion.text: criterion.why for criterion in CLAIMS[name].rule})
         typer.echo(f"  not run yet; type ics claims run {name}")
@@ -167,7 +167,7 @@ def _print_entry(entry: Entry) -> None:
 
 
 def _command(claims: list[str], *, budget: str, seeds: int | None, images: Path | None) -> str:
-    """How to get these numbers again; without folders of this machine."""
+    """Return the command that reproduces these numbers, without paths of this machine."""
     extra = [] if seeds is None else ["--seeds", str(seeds)]
     if images is not None and budget != "quick":
         extra += ["--images", images.name]

@@ -1,4 +1,4 @@
-"""What the commands share: printing, progress bars, and mistakes as one sentence on stderr."""
+"""Shared by all commands: printing, progress bars, and mistakes as one sentence on stderr."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SHOWN = 4  # members of a list cell: per-channel columns have hundreds
 Report = Callable[[str, int, int], None]
 """Called as `report(what, done, total)`."""
 
-# typer's own errors are click's, from a package or from a copy inside typer, depending on its version.
+# typer's errors derive from click's ClickException, which is in the package click or inside typer, by typer's version.
 _COMMAND_LINE_ERROR: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def run_command(command: Callable[[], Any]) -> int:
-    """Run a command and return its exit status; a mistake becomes one sentence on stderr and status 2."""
+    """Run a command and return its exit status; a user's mistake becomes one sentence on stderr and status 2."""
     try:
         with _plain_warnings():
             status = command() or 0
@@ -37,20 +37,20 @@ def run_command(command: Callable[[], Any]) -> int:
         return _mistake(error.format_message(), hint=_help_of(error))
     except IcsError as error:
         return _mistake(str(error))
-    except BrokenPipeError:  # `ics show RUN | head` closed the pipe: nothing is wrong
+    except BrokenPipeError:  # `ics show RUN | head` closed the pipe: nothing is wrong. An OSError, so asked first
         _silence_stdout()
         return 0
     except OSError as error:
         return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    if status == INTERRUPTED:  # typer itself makes this status of an interrupt, and says nothing
+    if status == INTERRUPTED:  # typer catches Ctrl-C in a command and returns this status without a word
         typer.echo("ics: interrupted; what was recorded until here is kept", err=True)
     return status
 
 
 def print_frame(frame: pd.DataFrame, *, max_rows: int | None = None) -> None:
-    """Print a frame as wide as the terminal; list cells are shortened, numbers have four digits."""
+    """Print a frame as wide as the terminal, with list cells shortened and numbers of four digits."""
     shown = frame if max_rows is None else frame.head(max_rows)
     text = shown.map(_cell).to_string(index=False, line_width=shutil.get_terminal_size((120, 24)).columns)
     typer.echo(text)
@@ -64,12 +64,13 @@ def progress_bar() -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+    # On stderr, so that a command's output can be piped into a file.
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True))
     tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int) -> None:
-        progress.start()  # not before there is something to show: a mistake in the options leaves no trace of a bar
+        progress.start()  # only once there is something to show: a mistake in the options must not leave an empty bar
         if what not in tasks:
             tasks[what] = progress.add_task(what, total=total)
         progress.update(tasks[what], completed=done, total=total)
@@ -111,7 +112,7 @@ def _help_of(error: Any) -> str:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Print warnings of measurements as sentences, without the file and line they came from."""
+    """Print warnings of measurements as sentences, without file and line."""
 
     before = warnings.showwarning
 
@@ -129,7 +130,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _silence_stdout() -> None:
-    """Keep the interpreter from complaining about the closed pipe when it flushes stdout on its way out."""
+    """Keep the interpreter from reporting the closed pipe when it flushes stdout at exit."""
     import os
     import sys
 

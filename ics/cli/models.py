@@ -1,4 +1,4 @@
-"""Commands about what can be trained: `recipes` and `layers`."""
+"""The commands `recipes` and `layers`, which show what can be trained."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def layers(
 
     shape = parse_shape(input_shape or _SHAPES.get(model, _USUAL_SHAPE))
     net = load_model(model, input_shape=shape, norm=norm)
-    inputs = torch.zeros(2, *shape)
+    inputs = torch.zeros(2, *shape)  # two, as BatchNorm refuses to train on one value per channel
     try:
         with torch.no_grad():
             found = find_layers(net, lambda: net(inputs), grouping=grouping.value)

@@ -1,4 +1,4 @@
-"""`--set NAME=VALUE`, `--sweep NAME=VALUE,VALUE` and `--seeds`: settings of a run by their names, typed as they are."""
+"""Parses `--set NAME=VALUE`, `--sweep NAME=VALUE,VALUE` and `--seeds` into settings of a run, each of its own type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ics.errors import UsageError, unknown_name
 
 SHORT: Mapping[str, str] = {"lr": "learning_rate"}
-"""Names that the options of `ics train` have for settings of a run."""
+"""Short names of settings, as the options of `ics train` have them."""
 
 _OPENING, _CLOSING = "[{(", "]})"
 _TRUTH = {"true": True, "false": False, "yes": True, "no": False}
@@ -20,7 +20,7 @@ _EXAMPLES = {int: "100", float: "0.1", bool: "true", list: "[64,64]", dict: '{"n
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Return setting to value for texts like `momentum=0.9`.
+    """Return a mapping of settings to values for texts like `momentum=0.9`.
 
     Example:
         >>> parse_settings(["momentum=0.9", "hidden=32x32", "batch-size=none"])
@@ -31,7 +31,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_grid(texts: Iterable[str]) -> list[dict[str, tuple[str, Any]]]:
-    """Return the points of a grid: setting to (how the user wrote it, value), the last setting varying fastest.
+    """Return the points of a grid: setting to (the user's text, value); the last setting varies fastest.
 
     Args:
         texts: like `lr=0.1,0.5`; commas inside brackets belong to a value, as in `hidden=[64,64],[32,32,32]`.
@@ -56,7 +56,7 @@ def parse_grid(texts: Iterable[str]) -> list[dict[str, tuple[str, Any]]]:
 
 
 def parse_seeds(text: str, *, first: int = 0) -> list[int]:
-    """Return the seeds: `5` is five from `first` on, `0,1,4` these, `3..6` those from 3 to 6.
+    """Return the seeds: `5` means five seeds starting at `first`, `0,1,4` these seeds, `3..6` those from 3 to 6.
 
     Example:
         >>> parse_seeds("3", first=7), parse_seeds("0,4"), parse_seeds("3..6")
@@ -95,6 +95,7 @@ def _named_text(option: str, text: str) -> tuple[str, str, str]:
 def _kinds() -> dict[str, Any]:
     from ics.experiments import RunConfig
 
+    # Evaluated: with postponed annotations the types of a dataclass's fields are only text.
     return typing.get_type_hints(RunConfig)
 
 
@@ -144,7 +145,7 @@ def _value(wanted: Any, text: str) -> Any:
 
 
 def _shape(wanted: Any) -> Any:
-    """The kind of value a text becomes: str, bool, int, float, list or dict."""
+    """Return the kind of value that a text becomes: str, bool, int, float, list or dict."""
     origin = typing.get_origin(wanted)
     return wanted if origin is None else (list if origin is tuple else dict)
 

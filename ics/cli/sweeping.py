@@ -1,4 +1,4 @@
-"""Training many configurations from the command line: bars while they run, a table of how they ended."""
+"""Trains many configurations from the command line: bars while they run, a table of results afterwards."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_BARS = 8
 
 
 def train_jobs(jobs: Sequence[Job], *, workers: int | None, cluster: str | None, overwrite: bool) -> list[JobResult]:
-    """Run the jobs with bars on stderr and return their results; what measurements had to say is printed."""
+    """Run the jobs with bars on stderr, print the notes of their measurements, and return the results."""
     from ics.experiments.sweep import run_jobs
 
     with progress_bar() as report:
@@ -33,14 +33,14 @@ def train_jobs(jobs: Sequence[Job], *, workers: int | None, cluster: str | None,
             progress=report if len(jobs) > 1 else None,
             own_progress=report if len(jobs) <= _MOST_BARS else None,
         )
-    for result in results:
+    for result in results:  # after the bars have ended, which would draw over the lines
         for note in result.notes:
             typer.echo(f"ics: note: {result.name}: {note}", err=True)
     return results
 
 
 def print_results(configs: Sequence[RunConfig], results: Sequence[JobResult]) -> None:
-    """Print a row per run: net, seed, how it ended, its last loss and accuracy, seconds, and its folder."""
+    """Print a row per run: net, seed, outcome, last loss and accuracy, seconds, and folder."""
     import pandas as pd
 
     rows = [
@@ -70,7 +70,7 @@ def how_to_read_folder(folder: Path) -> str:
 
 
 def raise_failures(results: Sequence[JobResult]) -> None:
-    """Raise a `UsageError` that says how many of the runs failed and why the first did; print its traceback if any."""
+    """Raise a `UsageError` that counts the failed runs and explains the first; print its traceback if there is one."""
     failed = [result for result in results if not result.ok]
     if not failed:
         return
@@ -84,7 +84,7 @@ def raise_failures(results: Sequence[JobResult]) -> None:
 
 
 def fetch(configs: Sequence[RunConfig], report: Report) -> None:
-    """Fetch each data set once, before several workers would."""
+    """Fetch each data set once, here, so that workers do not fetch it at the same time."""
     from ics.experiments import load_data
 
     for config in {(config.data, config.data_root): config for config in configs}.values():
@@ -92,17 +92,18 @@ def fetch(configs: Sequence[RunConfig], report: Report) -> None:
 
 
 def _last_values(result: JobResult) -> dict[str, float | None]:
-    """The last loss and test accuracy that a run logged."""
+    """Return the last loss and test accuracy that a run logged."""
     import ics
 
     if not result.ok:
         return {"loss": None, "test_accuracy": None}
     steps = ics.open_run(result.to).table("steps")
+    # A run logs its accuracy at few steps or never: nulls are dropped, a missing column counts as empty.
     logged = {name: steps[name].dropna() if name in steps else steps["loss"][:0] for name in ("loss", "test_accuracy")}
     return {name: None if values.empty else float(values.iloc[-1]) for name, values in logged.items()}
 
 
 def _short(path: Path) -> str:
-    """A path as seen from the current folder, where it lies below it."""
+    """Return a path relative to the current folder if it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path)

@@ -160,7 +160,7 @@ def train(
 
 
 def _config(recipe: str, given: Mapping[str, Any], point: Mapping[str, tuple[str, Any]], every: list[str]) -> RunConfig:
-    """Return the configuration at a point of the grid, its net labelled with what is swept."""
+    """Return the configuration at a point of the grid, with the swept settings in the label of its net."""
     from ics.experiments import recipe as recipe_named
     from ics.recording.presets import PRESETS
 
@@ -169,29 +169,31 @@ def _config(recipe: str, given: Mapping[str, Any], point: Mapping[str, tuple[str
     if settings.get("preset") is not None:
         schedules = PRESETS[settings["preset"]].schedules
         config = config.replace(instruments={name: str(when) for name, when in schedules.items()})
-    # The recipe's own label tells a net by its normalisation.
+    # The recipe's own label contains the normalisation, so sweeping `norm` needs no addition to it.
     untold = {"net"} if "net" in settings else {"net", "norm"}
     label = " ".join([config.net, *(text for name, (text, _) in point.items() if name not in untold)])
     return config.replace(net=label, instruments=parse_every(every, config.instruments))
 
 
 def _listed(configs: Sequence[RunConfig], to: Path | None, base: Path, *, overwrite: bool) -> list[Job]:
-    """Jobs in folders named by the user, or for the recipe, with the seed appended."""
+    """Return jobs in folders named by the user or after the recipe, with the seed appended."""
     from ics.experiments.sweep import job_of
 
     if to is not None and len(configs) == 1:
         folders = [to]
     else:
         folders = [Path(f"{to or base}-{config.seed}") for config in configs]
+    # Several runs are resumed instead: what is finished there is reused.
     if len(configs) == 1:
         need(
             overwrite or not folders[0].exists(),
             f"{folders[0]} exists already; type --overwrite to replace it, or another --to",
         )
     pairs = zip(configs, folders, strict=True)
+    # Absolute, as workers may run in another folder.
     return [job_of(config, folder.absolute(), overwrite=overwrite) for config, folder in pairs]
 
 
 def _named(report: Report, name: str) -> Report:
-    """Return `report` for one of several runs: `training` becomes the name of the run."""
+    """Return `report` for one of several runs: the name of the run replaces `training`."""
     return lambda what, done, total: report(name if what == "training" else what, done, total)

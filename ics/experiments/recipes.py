@@ -1,8 +1,9 @@
 """Published experiments, and small ones, as whole configurations.
 
-A recipe is a function of `norm` that returns a `RunConfig`; `recipe(name, ...)` changes any setting, also to the
-variants of training that no recipe has: `gaussian_penalty`, `whiten_after_step`, `one_layer_per_step`. Costs are for
-the training without instruments unless said; measured steps cost a stated multiple of a plain step.
+A recipe is a function of `norm` that returns a `RunConfig`. `recipe(name, ...)` can change any setting, including those
+of the variants of training that no recipe uses: `gaussian_penalty`, `whiten_after_step`, `one_layer_per_step`. Costs
+are those of the training without instruments, unless stated otherwise; a measured step costs a stated multiple of a
+plain one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LABELS: Mapping[str, str] = {
     "batch-detached": "BatchNorm, mean and variance detached",
     "population": "population norm",
 }
-"""How the nets of a comparison are called in tables and figures, by normalisation."""
+"""The names of the nets of a comparison in tables and figures, by normalisation."""
 
 _EVERYTHING = {
     "activations": "log_spaced(40)",

@@ -1,4 +1,4 @@
-"""The scalars of a recorded run in TensorBoard."""
+"""Writes the scalars of a recorded run to TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCALARS = {
     "gradient_shift": (["layer", "parameters"], ["shift_l2", "shift_cosine", "shift_relative", "floor_relative"]),
     "curvature": ([], ["hessian_max_eigenvalue", "batch_sharpness", "two_over_lr"]),
 }
-"""By table: the keys that make a tag, and the columns that become scalars. Of `steps`, every number does."""
+"""By table: the keys that form a tag, and the columns that become scalars. In `steps`, every column of numbers does."""
 
 
-class SummaryWriter(Protocol):
+class SummaryWriter(Protocol):  # a protocol, so that reading a run needs neither torch nor tensorboard
     """The part of `torch.utils.tensorboard.SummaryWriter` that is used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
@@ -25,14 +25,14 @@ class SummaryWriter(Protocol):
 
 
 def to_tensorboard(run: Run, writer: SummaryWriter) -> int:
-    """Write a run's scalars with a TensorBoard writer; tags read `table/layer/site/column`.
+    """Write a run's scalars with a TensorBoard writer; tags have the form `table/layer/site/column`.
 
     Args:
         run: an opened run.
         writer: a `torch.utils.tensorboard.SummaryWriter`, or anything with its `add_scalar`.
 
     Returns:
-        How many scalars were written; nulls are left out.
+        The number of scalars written; nulls are left out.
 
     Example:
         >>> from torch.utils.tensorboard import SummaryWriter        # doctest: +SKIP

@@ -27,6 +27,7 @@ class Agreement:
         repeated_difference: ||g - g_again|| / ||g|| of two evaluations at the same point; 0 for a deterministic model.
         tolerance: relative difference up to which gradients count as equal: the square root of the resolution of
             their coarsest dtype.
+        situation: what in the loop may explain a difference, if anything is known to.
     """
 
     verdict: AgreementVerdict
@@ -34,6 +35,7 @@ class Agreement:
     difference: float
     repeated_difference: float
     tolerance: float
+    situation: str | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -52,10 +54,15 @@ class Agreement:
                 "numbers from torch's generators, or type torch.use_deterministic_algorithms(True)"
             )
         if self.verdict == "different":
+            advice = "make loss_fn the loss of the loop, regulariser and autocast included"
             return (
                 f"the gradient of loss_fn differs from the one training used by {self.difference:.1e} of its norm, so "
-                "another loss is measured than is trained; make loss_fn the loss of the loop, regulariser and autocast "
-                "included"
+                f"another loss is measured than is trained; {self.situation or advice}"
+            )
+        if self.verdict == "proportional" and self.scale > 1 + self.tolerance:
+            return (  # clipping only shortens
+                f"training used {self.scale:.6g} times the gradient of loss_fn, which no clipping explains, so every "
+                "shift is of another scale; let loss_fn return the loss that the loop trains"
             )
         return None
 

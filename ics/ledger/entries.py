@@ -1,7 +1,7 @@
-"""The ledger: what was found for each claim under each budget, with all that is needed to find it again.
+"""The ledger: the result of each claim under each budget, with everything that is needed to reproduce it.
 
-`ledger/<budget>/C07.json` holds the verdict, the rule, the effects and where they come from; `C07.parquet` the numbers
-that support it, a row per measure, setting and seed.
+`ledger/<budget>/C07.json` holds the verdict, the rule, the effects and their origin. `C07.parquet` holds the numbers
+behind them, one row per measure, setting and seed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ LEDGER_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What was found for one claim under one budget, in plain values as JSON holds them.
+    """The result of one claim under one budget, in plain values that JSON can hold.
 
     Attributes:
         id, budget, outcome, reason: the verdict and its sentence.
-        seeds_needed: where it is inconclusive; null if unknown or more than 1000.
+        seeds_needed: about how many seeds would settle an open claim; null if unknown or more than 1000.
         seeds: the seeds that were asked for.
         effects: a mapping per effect and criterion: estimate, interval, region, vote, and the value of every seed.
         nets: net to its settings; studies: study to its function and settings.
-        nets_told, studies_told: the same in a line for readers each.
-        published, remark: of the claim, when it was run.
+        nets_told, studies_told: the same, each in one line for readers.
+        published, remark: those of the claim at the time of the run.
         notes: runs that failed, and what recorders noted.
         command, date, versions: how, when and with what it was made.
         commits: git commits of the working folders in which the runs were made.
-        seconds: time of all runs and studies that it rests on, those that it shares with other claims included.
+        seconds: time of all runs and studies behind it, including those that it shares with other claims.
     """
 
     id: str
@@ -62,6 +62,7 @@ class Entry:
 def write_entry(root: Path, entry: Entry) -> Path:
     """Write an entry and its table into the ledger below `root`; return the JSON file."""
     path = entry_path(root, entry.budget, entry.id)
+    # The table first, so that an entry never lacks its numbers, even if the process dies in between.
     table = supporting_table(entry)
     write_whole(path.with_suffix(".parquet"), lambda file: table.to_parquet(file, index=False))
     write_json(path, asdict(entry))
@@ -76,6 +77,7 @@ def supporting_table(entry: Entry) -> pd.DataFrame:
         for effect in entry.effects
         for seed, number in effect.get("values", [])
     ]
+    # An effect that two criteria judge is listed twice, but measured once.
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates(columns[:-1], ignore_index=True)
     return frame.astype({"seed": "int64", "value": "float64"})
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON with infinities."""
+"""Files that are either complete or absent, and JSON with infinities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ics.store.run_file import to_json
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, infinities and NaN included, as run.json writes them; the file is replaced whole.
+    """Write JSON with infinities and NaN in the form that run.json uses; replace the file as a whole.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -21,6 +21,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         ...     read_json(Path(folder) / "entry.json")
         {'loss': inf}
     """
+    # Python would write a bare NaN, which is no JSON: browsers and most other readers refuse such a file.
     text = json.dumps(to_json(value), indent=1, allow_nan=False)
     write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
@@ -36,8 +37,9 @@ def _restored(cells: dict[str, Any]) -> Any:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file of another name beside `path`, then rename it: there is no half-written file."""
+    """Let `write` fill a file of another name beside `path`, then rename it, so no half-written file has that name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, as a rename is atomic within one file system only; with the process, as two may write one entry.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         write(temporary)

@@ -1,4 +1,4 @@
-"""Ledgers as frames: a row per claim, per entry, per effect."""
+"""The ledger as frames: a row per claim, per entry or per effect."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def overview(entries: Mapping[str, Entry]) -> pd.DataFrame:
                 "reason": None if entry is None else entry.reason,
             }
         )
+    # Int64 and not int64, which cannot be null for a claim that was not run.
     return pd.DataFrame(rows).astype({"seeds": "Int64", "needs": "Int64"})
 
 
 def details(entries: Mapping[str, Entry]) -> pd.DataFrame:
-    """Return a row per entry with what a page tells beside the overview: settings, notes, how it was made."""
+    """Return a row per entry with what a page shows besides the overview: settings, notes, how it was made."""
     rows = [
         {
             "id": entry.id,
@@ -58,7 +59,7 @@ def effects_frame(entries: Mapping[str, Entry]) -> pd.DataFrame:
 
 
 def _made(entry: Entry) -> str:
-    """When, in how long and with what an entry was made, in a line."""
+    """Say in one line when an entry was made, how long it took and with which versions."""
     time = f"{entry.seconds / 60:.0f} min" if entry.seconds >= 600 else f"{entry.seconds:.0f} s"
     made_with = [f"{name} {version}" for name, version in entry.versions.items()]
     commits = [f"commit{'s' * (len(entry.commits) > 1)} {' and '.join(entry.commits)}"] if entry.commits else []

@@ -1,6 +1,6 @@
-"""What is claimed about BatchNorm, and where: the rows of the ledger, whether or not they are measured yet.
+"""What is claimed about BatchNorm, and where: the rows of the ledger, whether or not they have been measured.
 
-A statement is kept in the words of those who make it; nothing in this file says whether it is true.
+Statements keep the words of those who make them. Nothing in this file says whether they are true.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ def distributions(
 ) -> Figure:
     """Draw how the distribution of a layer's values changes: a row per net, a column per layer, a ridge per step.
 
-    Draws `ics.analysis.ridges`. Each ridge is a density scaled to its own peak; with several runs the median, with a
-    band from min to max. Values that are exactly 0 have no density: a bar at 0 shows their share of all values (as high
-    as a ridge is 100 %). Values beyond the axis are stated as a share at the right.
+    Draws `ics.analysis.ridges`. Each ridge is a density scaled to its own peak. For several runs it is the median, with
+    a band from min to max. Values that are exactly 0 have no density; a bar at 0 shows their share of all values (the
+    height of a ridge is 100 %). The share of values beyond the axis is written at the right.
 
     Args:
         frame: rows of the table activations, of one run or several.
@@ -77,6 +77,7 @@ def _draw_ridges(axes: Axes, ridges: pd.DataFrame, *, color: str, net: str) -> N
     steps = sorted(ridges["step"].unique())
     for base, step in enumerate(steps):
         ridge = ridges[ridges["step"] == step]
+        # Later steps stand behind earlier ones: each ridge reaches up into the place of the next.
         order = {"zorder": 3 + 2 * (len(steps) - base)}
         _draw_ridge(axes, ridge, base, color=color, gid=f"{net}/{step}", **order)
     axes.set_yticks(range(len(steps)), [str(step) for step in steps])
@@ -92,6 +93,7 @@ def _draw_ridges(axes: Axes, ridges: pd.DataFrame, *, color: str, net: str) -> N
 
 def _draw_ridge(axes: Axes, ridge: pd.DataFrame, base: int, *, color: str, gid: str, zorder: float) -> None:
     x, height = ridge["x"], base + _OVERLAP * ridge["height"].fillna(0.0)
+    # White first: the lines of the ridges behind would run through this one.
     axes.fill_between(x, base, height, color="white", alpha=0.75, linewidth=0, zorder=zorder)
     axes.fill_between(x, base, height, color=color, alpha=style.BAND, linewidth=0, zorder=zorder)
     axes.plot(x, height, color=color, linewidth=1.0, zorder=zorder + 0.2, gid=gid)

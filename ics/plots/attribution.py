@@ -17,6 +17,7 @@ from ics.errors import UsageError
 from ics.plots import style
 from ics.schema import REMAINDER
 
+# With more layers the numbers in the cells, and the names at the axes, run into each other.
 _MOST_TEXTS, _MOST_LABELS = 8, 12
 _NOTE = (
     "Rows and columns in the order of execution. Shares of a row add up to 1 at each step of a run; negative: a part\n"
@@ -32,11 +33,11 @@ def attribution(
     step: int | None = None,
     colors: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw a matrix per net: row the layer whose gradient shifted, column the earlier layer whose update did it.
+    """Draw a matrix per net: a row is the layer whose gradient shifted, a column the earlier layer that was updated.
 
-    Draws `share` of `ics.analysis.attribution_shares`: <p, s> / ||s||^2, of the whole shift s and its part p from one
-    source alone; the last column is the remainder, what layers do only together. The layer that runs first has no row,
-    and a source no cell in the rows up to its own.
+    Draws `share` of `ics.analysis.attribution_shares`: <p, s> / ||s||^2 for the whole shift s and its part p from one
+    source alone. The last column is the remainder, what layers do only together. The layer that runs first has no row,
+    and a source has no cell in the rows up to its own.
 
     Args:
         frame: rows of the table attribution, of one run or several.
@@ -98,6 +99,7 @@ def _label(index: int, names: Mapping[Any, str]) -> str:
 
 
 def _draw(axes: Axes, matrix: pd.DataFrame, *, gid: str) -> Any:
+    # Two hues that part at 0, because shares may be negative, and grey where there is none, which is no share of 0.
     palette = matplotlib.colormaps["PuOr_r"].with_extremes(bad="#EDEDED")
     image = axes.imshow(np.ma.masked_invalid(matrix.to_numpy()), cmap=palette, norm=_scale(), gid=gid, aspect="auto")
     axes.grid(visible=False)
@@ -107,6 +109,7 @@ def _draw(axes: Axes, matrix: pd.DataFrame, *, gid: str) -> Any:
     axes.set_xticks(_thinned(columns), [columns[position] for position in _thinned(columns)], **tilted)
     axes.set_ylabel("layer whose gradient shifted")
     axes.set_xlabel("layer that was updated")
+    # A gap in front of the remainder, which is no layer.
     axes.axvline(matrix.shape[1] - 1.5, color="white", linewidth=3)
     if max(matrix.shape) <= _MOST_TEXTS:
         for (row, column), value in np.ndenumerate(matrix.to_numpy()):
@@ -117,7 +120,7 @@ def _draw(axes: Axes, matrix: pd.DataFrame, *, gid: str) -> Any:
 
 
 def _scale() -> FuncNorm:
-    """Colours by the square root of the share: of many layers each has a small one, and the first always has 1."""
+    """Colour by the square root of the share: among many layers most shares are small, and a sole source has 1."""
     return FuncNorm(
         (lambda share: np.sign(share) * np.sqrt(np.abs(share)), lambda root: np.sign(root) * root**2), vmin=-1, vmax=1
     )

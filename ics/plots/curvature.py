@@ -1,4 +1,4 @@
-"""Curvature over training, beside the edge of stability."""
+"""Curvature over training, with the edge of stability."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ _ENDS = ("_low", "_high")
 
 
 def draw_edges(axes: Axes, rows: pd.DataFrame, colors: Mapping[str, str]) -> None:
-    """Draw 2/lr per net; one grey line where all nets share it."""
+    """Draw 2/lr per net, or one grey line if all nets share it."""
     edges = {str(net): of_net for net, of_net in rows.groupby("net", sort=False) if of_net["two_over_lr"].notna().any()}
+    # Lines of all colours on top of each other would look like the line of the last net.
     shared = len({(tuple(of_net["step"]), tuple(of_net["two_over_lr"])) for of_net in edges.values()}) == 1
     for net, of_net in list(edges.items())[: 1 if shared else None]:
         color = style.GREY if shared else colors[net]
@@ -61,7 +62,7 @@ def draw_edges(axes: Axes, rows: pd.DataFrame, colors: Mapping[str, str]) -> Non
 
 
 def edge_handle() -> Line2D:
-    """The legend's entry for 2/lr."""
+    """Return the legend's entry for 2/lr."""
     return Line2D([], [], color=style.GREY, linestyle="--", label="2 / learning rate")
 
 

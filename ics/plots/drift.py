@@ -1,4 +1,4 @@
-"""What updates did to the distributions of one fixed batch, beside the floor."""
+"""What updates did to the distributions of one fixed batch, with the noise floor."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def drift(
     layers: int = 4,
     colors: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw the same-batch drift over the steps: a row for this update and one since the reference step, by layer.
+    """Draw the same-batch drift over the steps: one row for this update, one since the reference step; columns: layers.
 
-    Draws one measure of `ics.analysis.drift_over_steps`. Lines are medians over runs, bands min to max, dashed lines
-    the floor: the same distance between the two halves of the probe batch.
+    Draws one measure of `ics.analysis.drift_over_steps`. Lines are medians over runs and bands run from min to max.
+    Dashed lines are the floor: the same distance between the two halves of the probe batch.
 
     Args:
         frame: rows of the table drift, of one run or several.
@@ -60,6 +60,7 @@ def drift(
                     style.draw_band(axes, line, "step", quantity, color=colors[str(net)], linestyle=linestyle, gid=gid)
             style.step_axis(axes, values["step"])
         row[0].set_ylabel(f"{kind}\n{_UNITS[measure]}")
+        # The panels of a row share an axis, so all of them decide whether it is logarithmic.
         shown = rows[rows["layer_index"].isin([index for index, _ in drawn])]
         style.value_axis(row[0], [shown[f"{name}{end}"] for name in ("drift", "floor") for end in ("_low", "_high")])
     for axes, place in zip(grid[0], drawn, strict=True):
@@ -74,7 +75,7 @@ _LINE = ["net", "layer", "reference"]
 
 
 def _kinds(values: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return what each row of panels holds: this update alone, and all updates since the reference step."""
+    """Return the content of each row of panels: this update alone, and all updates since the reference step."""
     of_update = values["reference"] == BEFORE_UPDATE
     since = values[~of_update]
     names = list(since["reference"].drop_duplicates())

@@ -25,10 +25,10 @@ def landscape(
 ) -> Figure:
     """Draw loss, gradient predictiveness and effective beta along a direction, over the steps.
 
-    Draws `ics.analysis.landscape_over_steps`. In the first two panels a net's band goes from the smallest to the
-    largest value over the step size eta (median over runs), its faint rim to the extremes over runs; the line in the
-    first is the loss at the point itself. In the third, the largest ||grad L(w_eta) - g|| / ||w_eta - w|| with its band
-    over runs, and 2/lr as a dashed line.
+    Draws `ics.analysis.landscape_over_steps`. In the first two panels the band of a net goes from the smallest to the
+    largest value over the step size eta (median over runs), and its faint rim to the extremes over runs. The line in
+    the first panel is the loss at the point itself. The third panel shows the largest ||grad L(w_eta) - g|| /
+    ||w_eta - w|| with its band over runs, and 2/lr as a dashed line.
 
     Args:
         frame: rows of the table gradient_line, of one run or several.
@@ -73,7 +73,7 @@ _CHANGES = ("gradient_change_min", "gradient_change_max")
 
 
 def _draw_range(axes: Axes, rows: pd.DataFrame, name: str, color: str, net: str) -> None:
-    """Draw what lies between the smallest and the largest value over eta: the median run, and all runs faintly."""
+    """Fill between the smallest and the largest value over eta: the median run, and faintly all runs."""
     low, high = f"{name}_min", f"{name}_max"
     axes.plot(rows["step"], rows[low], color=color, linewidth=0.7, gid=f"{low}/{net}")
     axes.plot(rows["step"], rows[high], color=color, linewidth=0.7, gid=f"{high}/{net}")

@@ -1,4 +1,4 @@
-"""The internal covariate shift of Santurkar et al. 2018, beside its noise floor."""
+"""The internal covariate shift of Santurkar et al. 2018, with its noise floor."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def gradient_shift(
 ) -> Figure:
     """Draw the shift over the steps: a row per measure (l2, cosine, relative), a column per layer.
 
-    Draws `ics.analysis.shift_over_steps`. Lines are medians over runs, bands min to max, dashed lines the noise floor:
-    the same measure between the gradients of two batches at the same weights. Layers of different nets share a column
-    where they stand at the same place in the order of execution.
+    Draws `ics.analysis.shift_over_steps`. Lines are medians over runs, bands run from min to max, and dashed lines are
+    the noise floor: the same measure between the gradients of two batches at the same weights. Layers of different nets
+    share a column if they have the same place in the order of execution.
 
     Args:
         frame: rows of the table gradient_shift, of one run or several.
@@ -46,6 +46,7 @@ def gradient_shift(
     shifts = analysis.shift_over_steps(frame, parameters=parameters)
     colors = colors or style.net_colors(shifts["net"])
     indices = sorted(shifts["layer_index"].unique())
+    # A net of a single layer has no other: its zeros say more than an empty figure.
     later = indices[1:] or indices
     drawn = [later[position] for position in spread_out(len(later), layers)]
     size = {"width": 1.2 + 2.5 * max(len(drawn), 2), "height": 7.4}
@@ -104,7 +105,7 @@ def _draw(axes: Axes, panel: pd.DataFrame, x: str, colors: Mapping[str, str]) ->
 
 def _scale(axes: Axes, panel: pd.DataFrame, measure: str) -> None:
     axes.set_ylabel(_LABELS[measure])
-    if measure == "cosine":
+    if measure == "cosine":  # linear, as it may be negative, and up to 1 in every figure, as that is no shift
         values = panel[["shift_low", "floor_low"]].min().min()
         axes.set_ylim(max(values - 0.1, -1.05) if pd.notna(values) else -1.05, 1.05)
     else:

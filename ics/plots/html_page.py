@@ -1,4 +1,4 @@
-"""One self-contained HTML page: pieces of text, tables and figures, with nothing to fetch."""
+"""One self-contained HTML page of texts, tables and figures that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def page(title: str, body: Iterable[str]) -> str:
 
 
 def section(title: str, lead: str, *parts: str) -> str:
-    """Return a section: heading, a lead that says what is shown and how it was measured, then its parts."""
+    """Return a section: a heading, a lead that says what is shown and how it was measured, and the parts."""
     return "\n".join([f"<section>\n<h2>{escape(title)}</h2>", paragraph(lead) if lead else "", *parts, "</section>"])
 
 
@@ -84,6 +84,7 @@ def folded(title: str, *parts: str) -> str:
 
 def picture(figure: Figure, description: str) -> str:
     """Return a figure drawn into the page as SVG, with a description for those who cannot see it."""
+    # No date, so that equal runs give equal files. As an image: inline, ids such as axes_1 of two figures would clash.
     buffer = io.BytesIO()
     with style.settings():
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -98,12 +99,12 @@ def table(
     swatches: dict[str, str] | None = None,
     headings: Mapping[int, tuple[str, str]] | None = None,
 ) -> str:
-    """Return a frame as a table: numbers to three digits, null as a dash, a colour patch in front of each net.
+    """Return a frame as a table: numbers with three digits, null as a dash, a colour patch before each net.
 
     Args:
-        frame: a row each.
+        frame: one row of the table per row.
         swatches: net to the colour of its patch.
-        headings: number of a row, from 0, to a name and what it is, a line over the whole width in front of the row.
+        headings: number of a row, from 0, to a name and its explanation: a line over the whole width above the row.
     """
     numeric = [bool(pd.api.types.is_numeric_dtype(frame[name])) for name in frame.columns]
     head = "".join(
@@ -134,7 +135,7 @@ def _text(value: object) -> str:
     if isinstance(value, float | np.floating):
         return number(float(value))
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return f"{value:,}".replace(",", " ")
+        return f"{value:,}".replace(",", " ")  # to many readers a comma is the decimal sign
     return str(value)
 
 
@@ -143,7 +144,7 @@ def _class(kind: str) -> str:
 
 
 def destination(path: str | os.PathLike[str], *, example: str) -> Path:
-    """Return where a page is to be written, its folder made; asked before the page is drawn, which takes a while.
+    """Return where to write a page, and make its folder. Called before the page is drawn, which takes a while.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""What BatchNorm does to the gradient that passes it, and its gamma and beta over training."""
+"""What BatchNorm does to the gradient that passes through it, and its gamma and beta over training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def normalization(frame: pd.DataFrame, *, layers: int = 4, colors: Mapping[str, 
 
     Draws `ics.analysis.smoothing_over_steps`. First row: `change` (solid) and `rescaling` (dashed), with a line at 1;
     second: `mean_share` (solid) and `normalized_share` (dashed); third and fourth: `gamma` and `beta` with their 10th
-    and 90th percentile over channels. What no layer has (a budget without BatchNorm in training mode) has no row.
+    and 90th percentile over channels. A quantity that no layer has, such as the budget without BatchNorm in training
+    mode, gets no row.
 
     Args:
         frame: rows of the table normalization, of one run or several.

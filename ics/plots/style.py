@@ -1,4 +1,4 @@
-"""How every figure looks: one colour per net everywhere, axes that suit their values, panels by layer."""
+"""The look of every figure: one colour per net, axes that suit their values, panels by layer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 BAND, FAINT_BAND = 0.30, 0.14
+# On a linear axis a wider range shows its largest values alone.
 WIDE = 30.0
 MOST_MARKERS = 30
 
@@ -37,6 +38,7 @@ SITE_NAMES = {
     "activation": "activation",
 }
 
+# The two nets that most figures compare have the two first colours everywhere.
 _PREFERRED = {"standard": 0, "none": 0, "plain": 0, "batchnorm": 1, "bn": 1, "batch": 1}
 
 _SETTINGS = {
@@ -58,17 +60,17 @@ _SETTINGS = {
     "lines.markersize": 3.5,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "svg.hashsalt": "ics",
+    "svg.hashsalt": "ics",  # without it ids are random, and a report of the same runs is another file each time
 }
 
 _P = ParamSpec("_P")
 
 
 def net_colors(nets: Iterable[str]) -> dict[str, str]:
-    """Return net to colour. A net's colour depends on its name, not on the order or company in which it is drawn.
+    """Return net to colour. The colour of a net depends on its name, not on the order of the nets.
 
-    Two nets that would share a colour get different ones within one call, so draw the figures of one page with the
-    colours of all of its nets.
+    Two nets that would share a colour get different ones within one call. So draw all figures of a page with the
+    colours of one call for all its nets.
 
     Example:
         >>> net_colors(["bn", "standard"]) == net_colors(["standard", "bn"])
@@ -78,6 +80,7 @@ def net_colors(nets: Iterable[str]) -> dict[str, str]:
     """
     taken: dict[str, int] = {}
     for net in sorted(set(nets), key=lambda net: (net.lower() not in _PREFERRED, net)):
+        # crc32, not hash(): Python salts the hashes of texts anew in every process, and colours would change with them.
         wanted = _PREFERRED.get(net.lower(), zlib.crc32(net.encode()) % len(PALETTE))
         order = [(wanted + step) % len(PALETTE) for step in range(len(PALETTE))]
         # More nets than colours: they repeat, and markers no longer help; the caller should draw fewer.
@@ -86,12 +89,12 @@ def net_colors(nets: Iterable[str]) -> dict[str, str]:
 
 
 def marker_of(color: str) -> str:
-    """Return the marker that always goes with a colour, so that nets differ in print without colour too."""
+    """Return the marker that always goes with a colour, so that nets differ in black-and-white print too."""
     return MARKERS[PALETTE.index(color)] if color in PALETTE else "o"
 
 
 def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Draw with the settings of this file, whatever those of the caller, which stay as they are."""
+    """Decorate a function to draw with the settings of this file; those of the caller are left as they are."""
 
     @wraps(draw)
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
@@ -103,31 +106,31 @@ def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """The settings of every figure, as long as the context lasts; also needed where a figure is saved."""
+    """Apply the settings of every figure inside the context. They are also needed when a figure is saved."""
     with matplotlib.rc_context(rc={**sns.axes_style("ticks"), **sns.plotting_context("paper"), **_SETTINGS}):
         yield
 
 
 def grid_of_axes(rows: int, columns: int, *, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
-    """Return a figure and its axes, shape (rows, columns). It belongs to no pyplot window: nothing has to be closed."""
+    """Return a figure and its axes, shape (rows, columns). pyplot does not hold it, so nothing has to be closed."""
     figure = Drawing(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def step_axis(axes: Axes, steps: pd.Series) -> None:
-    """Label the axis of optimizer steps; logarithmic where the steps were spaced so."""
+    """Label the axis of optimizer steps, and make it logarithmic if the steps were spaced that way."""
     axes.set_xlabel("optimizer step")
     if len(steps) and steps.max() > 20 and steps.drop_duplicates().median() < steps.max() / 8:
-        axes.set_xscale("symlog", linthresh=1, linscale=0.3)
+        axes.set_xscale("symlog", linthresh=1, linscale=0.3)  # step 0, often the one of interest, has no logarithm
         axes.set_xlim(-0.2, steps.max() * 1.2)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
 
 
 def value_axis(axes: Axes, values: Iterable[Any]) -> None:
-    """Make the value axis logarithmic where values are positive and differ by more than a factor of 30.
+    """Make the value axis logarithmic if values are positive and differ by more than a factor of 30.
 
-    Values of exactly 0 have no place on it; they do not prevent it.
+    Values of exactly 0 do not prevent this, although a logarithmic axis cannot show them.
     """
     flat = np.concatenate([np.asarray(one, dtype=np.float64).ravel() for one in values] or [np.empty(0)])
     flat = flat[np.isfinite(flat)]
@@ -140,6 +143,7 @@ def draw_band(
     axes: Axes, rows: pd.DataFrame, x: str, y: str, *, color: str, linestyle: str = "-", gid: str | None = None
 ) -> Line2D:
     """Draw the median `y` as a line and, where several runs were gathered, `y_low` to `y_high` as a band."""
+    # Dashed lines are floors and second quantities: with markers they would pass for another net.
     marker = marker_of(color) if linestyle == "-" and len(rows) <= MOST_MARKERS else None
     (line,) = axes.plot(rows[x], rows[y], color=color, linestyle=linestyle, marker=marker, gid=gid)
     if (rows["num_runs"] > 1).any():
@@ -179,7 +183,7 @@ def zeros_note(panels: Iterable[Axes], values: pd.Series) -> str:
 
 
 def floor_handle() -> Line2D:
-    """The legend's entry for noise floors."""
+    """Return the legend's entry for noise floors."""
     return Line2D([], [], color=GREY, linestyle="--", label="noise floor")
 
 
@@ -194,7 +198,7 @@ def short(name: str, limit: int = 18) -> str:
 
 
 class Drawing(Figure):
-    """A figure that a notebook shows by itself: pyplot, which would do that, does not know of it."""
+    """A figure that a notebook can show although pyplot, which usually does that, does not know of it."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

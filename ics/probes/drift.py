@@ -22,7 +22,7 @@ from ics.probes.structure.tensors import undisturbed
 from ics.records import Block
 from ics.stats import Distribution
 
-_DISTANCES: Mapping[str, Callable[[Distribution, Distribution], Tensor]] = {
+DISTANCES: Mapping[str, Callable[[Distribution, Distribution], Tensor]] = {
     "mean_shift": stats.mean_shift,
     "log_variance_ratio": stats.log_variance_ratio,
     "gaussian_kl": stats.gaussian_kl,
@@ -142,7 +142,7 @@ def drift_rows(now: SitesOfPass, then: SitesOfPass, *, reference: str, floor: Si
         cells, reason = _distances(now.whole.get(key), then.whole.get(key))
         reason = now.reasons.get(key) or then.reasons.get(key) or reason
         pair = floor.halves.get(key)
-        floors, why = (dict.fromkeys(_DISTANCES), _NO_HALVES) if pair is None else _distances(pair.first, pair.second)
+        floors, why = (dict.fromkeys(DISTANCES), _NO_HALVES) if pair is None else _distances(pair.first, pair.second)
         reasons = [reason] if key in now.reasons else [reason, why]
         row |= cells | {f"floor_{name}": value for name, value in floors.items()}
         rows.append(row | {"null_reason": "; ".join(filter(None, reasons)) or None})
@@ -229,10 +229,10 @@ def _together(parts: Sequence[Halves | None]) -> Halves | None:
 def _distances(now: Distribution | None, then: Distribution | None) -> tuple[dict[str, Tensor | None], str | None]:
     """Return each distance as a mean over channels, and why there is none."""
     if now is None or then is None:
-        return dict.fromkeys(_DISTANCES), "the site did not occur in both passes"
+        return dict.fromkeys(DISTANCES), "the site did not occur in both passes"
     if now.sample.shape[0] != then.sample.shape[0]:
-        return dict.fromkeys(_DISTANCES), "the number of channels differs between the passes"
+        return dict.fromkeys(DISTANCES), "the number of channels differs between the passes"
     # The mean of a distance that is NaN because a value is not finite must be NaN too, not that of the other channels.
     finite = (now.moments.nonfinite_count.sum() + then.moments.nonfinite_count.sum()) == 0
-    means = {name: measure(now, then).nanmean() for name, measure in _DISTANCES.items()}
+    means = {name: measure(now, then).nanmean() for name, measure in DISTANCES.items()}
     return {name: mean.where(finite, float("nan")) for name, mean in means.items()}, None

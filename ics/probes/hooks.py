@@ -33,8 +33,42 @@ class Removable(Protocol):
 
 
 def before_optimizer_step(optimizer: torch.optim.Optimizer, callback: Callable[[], None]) -> Removable:
-    """Call `callback` whenever the optimizer is about to step; returns a handle whose `remove` ends that."""
-    return optimizer.register_step_pre_hook(lambda *_: callback())
+    """Call `callback` when the gradients that the optimizer steps with are there.
+
+    That is as `step()` begins. `step(closure)` makes the gradients itself: there `callback` is called when the closure
+    has returned for the first time, so that gradients are those at the parameters that the step began with.
+
+    Returns:
+        A handle; its `remove` ends that.
+    """
+
+    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = kwargs.get("closure") or (args[1] if len(args) > 1 else None)  # args[0] is the optimizer itself
+        if not callable(closure):
+            callback()
+            return None
+        wrapped = _after_first_call(closure, callback)
+        if kwargs.get("closure") is closure:
+            return args, {**kwargs, "closure": wrapped}
+        return (args[0], wrapped, *args[2:]), kwargs
+
+    return optimizer.register_step_pre_hook(hook)
+
+
+def _after_first_call(closure: Callable[..., Any], callback: Callable[[], None]) -> Callable[..., Any]:
+    """Return the closure with `callback` called after its first call; line searches call it again elsewhere."""
+    called = False
+
+    @functools.wraps(closure)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal called
+        result = closure(*args, **kwargs)
+        if not called:
+            called = True
+            callback()
+        return result
+
+    return wrapped
 
 
 class Hooks:

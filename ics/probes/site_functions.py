@@ -1,4 +1,4 @@
-"""A function of the user's, called on the tensors of sites while training's own pass runs."""
+"""Calls a user's function on the tensors of sites while training's own pass runs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SiteFunction = Callable[[Tensor], Any]
 
 @dataclass
 class SiteValue:
-    """What the function made of one site in one forward pass.
+    """The result of the function at one site in one forward pass.
 
     Attributes:
         site: the site.
         forward: forward passes of the step before this one.
-        value: a tensor, () or (C,); None where there was nothing to call the function on.
+        value: a tensor, () or (C,); None if there was nothing to call the function on.
         reason: why there was nothing.
     """
 
@@ -60,7 +60,7 @@ class SiteValues:
                 self._add(site, self._value(site, tensor.detach()))
 
     def withdraw(self, site: Site) -> None:
-        """Take back a site that turned out to be none."""
+        """Remove the row of a site that turned out not to be one."""
         self.rows.pop((self.forward, site.key), None)
 
     def normalization(self, normalization: Normalization, x: Tensor, output: Tensor) -> None:
@@ -121,7 +121,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _random_state(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the state of the generators that a function of the tensor may draw from; no device is waited for."""
+    """Return the state of the generators that a function of the tensor may draw from, without waiting for a device."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(tensor.device) if tensor.is_cuda else None
 
 
@@ -139,7 +139,7 @@ class SiteFunctions:
         function: tensor to a tensor of one number; given channels, of one number per channel.
         per_channel: whether it is given the tensor as (values, channels) and returns a number per channel.
         sites: which sites, of `ics.schema.SITES`.
-        layers: whose sites, as for `select_layers`.
+        layers: layers to which the sites belong, as for `select_layers`.
         tried: sites at which the function is known to only read; kept from step to step.
 
     Cost: the function at every wanted site, and some Python per module call, as the pass is followed in full.
@@ -168,7 +168,7 @@ class SiteFunctions:
 
 
 class _Nothing:
-    """Takes nothing: what a checkpointed segment computes again was seen in the forward pass."""
+    """Ignores every tensor: what a checkpointed segment recomputes was already seen in the forward pass."""
 
     def site(self, site: Site, tensor: Tensor) -> None:
         """Take nothing."""

@@ -1,4 +1,4 @@
-"""What the user hands in: models as they are wrapped or compiled, and batches as a loop has them."""
+"""The user's inputs: models, wrapped or compiled, and batches as a training loop has them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def forced_eager() -> AbstractContextManager[object]:
-    """Return a context in which whatever was compiled runs eagerly.
+    """Return a context in which compiled code runs eagerly.
 
-    Compiled code ignores hooks added after the first call, and even before it when an identical model was compiled
-    earlier in the process; under this stance hooks fire, and outside it the compiled code is used again. A model
-    cannot tell whether a function that calls it was compiled, so this asks only whether a compiler is loaded at all.
+    Compiled code ignores hooks added after the first call. It even ignores earlier ones if an identical model was
+    compiled before in the same process. In this context hooks fire; outside it the compiled code is used again. A model
+    cannot tell whether a function that calls it was compiled, so this only checks whether a compiler is loaded at all.
     """
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
@@ -32,7 +32,7 @@ def copy_batch(batch: Any) -> Any:
         return batch.detach().clone()
     if isinstance(batch, Mapping):
         return type(batch)({key: copy_batch(value) for key, value in batch.items()})  # type: ignore[call-arg]
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a namedtuple takes its fields one by one
         return type(batch)(*(copy_batch(value) for value in batch))
     if isinstance(batch, tuple | list):
         return type(batch)(copy_batch(value) for value in batch)
@@ -42,8 +42,8 @@ def copy_batch(batch: Any) -> Any:
 def holds_micro_batches(batch: Any) -> bool:
     """Return whether `batch` is a list of micro-batches rather than one batch.
 
-    A list whose members are themselves tuples, lists or mappings is one; the `[x, y]` of torch's default collate,
-    whose members are tensors, is not. `Recorder.step(batch, micro_batches=...)` overrules this.
+    A list whose members are themselves tuples, lists or mappings holds micro-batches. The `[x, y]` of torch's default
+    collate, whose members are tensors, does not. `Recorder.step(batch, micro_batches=...)` overrides this.
 
     Example:
         >>> import torch
@@ -55,7 +55,7 @@ def holds_micro_batches(batch: Any) -> bool:
 
 
 def feed(model: nn.Module, batch: Any) -> object:
-    """Call the model on a batch without knowing its loss: see `activation_stats`."""
+    """Call the model on a batch without a loss function: see `activation_stats`."""
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, tuple | list):

@@ -1,4 +1,4 @@
-"""What an instrument is: one value that says what it records, what it needs, and measures a step."""
+"""The base class of instruments: a value that says what it records and what it needs, and measures a step."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ NEEDS: Mapping[Need, frozenset[Need]] = {
     "batch": frozenset(),
     "loss": frozenset({"layers", "update", "replay", "batch"}),
 }
-"""What an instrument may need, and what each need brings with it."""
+"""What an instrument may need, and what else each need implies."""
 
 
 class Instrument(ABC):
-    """Something that a recorder measures at steps of its own schedule: subclass it to record a quantity of your own.
+    """A quantity that a recorder measures on a schedule: subclass it to record one of your own.
 
-    A subclass says what it is by class attributes and measures one step. What it can be told are its constructor's
-    arguments; a frozen dataclass is the usual form. Pass an instance as a key of `Recorder(instruments={...})`.
+    A subclass describes itself by class attributes and measures one step. Its options are its constructor's arguments;
+    a frozen dataclass is the usual form. Pass an instance as a key of `Recorder(instruments={...})`.
 
     Attributes:
-        name: how run.json, budgets, and warnings call it; by default also the name of its table.
+        name: its name in run.json, budgets and warnings; by default also the name of its table.
         table: the table that its rows go to. Its first key is `ics.schema.STEP`, which blocks leave out. The table of
             an instrument of your own is stored in run.json and opens with `ics.open_run` like any other.
-        needs: what it needs of a step, of
+        needs: what it needs from a step, any of
 
             - "layers": the model's layers in the order of execution;
-            - "passes": it looks at training's own forward and backward pass (`attach`). Brings the layers;
+            - "passes": it looks at training's own forward and backward pass (`attach`). Includes the layers;
             - "update": the parameters before and after the optimizer's step, and the gradients that it used;
-            - "replay": the buffers and random state of before, so that a pass can be run again as it was;
+            - "replay": the buffers and random state from before the step, so that a pass can be run again as it was;
             - "batch": the batch must be given to `Recorder.step`;
-            - "loss": it evaluates `loss_fn` at other parameter values. Brings all but the passes.
-        default: when it is due if the user does not say; None if it is off unless asked for.
-        cost: place in the order in which due instruments are measured, the cheapest first: 0 for reductions of what
+            - "loss": it evaluates `loss_fn` at other parameter values. Includes all but the passes.
+        default: its schedule if the user gives none; None if it is off unless asked for.
+        cost: position in the order in which due instruments are measured, the cheapest first: 0 for reductions of what
             training computed anyway, 1 for a few passes, 2 for up to a pass per layer, 3 for tens of passes.
 
     Example:
@@ -82,7 +82,7 @@ class Instrument(ABC):
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Return the names of the options that it takes: the fields of its dataclass."""
+        """Return the names of its options: the fields of its dataclass."""
         return tuple(field.name for field in fields(cls) if field.init) if is_dataclass(cls) else ()
 
     @abstractmethod
@@ -94,14 +94,14 @@ class Instrument(ABC):
         """
 
     def attach(self, step: MeasuredStep) -> AbstractContextManager[object]:
-        """Return the context of the user's block, for instruments that look at training's own passes.
+        """Return a context around the user's block, for instruments that look at training's own passes.
 
-        Register hooks in it and remove them at its end. A hook must return None and leave tensors as they are.
+        Register hooks on entry and remove them on exit. A hook must return None and leave tensors as they are.
         """
         return nullcontext()
 
     def begin(self, setup: Setup) -> Any:
-        """Return what is kept from step to step, `step.kept[self.name]`; called once, when the recorder is made.
+        """Return what is kept from step to step, `step.kept[self.name]`; called once, when the recorder is created.
 
         Raises:
             UsageError: the user asked for something that cannot be measured.
@@ -114,12 +114,12 @@ class Instrument(ABC):
 
 
 def all_needs(instrument: Instrument) -> frozenset[Need]:
-    """Return what an instrument needs, with what these needs bring with them."""
+    """Return what an instrument needs, including what these needs imply."""
     return instrument.needs.union(*(NEEDS[need] for need in instrument.needs))
 
 
 def check_instrument(instrument: Instrument) -> None:
-    """Raise `UsageError` unless an instrument of the user's says what it is as `Instrument` asks for."""
+    """Raise `UsageError` unless a user's instrument describes itself as `Instrument` requires."""
     kind = type(instrument).__name__
     name, table, needs = (getattr(instrument, each, None) for each in ("name", "table", "needs"))
     if not isinstance(name, str) or not name.isidentifier():
@@ -138,7 +138,7 @@ def check_instrument(instrument: Instrument) -> None:
 def check_block(block: Block, table: Table) -> None:
     """Raise `ValueError` unless a block of a user's instrument fits its table.
 
-    The writing thread could only say so when it is too late to switch the instrument off.
+    The writing thread would notice only when it is too late to switch the instrument off.
     """
     if not isinstance(block, Block) or block.table != table.name:
         shown = block.table if isinstance(block, Block) else type(block).__name__

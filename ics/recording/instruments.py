@@ -1,4 +1,4 @@
-"""The instruments that come with `ics`, each one value, and the check of what the user chose."""
+"""The instruments that come with `ics`, and the check of what the user chose."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from ics.recording.measuring.drift import SameBatchDrift
 from ics.recording.measuring.measured_step import MeasuredStep
 from ics.recording.measuring.setup import Setup
 from ics.recording.schedule import Schedule, as_schedule, every
-from ics.records import Block
+from ics.records import Block, Layer
 
 Choosable = Mapping[str | Instrument, Schedule | int | str] | Iterable[str | Instrument]
+
+# Instruments are keys of mappings, and options may be lists or tensors, which cannot be hashed or compared: hence
+# `eq=False`, by which an instrument equals only itself. `name`, `table` and the like have no annotation, so that the
+# dataclass does not take them for options.
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class Activations(Instrument):
     Attributes:
         sites: which sites, of `ics.schema.SITES`.
         histogram: whether to count histograms.
-        per_channel: whether to keep the columns per channel; if not, statistics are pooled over channels.
+        per_channel: whether to keep the columns per channel; otherwise statistics are pooled over channels.
     """
 
     sites: Sequence[str] | str = schema.SITES
@@ -62,7 +66,7 @@ class Gradients(Instrument):
 
     @property
     def needs(self) -> frozenset[Need]:  # type: ignore[override]
-        """The update; the passes too where sites are wanted."""
+        """The update, and the passes if sites are wanted."""
         return frozenset[Need]({"update", "passes"} if self.sites else {"update", "layers"})
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
@@ -72,7 +76,7 @@ class Gradients(Instrument):
 
 @dataclass(frozen=True, eq=False)
 class NormalizationLayers(Instrument):
-    """What normalisations do to the pass and its gradient: the terms of Theorem 4.1.
+    """The effect of normalisations on the pass and its gradient: the terms of Theorem 4.1.
 
     Attributes:
         per_channel: whether to keep the columns per channel.
@@ -104,6 +108,9 @@ class GradientShift(Instrument):
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of the selected layers."""
+        if step.unmoved is not None:
+            keys = {"parameters": list(schema.PARAMETERS)}
+            return [_null_rows(self.table, step.selected, keys, reason=step.unmoved)]
         options: dict[str, Any] = {"linearised": self.linearised, "batched": self.batched, "chunk": self.chunk}
         return [gradient_shift(step.transition, layers=step.layers, selected=step.selected, **options)]
 
@@ -119,6 +126,13 @@ class Attribution(Instrument):
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of the selected layers."""
+        if step.unmoved is not None:
+            keys: dict[str, list[Any]] = {
+                "source_layer": [schema.REMAINDER],
+                "source_index": [-1],
+                "parameters": [schema.PARAMETERS[0]],
+            }
+            return [_null_rows(self.table, step.selected, keys, reason=step.unmoved)]
         return [attribution(step.transition, layers=step.layers, selected=step.selected)]
 
 
@@ -183,7 +197,7 @@ class Drift(Instrument):
     cost = 3
 
     def begin(self, setup: Setup) -> SameBatchDrift:
-        """Return what measures the drift, with a copy of the probe batch as it is now."""
+        """Return the object that measures the drift, with a copy of the probe batch as it is now."""
         return SameBatchDrift(
             setup.model,
             loss_fn=setup.loss_fn,
@@ -196,12 +210,12 @@ class Drift(Instrument):
         )
 
     def needs_batch(self, kept: SameBatchDrift) -> bool:
-        """Whether the batch of the next measured step is to be the probe batch."""
+        """Return whether the batch of the next measured step becomes the probe batch."""
         return kept.needs_batch
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of the probe batch before and after this update, and against the reference step."""
-        return [step.kept[self.name].measure(step)]
+        return [step.kept[self.name].measure(step, unmoved=step.unmoved)]
 
 
 INSTRUMENTS: Mapping[str, type[Instrument]] = {
@@ -224,7 +238,7 @@ def make_instrument(name: str, options: Mapping[str, Any]) -> Instrument:
     """Return the built-in instrument of this name.
 
     Raises:
-        SelectionError: an instrument or option that is not there.
+        SelectionError: an unknown instrument or option.
     """
     if name not in INSTRUMENTS:
         raise unknown_name("instrument", name, INSTRUMENTS)
@@ -255,7 +269,7 @@ def choose_instruments(
         loss_fn: the recorder's.
 
     Raises:
-        SelectionError: a name that is no instrument, or an option that it does not take.
+        SelectionError: an unknown instrument, or an option that it does not take.
         UsageError: no schedule, two instruments of one name, or one that evaluates the loss without a `loss_fn`.
     """
     check_options(options)
@@ -282,7 +296,8 @@ def choose_instruments(
 
 
 def default_options(instruments: Mapping[str, Instrument]) -> dict[str, dict[str, Any]]:
-    """Return the options of the instruments that share one look at training's passes, as they were chosen or not."""
+    """Return the options of the instruments that are measured together in training's passes, chosen or not."""
+    # Of those that were not chosen too: the probes take the options of all three in one call.
     shared = [instruments.get(name) or INSTRUMENTS[name]() for name in ("activations", "gradients", "normalization")]
     return {each.name: {name: getattr(each, name) for name in each.options()} for each in shared}
 
@@ -308,3 +323,13 @@ def _evaluates(instrument: Instrument) -> bool:
 
 def _of_the_pass(step: MeasuredStep, table: schema.Table) -> list[Block]:
     return [block for block in step.pass_rows if block.table == table.name]
+
+
+def _null_rows(table: schema.Table, layers: Sequence[Layer], keys: Mapping[str, list[Any]], *, reason: str) -> Block:
+    """Return a row of nulls for every layer and place in `keys`, with the reason."""
+    times = len(next(iter(keys.values())))
+    rows = [(layer, place) for layer in layers for place in range(times)]
+    columns: dict[str, list[Any]] = {name: [None] * len(rows) for name in table.measured_columns}
+    columns |= {"layer": [layer.name for layer, _ in rows], "layer_index": [layer.index for layer, _ in rows]}
+    columns |= {name: [cells[place] for _, place in rows] for name, cells in keys.items()}
+    return Block(table.name, columns | {"null_reason": [reason] * len(rows)})

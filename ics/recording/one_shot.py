@@ -34,36 +34,38 @@ def gradient_shift(
     chunk: int | None = None,
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
-    """Internal covariate shift of every layer between the model's parameters and those `after` an update.
+    """Measure the internal covariate shift of every layer between the model's parameters and those `after` an update.
 
-    G_i = grad_{W_i} L(W_1(t), ..., W_k(t)), G'_i = grad_{W_i} L(W_1(t+1), ..., W_{i-1}(t+1), W_i(t), ..., W_k(t)); the
-    shift is ||G_i - G'_i||, beside it its cosine, its size relative to ||G_i||, and the noise floor: the same between
-    G_i and the gradient of `second_batch` at W(t). Source: Santurkar et al. 2018, Def. 2.1.
+    G_i = grad_{W_i} L(W_1(t), ..., W_k(t)), G'_i = grad_{W_i} L(W_1(t+1), ..., W_{i-1}(t+1), W_i(t), ..., W_k(t)). The
+    shift is ||G_i - G'_i||. Each row also has its cosine, its size relative to ||G_i||, and the noise floor: the same
+    between G_i and the gradient of `second_batch` at W(t). Source: Santurkar et al. 2018, Def. 2.1.
 
     Args:
         model: the model at W(t), in the mode in which it is trained; left as it is.
         loss_fn: `loss_fn(model, batch)` returning one number.
-        batch: the batch that the update was made from.
+        batch: the batch from which the update was computed.
         after: parameter names (as in `named_parameters`) to values at W(t+1); names left out did not move.
         second_batch: another batch, for the floor; without it the floor is null.
         layers: which layers, as for `Recorder`.
         grouping: "paper" or "leaf", as for `Recorder`.
         linearised: also measure how much of each shift is curvature times step, sum over j < i of H_ij Delta_j.
-        batched: also try ways that evaluate several layers' gradients in one pass: faster on small nets, more memory,
-            and the last digits then depend on what was faster. Without it the result is bit-identical to full passes.
-        chunk: keep what the updated net's modules returned for this many consecutive layers at a time, not for all:
-            less memory, for (1 + layers / chunk) forward passes more and the same bits. Not beside `batched`.
+        batched: also try to evaluate several layers' gradients in one pass. This is faster on small nets and takes more
+            memory; the last digits then depend on which way was faster. Without it the result is bit-identical to full
+            passes.
+        chunk: keep the outputs of the updated net's modules for this many consecutive layers at a time, not for all.
+            This takes less memory and (1 + layers / chunk) more forward passes, and gives the same bits. Not with
+            `batched`.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
     Returns:
-        Columns of the table `gradient_shift` without `step`: two rows a layer, for its weight and all its parameters.
+        Columns of the table `gradient_shift` without `step`: two rows per layer, for its weight and all its parameters.
 
     Cost: at most one forward-backward pass per layer and two more; see docs/metrics.md.
 
     Raises:
         LossError: `loss_fn` does not return one number that depends on the parameters.
         SelectionError: a layer or a name in `after` that is not there.
-        UsageError: `chunk` is no positive number, or stands beside `batched`.
+        UsageError: `chunk` is not a positive number, or is given with `batched`.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
@@ -77,6 +79,7 @@ def gradient_shift(
     model = unwrapped(model)
     with forced_eager():
         transition = transition_to(model, loss_fn, batch, after, second_batch, micro_batches)
+        # Layers are found by evaluating the loss, as only `loss_fn` knows how this batch goes through the model.
         found = find_layers(model, lambda: transition.objective(transition.before), grouping=grouping)
         selected = select_layers(found, layers)
         options: dict[str, Any] = {"linearised": linearised, "batched": batched, "chunk": chunk}
@@ -97,28 +100,29 @@ def gradient_line(
     grouping: Literal["paper", "leaf"] = "paper",
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
-    """The loss and the change of its gradient along a line from the model's parameters.
+    """Measure the loss and the change of its gradient along a line from the model's parameters.
 
-    w_eta = w - eta g, g = grad L(w) on the batch, not normalised; a row per eta with the distance eta ||g||, the loss
-    L(w_eta), ||grad L(w_eta) - g|| and the Taylor error. Source: Santurkar et al. 2018, sec. 3.
+    w_eta = w - eta g, with g = grad L(w) on the batch, not normalised. There is a row per eta with the distance
+    eta ||g||, the loss L(w_eta), ||grad L(w_eta) - g|| and the Taylor error. Source: Santurkar et al. 2018, sec. 3.
 
     Args:
         model: the model at w, in the mode in which it is trained; left as it is.
         loss_fn: `loss_fn(model, batch)` returning one number.
-        batch: the batch whose loss is followed.
+        batch: the batch on which the loss is evaluated.
         etas: step sizes; 0, the point itself, is added.
         directions: "gradient", "update" (needs `after` and `learning_rate`) and "random".
-        num_random: how many random directions, each as long as the gradient step of the same eta.
+        num_random: number of random directions, each as long as the gradient step of the same eta.
         after: parameter names to values after the optimizer's step, for the direction "update".
         learning_rate: learning rate of that step; also stored beside the profile for the line 2/lr.
-        layers: layers to move one at a time besides the whole net, as for `Recorder` ("*" for all); default none.
+        layers: layers to move one at a time, in addition to the whole net, as for `Recorder` ("*" for all); default
+            none.
         grouping: "paper" or "leaf", as for `Recorder`.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
     Returns:
         Columns of the table `gradient_line` without `step`.
 
-    Cost: one forward-backward pass per eta and direction, for the whole net and each of `layers`, and one more.
+    Cost: one forward-backward pass per eta and direction, for the whole net and each of `layers`, plus one.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -149,13 +153,13 @@ def sharpness(
     learning_rate: float | None = None,
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
-    """Largest Hessian eigenvalues on the batch and the batch sharpness g.Hg / ||g||^2, beside 2/lr.
+    """Measure the largest Hessian eigenvalues on the batch and the batch sharpness g.Hg / ||g||^2, with 2/lr.
 
     Args:
         model: the model at w, in the mode in which it is trained; left as it is.
         loss_fn: `loss_fn(model, batch)` returning one number, twice differentiable.
-        batch: the batch whose loss is looked at.
-        num_eigenvalues: how many of the largest eigenvalues.
+        batch: the batch on which the loss is evaluated.
+        num_eigenvalues: number of eigenvalues, the largest first.
         learning_rate: for the reference 2/lr; null without it.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
@@ -183,14 +187,14 @@ def activation_stats(
     layers: Any = None,
     forward: Callable[[nn.Module, Any], object] | None = None,
 ) -> pd.DataFrame:
-    """Statistics of every layer's input, pre-activation, normalised pre-activation and activation on one batch.
+    """Measure every layer's input, pre-activation, normalised pre-activation and activation on one batch.
 
     Args:
-        model: any model, in the mode in which it is to be looked at; left as it is.
+        model: any model, in the mode in which it should be measured; left as it is.
         batch: a tensor (`model(batch)`), a mapping (`model(**batch)`), or a tuple or list whose first member is the
             input (`model(batch[0])`).
         layers: which layers, as for `Recorder`.
-        forward: `forward(model, batch)` where the batch is fed in another way.
+        forward: `forward(model, batch)`, if the batch is fed in another way.
 
     Returns:
         Columns of the table `activations` without `step`.
@@ -204,6 +208,7 @@ def activation_stats(
     """
     model = unwrapped(model)
     state = RandomState.capture(model)
+    # Clones for the pass to write to: BatchNorm in training mode updates its running statistics even without gradients.
     buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
     probes = Probes(model, activations=True, gradients=False, normalization=False, layers=layers)
     try:
@@ -224,26 +229,27 @@ def attribution(
     grouping: Literal["paper", "leaf"] = "paper",
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
-    """Which earlier layer's update causes how much of each layer's gradient shift.
+    """Attribute each layer's gradient shift to the updates of earlier layers.
 
-    s_i = G'_i - G_i as in `gradient_shift`; its part from layer j < i is s_ij = grad_{W_i} L with only layer j updated,
-    less G_i; the remainder s_i - sum_j s_ij is what layers do together. A row for each layer, set of parameters and
-    source, with the length of the part, the length of the whole, their ratio `fraction`, the cosine between them, and
-    the part's `share` <s_ij, s_i> / ||s_i||^2; shares add up to 1 with that of the remainder.
+    The shift s_i = G'_i - G_i is that of `gradient_shift`. Its part from layer j < i is s_ij, the gradient grad_{W_i} L
+    with only layer j updated, minus G_i. The remainder s_i - sum_j s_ij is the joint effect of the layers. There is a
+    row for each layer, set of parameters and source, with the length of the part, the length of the whole, their ratio
+    `fraction`, the cosine between them, and the part's `share` <s_ij, s_i> / ||s_i||^2. The shares, including that of
+    the remainder, add up to 1.
 
     Args:
         model: the model at W(t), in the mode in which it is trained; left as it is.
         loss_fn: `loss_fn(model, batch)` returning one number.
-        batch: the batch that the update was made from.
+        batch: the batch from which the update was computed.
         after: parameter names (as in `named_parameters`) to values at W(t+1); names left out did not move.
-        layers: whose shift is attributed, as for `Recorder`; every layer before them is a source.
+        layers: the layers whose shift is attributed, as for `Recorder`; every layer before them is a source.
         grouping: "paper" or "leaf", as for `Recorder`.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
     Returns:
         Columns of the table `attribution` without `step`. The remainder's `source_layer` is "(remainder)".
 
-    Cost: two forward-backward passes per layer, and two more.
+    Cost: two forward-backward passes per layer, plus two.
 
     Raises:
         LossError: `loss_fn` does not return one number that depends on the parameters.
@@ -276,23 +282,25 @@ def loss_slice(
     seed: int = 0,
     micro_batches: bool | None = None,
 ) -> pd.DataFrame:
-    """The loss on a line or a plane through the model's parameters, along filter-normalised random directions.
+    """Evaluate the loss on a line or plane through the model's parameters, along filter-normalised random directions.
 
-    L(w + alpha d) or L(w + alpha d + beta e); d and e are Gaussian, each filter of them as long as that filter of w,
-    and zero for biases and normalisations. Source: Li et al. 2018 (arXiv 1712.09913), sec. 4.
+    L(w + alpha d) or L(w + alpha d + beta e). The directions d and e are Gaussian; each of their filters has the norm
+    of that filter of w, and they are zero for biases and normalisations. Source: Li et al. 2018 (arXiv 1712.09913),
+    sec. 4.
 
     Args:
-        model: the model at w, in the mode in which it is to be looked at; left as it is.
+        model: the model at w, in the mode in which it should be evaluated; left as it is.
         loss_fn: `loss_fn(model, batch)` returning one number.
-        batch: the batch whose loss is drawn.
-        radius: the largest alpha and beta; at 1 a filter is moved by as much as it is long.
-        num_points: how many along each direction; an odd number has w itself in the middle.
+        batch: the batch on which the loss is evaluated.
+        radius: the largest alpha and beta; at 1 a filter moves by its own norm.
+        num_points: number of points along each direction; with an odd number, w itself is in the middle.
         dimensions: 1 for a line, 2 for a plane.
-        seed: of the directions.
+        seed: seed of the directions.
         micro_batches: whether `batch` is a list of micro-batches, as for `Recorder.step`.
 
     Returns:
-        Columns `alpha`, `beta` (0 on a line), `distance` (the l2 distance from w, in weight) and `loss`, a row a point.
+        Columns `alpha`, `beta` (0 on a line), `distance` (the l2 distance from w, in weight) and `loss`; one row per
+        point.
 
     Cost: a forward pass per point: `num_points`, or its square.
 
@@ -329,7 +337,7 @@ def objective_of(
     micro_batches: bool | None = None,
     random_state: RandomState | None = None,
 ) -> Objective:
-    """Return the loss of a batch; whether it is a list of micro-batches is seen from it unless it is said."""
+    """Return the loss of a batch; without `micro_batches`, the batch decides whether it is a list of micro-batches."""
     accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
     return Objective(model, loss_fn, batch, accumulate=accumulate, random_state=random_state)
 
@@ -345,6 +353,7 @@ def transition_to(
 ) -> landscape.Transition:
     """Return the transition from the model's present parameters to those `after` the update."""
     accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
+    # One state for both batches: with other dropout masks, the floor would contain the noise of these too.
     state = RandomState.capture(model)
     objective = objective_of(model, loss_fn, batch, micro_batches=accumulate, random_state=state)
     second = (
@@ -363,7 +372,7 @@ def transition_to(
 
 
 def as_frame(*blocks: Block) -> pd.DataFrame:
-    """Return the rows of one table as a frame, its columns in the schema's order."""
+    """Return the rows of one table as a frame, with its columns in the schema's order."""
     frames = [pd.DataFrame(columns) for _, columns in to_host(blocks)]
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     order = [name for name in schema.table_named(blocks[0].table).column_names if name in frame.columns]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import nn
 
 from ics.errors import UsageError
@@ -38,7 +39,9 @@ def as_optimizers(given: Any) -> Optimizers:
         return ()
     several = list(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else [given]
     if not several:
-        raise UsageError("optimizer expects an optimizer or a list of them, got an empty list; type optimizer=optimizer")
+        raise UsageError(
+            "optimizer expects an optimizer or a list of them, got an empty list; type optimizer=optimizer"
+        )
     found = [_innermost(each) for each in several]
     return tuple(dict.fromkeys(found))
 
@@ -48,8 +51,8 @@ def _innermost(given: Any) -> torch.optim.Optimizer:
     while id(wrapper) not in seen:
         seen.add(id(wrapper))
         inner = next((getattr(wrapper, name) for name in _WITHIN if hasattr(wrapper, name)), None)
-        steps_by_itself = hasattr(wrapper, "zero_grad") or isinstance(wrapper, torch.optim.Optimizer)
-        if not isinstance(inner, torch.optim.Optimizer) or not steps_by_itself:
+        # A learning rate scheduler holds an optimizer too, and clears no gradients.
+        if not (hasattr(wrapper, "zero_grad") and hasattr(inner, "zero_grad")):
             break
         wrapper = inner
     if not isinstance(wrapper, torch.optim.Optimizer):
@@ -129,9 +132,44 @@ def learning_rate(optimizers: Optimizers) -> float | None:
     return float(optimizers[0].param_groups[0]["lr"])
 
 
-def looks_two_pass(optimizer: Any) -> bool:
-    """Return whether what was given holds another optimizer that takes the step, as SAM does."""
-    return isinstance(getattr(optimizer, "base_optimizer", None), torch.optim.Optimizer)
+def steps_note(steps: OptimizerSteps, *, number: int, unmoved: str | None) -> tuple[str, str] | None:
+    """Return what a reader must know about the steps in a block, as (kind, sentence); None for a block with one step.
+
+    Args:
+        steps: the steps that were seen.
+        number: of the block.
+        unmoved: why there is no update to speak of, if there is none.
+    """
+    if unmoved is not None:
+        return "unmoved", f"{unmoved} at step {number}: what compares parameters before and after is null there"
+    if steps.most > 1:
+        return "several", (
+            f"the optimizer stepped {steps.most} times in the block of step {number}: gradients are those of its first "
+            "step, the update is that of all; type recorder.step around each step"
+        )
+    if not steps.stepped:
+        return "others", (
+            f"the parameters changed in the block of step {number}, and not by the optimizer that was given: its "
+            "gradients are null; pass the optimizer that steps, or a list of all of them"
+        )
+    return None
 
 
-Callback = Callable[[torch.optim.Optimizer], None]
+def situation(steps: OptimizerSteps, given: Any) -> str | None:
+    """Return what in the loop may explain that training used another gradient than that of the loss; None if nothing.
+
+    Args:
+        steps: the steps in the block.
+        given: the optimizers as they were handed in.
+    """
+    several = given if isinstance(given, list | tuple) else [given]
+    if any(hasattr(each, "base_optimizer") for each in several) or any(
+        "SAM" in type(each).__name__ for each in (*several, *steps.optimizers)
+    ):
+        return "a two-pass optimizer (SAM) steps with the gradient at other parameters than W(t)"
+    if steps.most > 1:
+        return "the optimizer stepped more than once in the block"
+    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if ranks and torch.distributed.get_world_size() > 1:
+        return "training uses the mean over several processes, loss_fn the batch of this one"
+    return None

@@ -1,4 +1,4 @@
-"""Presets by cost: which instruments, how often, and which of their columns, under one word.
+"""Presets by cost: one word for which instruments to use, how often, and which of their columns.
 
 | every n steps | light | standard | full |
 |---|---|---|---|
@@ -9,8 +9,9 @@
 | drift | | | 100 |
 | curvature, attribution | | | 1000 |
 
-A statistic of the pass costs a few per cent of the step at which it is taken, an instrument that evaluates the loss
-elsewhere whole steps: hence a hundredfold in how often. `ics bench` says what each costs on a machine and a model.
+A statistic of the pass costs a few per cent of the step at which it is taken. An instrument that evaluates the loss at
+other parameters costs whole steps, so it runs up to a hundred times less often. `ics bench` measures the costs on your
+machine and model.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Preset:
 
     Attributes:
         meaning: what is recorded.
-        schedules: instrument to when it is due.
+        schedules: instrument to its schedule.
         options: keyword options by instrument, as `Recorder(options=...)` takes them.
     """
 
@@ -51,9 +52,9 @@ class Choice:
 
     Attributes:
         instruments: name to instrument.
-        schedules: name to when it is due.
+        schedules: name to schedule.
         preset: name of the preset it came from; None if the instruments were named.
-        notes: sentences for who reads the run.
+        notes: sentences for the reader of the run.
     """
 
     instruments: Mapping[str, Instrument]
@@ -107,12 +108,12 @@ def choose(
     *,
     loss_fn: Callable[..., Any] | None,
 ) -> Choice:
-    """Return what to record: of a preset, of instruments by name or value, or of the default.
+    """Return what to record: from a preset, from instruments given by name or value, or by default.
 
-    Without a `loss_fn` a preset goes without the instruments that need one, and says so in a note.
+    Without a `loss_fn`, a preset leaves out the instruments that need one and says so in a note.
 
     Raises:
-        SelectionError: a preset, instrument or option that is not there.
+        SelectionError: an unknown preset, instrument or option.
         UsageError: no schedule, or an instrument asked for by name that lacks its `loss_fn`.
     """
     given = options or {}
@@ -120,6 +121,7 @@ def choose(
         return Choice(*choose_instruments(instruments, given, loss_fn=loss_fn))
     preset = preset_named(instruments)
     merged = merged_options(preset.options, given)
+    # Asked of instruments with their options, as needs may depend on these (gradients of sites need the passes).
     left_out = sorted(
         name
         for name in preset.schedules
@@ -135,7 +137,7 @@ def preset_named(name: str) -> Preset:
     """Return the preset of this name.
 
     Raises:
-        SelectionError: there is none; the message lists those that there are.
+        SelectionError: there is none; the message lists the presets.
 
     Example:
         >>> {name: str(when) for name, when in preset_named("light").schedules.items()}
@@ -147,7 +149,7 @@ def preset_named(name: str) -> Preset:
 
 
 def merged_options(first: Options, second: Options) -> dict[str, dict[str, Any]]:
-    """Return options by instrument, those of `second` where both have one.
+    """Return options by instrument; `second` overrides `first`.
 
     Example:
         >>> merged_options({"activations": {"histogram": False}}, {"activations": {"sites": ("input",)}})

@@ -1,4 +1,4 @@
-"""What run.json says about where a run came from: versions, device, git commit, layers."""
+"""The origin of a run, as run.json records it: versions, device, git commit, layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scipy")
 
 
 def provenance(model: nn.Module) -> dict[str, Any]:
-    """Return versions, device, thread count and the git commit of the working directory (null where there is none)."""
+    """Return versions, device, thread count and the git commit of the working directory (null if there is none)."""
     return {
         "versions": {"python": platform.python_version(), "ics": ics.__version__, **_package_versions()},
         "device": _device_name(model),
@@ -57,6 +57,7 @@ def _device_name(model: nn.Module) -> str:
 
 
 def _git_commit() -> str | None:
+    # The commit is a courtesy: a git that is missing, slow or asks a question must not hold up a training.
     command = ["git", "rev-parse", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, stdin=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""The recorder: all that a user's training loop touches."""
+"""The recorder: the one object that a training loop calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from ics.recording.instrument_base import Instrument, all_needs, check_block
 from ics.recording.instruments import INSTRUMENTS, Choosable, default_options
 from ics.recording.measuring.measured_step import Batch, MeasuredStep
 from ics.recording.measuring.setup import Setup
+from ics.recording.optimizers import as_optimizers, situation, steps_note
 from ics.recording.presets import choose
 from ics.recording.provenance import layers_as_json, provenance
 from ics.recording.step import Step
@@ -34,39 +36,39 @@ from ics.store import Writer
 class Recorder:
     """Record how a model trains: statistics of its layers, and the loss around every measured step.
 
-    Measuring changes nothing: parameters, optimizer state, buffers, `.grad` and random state stay bit-identical to
+    Measuring changes nothing. Parameters, optimizer state, buffers, `.grad` and random state stay bit-identical to
     those of an unmeasured run. On steps at which nothing is due, nothing is attached, copied or synchronised.
 
     Args:
-        model: the model that is trained; wrapped (DataParallel, torch.compile) or not.
-        loss_fn: `loss_fn(model, batch)` returning the training loss as one number; needed by the instruments that
-            evaluate the loss elsewhere (gradient_shift, gradient_line), not by the others.
-        to: folder of the run, made by the recorder.
-        optimizer: the optimizer that steps inside the block. Gradients are read as it uses them: accumulated over
-            micro-batches, unscaled, clipped.
-        grad_scaler: the scaler of the loss where there is one; dL/d(site) is divided by its scale.
+        model: the model to train, wrapped (DataParallel, torch.compile) or not.
+        loss_fn: `loss_fn(model, batch)` returning the training loss as one number. Only the instruments that evaluate
+            the loss at other parameter values (gradient_shift, gradient_line) need it.
+        to: folder of the run; the recorder creates it.
+        optimizer: the optimizer that steps inside the block, or a list of all that do. Gradients are read as they use
+            them: accumulated over micro-batches, unscaled, clipped; with `step(closure)`, as the closure left them.
+        grad_scaler: the scaler of the loss, if there is one; dL/d(site) is divided by its scale.
         instruments: instrument name to schedule (`ics.every(10)`, `ics.log_spaced(200)`, `ics.at([0, 5])`, or a
             number n for every n-th step); a list of names, each at its default schedule; or a preset by cost,
-            `"light"`, `"standard"` or `"full"` (`ics.recording.presets`). In place of a name stands an instrument of
-            your own (`ics.Instrument`) or a statistic of a site (`ics.statistic`). Default activations, gradients and
-            normalization every 10 steps, gradient_shift and gradient_line every 100.
-        layers: which layers to measure: a glob or several, a module class or its name, or a predicate on
+            `"light"`, `"standard"` or `"full"` (`ics.recording.presets`). Instead of a name you can pass an instrument
+            of your own (`ics.Instrument`) or a statistic of a site (`ics.statistic`). Default: activations, gradients
+            and normalization every 10 steps, gradient_shift and gradient_line every 100.
+        layers: which layers to measure: one glob or several, a module class or its name, or a predicate on
             `ics.records.Layer`; default all.
         grouping: "paper" counts a module with weights together with the normalisation that directly follows it as
             one layer; "leaf" makes every module with parameters a layer of its own.
-        options: keyword options by instrument, e.g. `{"gradient_line": {"etas": [0.05, 0.1, 0.2]}}`; they come before
+        options: keyword options by instrument, e.g. `{"gradient_line": {"etas": [0.05, 0.1, 0.2]}}`; they override
             those of a preset.
-        config: anything that JSON holds; stored in run.json.
+        config: anything that JSON can hold; stored in run.json.
         seed: stored in run.json, so that runs can be paired.
-        strict: raise an error of a measurement instead of warning once and switching the instrument off.
+        strict: raise the error of a failed measurement instead of warning once and switching the instrument off.
         overwrite: replace a run that is already at `to`.
-        flush_every: write what was recorded after this many steps, or every 30 s.
-        budget: seconds of recording per second of training that are allowed, e.g. 0.02: schedules are stretched to
-            keep it (`ics.recording.budget.rule` has the rule), and run.json says how. None leaves them as they are.
+        flush_every: write the recorded rows after this many steps, or every 30 s.
+        budget: allowed seconds of recording per second of training, e.g. 0.02. Schedules are stretched to keep it
+            (rule: `ics.recording.budget.rule`), and run.json says how. None leaves schedules as they are.
 
     Raises:
         UsageError: a model without parameters, an instrument that lacks what it needs, an existing run.
-        SelectionError: an instrument, option or layer that is not there.
+        SelectionError: an unknown instrument, option or layer.
 
     Example:
         >>> recorder = Recorder(model, loss_fn, to="runs/mlp-0", optimizer=optimizer)   # doctest: +SKIP
@@ -86,7 +88,7 @@ class Recorder:
         loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
         *,
         to: str | Path,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Any = None,
         grad_scaler: torch.amp.GradScaler | None = None,
         instruments: Choosable | str | None = None,
         layers: Any = None,
@@ -108,7 +110,8 @@ class Recorder:
         choice = choose(instruments, options, loss_fn=loss_fn)
         self._instruments, self._schedules = dict(choice.instruments), dict(choice.schedules)
         shared = default_options(self._instruments)
-        self._setup = Setup(unwrapped(model), loss_fn, optimizer, grad_scaler, layers, grouping, shared)
+        optimizers = as_optimizers(optimizer)
+        self._setup = Setup(unwrapped(model), loss_fn, optimizers, grad_scaler, layers, grouping, shared)
         self._kept = {name: instrument.begin(self._setup) for name, instrument in self._instruments.items()}
         self._needs = {name: all_needs(instrument) for name, instrument in self._instruments.items()}
         self._budget = None if budget is None else self._prepared(budget, device=next(model.parameters()).device)
@@ -119,6 +122,8 @@ class Recorder:
         self._layers_are_stored = False
         self._previous: Batch | None = None
         self._objective_checked = False
+        self._told: set[str] = set()
+        self._given_optimizer = optimizer
         info = {
             "config": dict(config or {}),
             "seed": seed,
@@ -130,27 +135,29 @@ class Recorder:
             **provenance(model),
         }
         own = [each.table for each in self._instruments.values() if not _is_built_in(each)]
+        # The folder comes last: a mistake found above must not have cleared the run that `overwrite` replaces.
         writer = Writer(self.path, info=info, overwrite=overwrite, tables=own)
         self._buffer = RecordBuffer(writer, flush_every=flush_every)
         for note in choice.notes:
             self._buffer.note(note)
+        # For scripts that end without `close`, which removes it: the handler keeps the recorder and its model alive.
         atexit.register(self.close, state="interrupted")
 
     def step(self, batch: Any = None, *, micro_batches: bool | None = None) -> Step:
-        """Return the context of one optimizer step, to be entered around forward, backward and `optimizer.step()`.
+        """Return the context of one optimizer step: enter it around forward, backward and `optimizer.step()`.
 
         Args:
-            batch: the batch the step trains on, as `loss_fn` takes it; under gradient accumulation the list of
-                micro-batches. May be left out where no due instrument evaluates the loss.
-            micro_batches: whether `batch` is such a list; default: it is a list whose members are tuples, lists or
-                mappings (torch's default collate makes lists of tensors).
+            batch: the batch the step trains on, as `loss_fn` takes it; with gradient accumulation the list of
+                micro-batches. Optional if no due instrument evaluates the loss.
+            micro_batches: whether `batch` is such a list; by default, a list whose members are tuples, lists or
+                mappings is one (torch's default collate makes lists of tensors).
 
         Raises:
             UsageError: an instrument that is due evaluates the loss, and no batch was given.
         """
         due = self._due()
         if self._budget is not None:
-            self._budget.start()
+            self._budget.start()  # here, so that the time of the step includes arming
         if batch is None and any(self._instruments[name].needs_batch(self._kept[name]) for name in due):
             raise UsageError(
                 f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
@@ -171,7 +178,7 @@ class Recorder:
         atexit.unregister(self.close)
         self._previous = None
         budget, self._budget = self._budget, None
-        try:
+        try:  # the rows must be written even where run.json cannot be
             if budget is not None:
                 self._buffer.update_info(budget=budget.describe())
         finally:
@@ -186,14 +193,14 @@ class Recorder:
         self.close(state=_state_after(kind))
 
     def _prepared(self, budget: float, *, device: torch.device) -> Budget:
-        """Return the budget, with kernels compiled (or loaded) before training: no later step takes that or pays."""
+        """Return the budget. Compile or load the kernels now, so that no step takes the time or is charged for it."""
         passes = frozenset(name for name, needs in self._needs.items() if "passes" in needs)
         made = Budget(budget, in_the_pass=passes, device=device)
         stats.backend(device.type)
         return made
 
     def _due(self) -> frozenset[str]:
-        """The instruments measured at the next step: asked once per step, as a budget counts how often."""
+        """Return the instruments of the next step. The budget is asked once per step, because it counts how often."""
         if self._upcoming is None:
             step = self._next_step
             due = frozenset(name for name, when in self._schedules.items() if when.due(step))
@@ -201,7 +208,7 @@ class Recorder:
         return self._upcoming
 
     def arm_step(self, measured: MeasuredStep) -> bool:
-        """Arm a measured step; where that fails, the step goes unmeasured."""
+        """Arm a measured step and return whether that worked; if not, the step goes unmeasured."""
         step = measured.number
 
         def arm() -> bool:
@@ -237,17 +244,18 @@ class Recorder:
             measured.disarm(kind, error, traceback)
 
     def abandon_step(self) -> None:
-        """A step failed in the user's code: none of it counts, and what was recorded before goes to disk now."""
-        self._buffer.drain()
+        """Drop a step whose block raised, and write what was recorded before it now."""
+        self._buffer.drain()  # waits: the error may be about to end the process
 
     def finish_step(self, row: dict[str, Any], measured: MeasuredStep | None, batch: Batch) -> None:
-        """Take over a step whose block ended well."""
+        """Measure and record a step whose block ended without an error."""
         started = self._clock() if measured is not None or self._budget is not None else 0.0
         parts: dict[frozenset[str], float] = {}
         if measured is not None:
             with measured.undisturbed():
                 parts = self._measure(row, measured)
             row |= {"measuring_duration": self._clock() - started}
+        # Before the row is added: that may flush and raise an earlier error, yet the step has been trained and counts.
         self._next_step += 1
         self._upcoming = None
         self._buffer.add_step(row)
@@ -257,7 +265,7 @@ class Recorder:
         self._prepare(batch)
 
     def _measure(self, row: dict[str, Any], measured: MeasuredStep) -> dict[frozenset[str], float]:
-        """Buffer what is due, and return the seconds by the instruments that they served."""
+        """Buffer what is due, and return the seconds spent, by the instruments that they served."""
         step, started = row["step"], self._clock()
         if not self._layers_are_stored:
             layers = self._guarded(step, (), lambda: measured.layers) or ()
@@ -265,18 +273,20 @@ class Recorder:
             self._layers_are_stored = bool(layers)
         parts = {frozenset[str](): self._clock() - started}
         row |= {"learning_rate": measured.learning_rate, **(self._guarded(step, (), measured.norms) or {})}
+        if "update" in measured.needs:
+            self._guarded(step, (), lambda: self._note_steps(measured))
         for served, measure in self._measurements(measured):
-            if self._schedules.keys() & served:
+            if self._schedules.keys() & served:  # else an error at this very step has switched all of them off
                 started = self._clock()
                 for block in self._guarded(step, served, measure) or ():
                     self._buffer.add(block, step=step)
                 parts[served] = parts.get(served, 0.0) + self._clock() - started
-        if not self._objective_checked and any(
-            "loss" in self._needs[name] for name in measured.due & self._schedules.keys()
-        ):
+        evaluates = any("loss" in self._needs[name] for name in measured.due & self._schedules.keys())
+        if evaluates and not self._objective_checked and measured.unmoved is None:  # else no gradient was used
             self._objective_checked = True
             started = self._clock()
             self._guarded(step, (), lambda: self._check_objective(measured))
+            # Of no instrument: done once per run, it must not raise the price of those that are due now.
             parts[frozenset()] += self._clock() - started
         return parts
 
@@ -302,15 +312,23 @@ class Recorder:
                 check_block(block, instrument.table)
         return blocks
 
+    def _note_steps(self, measured: MeasuredStep) -> None:
+        """Say once of each kind what was odd about the optimizer's steps in a block."""
+        note = steps_note(measured.parameters.steps, number=measured.number, unmoved=measured.unmoved)
+        if note is not None and note[0] not in self._told:
+            self._told.add(note[0])
+            self._warn(note[1])
+
     def _check_objective(self, measured: MeasuredStep) -> None:
-        """Is the loss that is measured the loss that is trained, and the same when it is evaluated again?"""
-        agreement = measured.objective.check(measured.gradients, at=measured.before)
+        """Check that `loss_fn` gives the trained loss, and the same value when it is evaluated again."""
+        explained = situation(measured.parameters.steps, self._given_optimizer)
+        agreement = replace(measured.objective.check(measured.gradients, at=measured.before), situation=explained)
         self._buffer.update_info(objective=agreement.describe())
         if agreement.warning:
             self._warn(agreement.warning)
 
     def _prepare(self, batch: Batch) -> None:
-        """Decide what the next step measures; keep this batch where the shift's noise floor needs a second one."""
+        """Decide what the next step measures; keep this batch if the noise floor of the shift needs a second one."""
         started = 0.0 if self._budget is None else self._clock()
         wanted = "gradient_shift" in self._due() and batch[0] is not None
         self._previous = (copy_batch(batch[0]), batch[1]) if wanted else None
@@ -320,10 +338,11 @@ class Recorder:
             self._budget.spend(self._clock() - started)
 
     def _guarded(self, step: int, instruments: Iterable[str], measure: Callable[[], Any]) -> Any:
-        """Run a measurement whose error must not kill a training of hours (unless `strict`)."""
+        """Run a measurement; its error must not end hours of training (unless `strict`)."""
         try:
             return measure()
         except Exception as error:
+            # A UsageError is the user's mistake: a warning in a long log would hide it.
             if self._strict or isinstance(error, UsageError):
                 raise
             names = sorted(self._schedules.keys() & set(instruments))
@@ -337,6 +356,7 @@ class Recorder:
             del self._schedules[name]
         if self._budget is not None:
             self._budget.forget(names)
+        # After a block that raised, the same choice serves the next attempt: it must not name what is switched off.
         self._upcoming = None if self._upcoming is None else self._upcoming & self._schedules.keys()
 
     def _warn(self, text: str) -> None:
@@ -349,7 +369,7 @@ def _is_built_in(instrument: Instrument) -> bool:
 
 
 def _state_after(kind: type[BaseException] | None) -> str:
-    """How a run ended: Ctrl-C and `sys.exit` are no failures of the training."""
+    """Return how a run ended: Ctrl-C and `sys.exit` do not count as failures."""
     if kind is None:
         return "completed"
     return "failed" if issubclass(kind, Exception) else "interrupted"

@@ -1,4 +1,7 @@
-"""When to measure: schedules are values that answer one question, `due(step)`, and print as what makes them."""
+"""When to measure: a schedule is a value that answers `due(step)` and prints as the call that makes it.
+
+run.json stores the printed form and `parse_schedule` reads it back, so a stored configuration can be run again.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,10 @@ class LogSpaced:
     num: int
     until: int
 
-    @cached_property
+    @cached_property  # asked at every step of the training; it bypasses `frozen`, as it writes to `__dict__`
     def steps(self) -> frozenset[int]:
-        """The steps that are due; fewer than `num` + 1 where rounding to whole steps makes neighbours meet."""
+        """The steps that are due; fewer than `num` + 1 if several round to the same whole step."""
+        # A logarithmic axis has no 0, but the initialisation should be measured too.
         exponents = (i / max(self.num - 1, 1) for i in range(self.num))
         return frozenset({0, *(round(self.until**exponent) for exponent in exponents)})
 
@@ -87,7 +91,7 @@ def every(n: int, *, start: int = 0) -> Every:
 def log_spaced(num: int, *, until: int = 100_000) -> LogSpaced:
     """Measure at step 0 and at `num` steps spread evenly on a logarithmic axis from 1 to `until`.
 
-    Give `until` the length of the training to have the last measurement near its end.
+    Set `until` to the length of the training to have the last measurement near its end.
 
     Example:
         >>> sorted(log_spaced(5, until=10_000).steps)
@@ -149,4 +153,5 @@ def as_schedule(value: Schedule | int | str) -> Schedule:
 
 
 def _is_count(value: object) -> bool:
+    # Python's bool is an int: `every(True)` would pass as `every(1)`.
     return isinstance(value, int) and not isinstance(value, bool)

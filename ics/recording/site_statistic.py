@@ -1,4 +1,4 @@
-"""A statistic of the user's, as an instrument: one function of the tensor at each site."""
+"""A user's statistic as an instrument: one function of the tensor at each site."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORWARD = Column("forward", "int64", "forward passes of the step before this one
 
 @dataclass
 class _Kept:
-    """From step to step: sites at which the function is known to only read; within a step: what it gave."""
+    """What is kept: between steps, sites at which the function is known to only read; within a step, its results."""
 
     tried: set[tuple[str, str]] = field(default_factory=set)
     taken: SiteFunctions | None = None
@@ -32,7 +32,7 @@ class _Kept:
 
 @dataclass(frozen=True, eq=False)
 class Statistic(Instrument):
-    """See `statistic`, which checks what it is given."""
+    """The instrument that `statistic` returns, after checking its arguments."""
 
     name: str
     function: SiteFunction
@@ -70,7 +70,7 @@ class Statistic(Instrument):
         taken, kept.taken = kept.taken, None
         assert taken is not None, "attached before it is measured"
         if taken.watch.failure is not None:
-            raise taken.watch.failure
+            raise taken.watch.failure  # kept until now: raised in the hook, it would end the user's training
         rows = list(taken.values.rows.values())
         order = taken.layer_numbers(step.layers)
         cells: list[Tensor | None] = [row.value for row in rows]
@@ -95,30 +95,30 @@ def statistic(
     meaning: str = "",
     per_channel: bool = False,
 ) -> Statistic:
-    """A statistic of your own, taken of every site: pass it as a key of `Recorder(instruments={...})`.
+    """A statistic of your own, computed at every site: pass it as a key of `Recorder(instruments={...})`.
 
-    Its numbers go to a table called `name`, with a column of that name and a row per step, layer, call, site, and
+    Its numbers go to a table called `name`, with a column of that name and one row per step, layer, call, site and
     forward pass. Table, unit and meaning are stored in run.json, so that `ics.open_run(...).table(name)` reads it.
 
     Args:
-        name: of the statistic, its table and its column: letters, digits and _.
-        function: called with the tensor of a site, without its graph and in its own precision; returns a tensor of one
-            number. It must only read the tensor. Nothing should wait for the device: return a tensor, no `.item()`.
-            Random draws of torch inside it leave training's random state as it was.
-        sites: where: one or several of `ics.schema.SITES`.
-        unit: of the number; "value" for that of the tensor.
+        name: name of the statistic, its table and its column: letters, digits and _.
+        function: called with the tensor of a site, detached and in its own precision; returns a tensor of one number.
+            It must only read the tensor. It should not wait for the device: return a tensor, do not call `.item()`.
+            Random numbers that it draws from torch leave training's random state as it was.
+        sites: one or several of `ics.schema.SITES`.
+        unit: unit of the number; "value" for that of the tensor.
         meaning: one sentence for the schema.
         per_channel: call the function with the tensor as (values, channels); it returns (channels,), and the column
             holds a list.
 
-    A function that raises, writes to the tensor, or returns another shape is warned about once and switched off; the
-    training is not touched. That it writes is found on a copy of the tensor, at the first step that it is due.
+    If the function raises, writes to the tensor, or returns another shape, the recorder warns once and switches it
+    off; the training is not affected. Writing is detected on a copy of the tensor, the first time at each site.
 
     Cost: the function at every site, and some Python per module call, as the pass is followed in full.
 
     Raises:
-        UsageError: a name that is taken or no identifier, something that cannot be called.
-        SelectionError: a site that is not there.
+        UsageError: a name that is taken or not an identifier, or something that cannot be called.
+        SelectionError: an unknown site.
 
     Example:
         >>> import ics

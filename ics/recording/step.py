@@ -1,4 +1,4 @@
-"""The context around one optimizer step."""
+"""The context manager around one optimizer step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _OURS = frozenset(schema.STEPS.column_names) - {"loss", "learning_rate"}
 
 
 class StepOwner(Protocol):
-    """What made a step, and is told how it went: the recorder."""
+    """What a step reports to: the recorder that made it."""
 
     def arm_step(self, measured: MeasuredStep) -> bool:
-        """Arm a measured step; returns whether it will be measured."""
+        """Arm a measured step and return whether it will be measured."""
 
     def disarm_step(
         self,
@@ -31,14 +31,14 @@ class StepOwner(Protocol):
         """Detach what was armed."""
 
     def finish_step(self, row: dict[str, Any], measured: MeasuredStep | None, batch: Batch) -> None:
-        """Take over a step whose block ended well."""
+        """Measure and record a step whose block ended without an error."""
 
     def abandon_step(self) -> None:
         """Forget a step whose block raised."""
 
 
 class Step:
-    """One optimizer step: entered before the forward pass, left after `optimizer.step()`.
+    """One optimizer step: enter it before the forward pass, leave it after `optimizer.step()`.
 
     Attributes:
         number: optimizer steps done before this one, from 0.
@@ -57,12 +57,12 @@ class Step:
         return self._measured is not None
 
     def log(self, **values: Tensor | float) -> None:
-        """Keep numbers for this step's row of the table `steps`, each in a column of its name.
+        """Store numbers in this step's row of the table `steps`, each in a column of its name.
 
         Tensors stay on the device until the next flush; nothing is synchronised.
 
         Raises:
-            UsageError: a value that is not one number, or a name that the table keeps for itself.
+            UsageError: a value that is not one number, or a name that the recorder writes itself.
 
         Example:
             >>> step.log(loss=loss, accuracy=0.93)   # doctest: +SKIP
@@ -71,7 +71,7 @@ class Step:
             if name in _OURS:
                 raise UsageError(f"step.log expects names of your own, got {name!r}, which the recorder writes itself")
             if isinstance(value, Tensor) and value.numel() == 1:
-                kept = value.detach().clone()
+                kept = value.detach().clone()  # read at the next flush, when a loop may have overwritten its own
                 self._logged[name] = kept.reshape(()) if kept.ndim else kept
             elif isinstance(value, int | float):
                 self._logged[name] = float(value)
@@ -82,6 +82,7 @@ class Step:
     def __enter__(self) -> Step:
         if self._measured is not None and not self._owner.arm_step(self._measured):
             self._measured = None
+        # Taken after arming, and again before disarming: `duration` contains neither.
         self._started = time.perf_counter()
         return self
 

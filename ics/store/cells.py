@@ -1,6 +1,6 @@
-"""Cells as a recorder hands them in, to typed Arrow columns; what does not fit the schema gets one clear sentence.
+"""From cells to typed Arrow columns; a cell that does not fit the schema raises one clear sentence.
 
-Arrow's own conversion is too kind for a store: it cuts 3.5 to 3 for an integer column and takes True for 1.0.
+Arrow's own conversion is too lenient for a store: it cuts 3.5 to 3 for an integer column and takes True for 1.0.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def to_rows(table: Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
 
 
 def to_column(table: str, column: Column, cells: Sequence[Any]) -> pa.Array:
-    """Return the cells of a column; raises `UsageError` that names the first cell of another type."""
+    """Return the cells of a column; raises a `UsageError` that names the first cell of another type."""
     convert = _lists if column.dtype.startswith("list") else _flat
     try:
+        # Whole columns; cell by cell, which is slow, only to name the one that is wrong.
         return convert(cells, column.dtype)
     except (ValueError, TypeError, OverflowError, pa.ArrowException):
         plain = cells.to_pylist() if isinstance(cells, pa.Array) else cells
@@ -117,6 +118,7 @@ def _flat(cells: Sequence[Any] | np.ndarray | pa.Array, dtype: str) -> pa.Array:
     array = cells if isinstance(cells, pa.Array | pa.ChunkedArray) else pa.array(cells, from_pandas=False)
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
+    # A column of nulls alone has a type of its own, which no column of the schema accepts.
     if len(array) > array.null_count and not any(accepts(array.type) for accepts in _ACCEPTED[dtype]):
         raise TypeError
     # A float64 holds every count that occurs, so the check for integers that it would round is not wanted.

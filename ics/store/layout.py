@@ -1,4 +1,4 @@
-"""Where things lie in the folder of a run, which parts count, and how a file is put there whole.
+"""The files in the folder of a run, which parts count, and how a file is written whole.
 
     runs/vgg-bn-0/
       run.json                                     replaced whole at every change
@@ -6,9 +6,9 @@
       steps/part-00000001-00000001.parquet         rows of flush 1
       activations/part-00000000-00000041.parquet   rows of flushes 0 to 41, merged
 
-The names are the manifest. A part holds the rows of the flushes from its first to its last number, and a part whose
-numbers lie within those of another counts no more. So the one rename that makes a merged part visible also retires the
-parts it was made from, whether or not they have been deleted yet: there is no moment at which a row is lost or doubled.
+The names are the manifest. A part holds the rows of the flushes from its first to its last number. A part whose
+numbers lie within those of another no longer counts. So the one rename that makes a merged part visible also retires
+the parts it was made from, whether or not they have been deleted yet. At no moment is a row lost or doubled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PART = re.compile(r"part-(\d{8,})-(\d{8,})\.parquet")
 
 
 def all_parts(folder: Path) -> list[Part]:
-    """Return every finished part in the folder of a table, by first number, the widest first; none if there is none."""
+    """Return every finished part in the folder of a table, by first number, the widest first; may be empty."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -40,8 +40,8 @@ def all_parts(folder: Path) -> list[Part]:
 def live_parts(folder: Path) -> list[Part]:
     """Return the parts that count: those that no other part covers.
 
-    A folder is listed until two listings agree. A single one that runs while parts are merged may miss the new part
-    and yet miss some of the old ones; the merged part exists before any old one goes, so the next listing shows it.
+    The folder is listed until two listings agree. A single listing that runs during a merge may miss both the new part
+    and some of the old ones. The merged part exists before any old one is deleted, so the next listing shows it.
     """
     before, parts = None, all_parts(folder)
     while parts != before:
@@ -50,22 +50,23 @@ def live_parts(folder: Path) -> list[Part]:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file under another name, force it to disk, then rename it: it is there whole or not at all."""
+    """Write a file under another name, force it to disk, then rename it: the file exists whole or not at all."""
+    # With the process number, so that two processes never write into one temporary file.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
+            os.fsync(file.fileno())  # before the rename: after a power cut the name could otherwise stand for no data
+        os.replace(temporary, path)  # unlike `rename`, replaces run.json on Windows too
+    except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
 def remove_table(folder: Path) -> None:
-    """Remove the parts of a table, finished or not, and the folder if nothing else lies in it."""
+    """Remove the parts of a table, finished or not, and the folder if nothing else is in it."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
@@ -76,7 +77,8 @@ def remove_table(folder: Path) -> None:
 
 
 def _uncovered(parts: Iterable[Part]) -> list[Part]:
-    """Expects parts by first number, the widest first."""
+    """Return the parts that no other covers; expects them by first number, the widest first."""
+    # In this order a part can only be covered by one before it, so one look at the last kept one is enough.
     kept: list[Part] = []
     for part in parts:
         if not kept or part.last > kept[-1].last:

@@ -1,4 +1,4 @@
-"""Several parts of a table into one, read and written as a stream: memory stays at a row group per part."""
+"""Merges several parts of a table into one as a stream, with no more than about a row group per part in memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ics.store.parts import arrow_schema, rows_per_group, with_columns, write_pi
 
 
 def merge_parts(parts: Sequence[Part], table: Table) -> Part:
-    """Write neighbouring parts as one and return it; the old ones count no more, and are still there.
+    """Write neighbouring parts as one and return it. The old parts no longer count, but are not deleted here.
 
-    Each part is sorted in itself. So the order of all rows, found from their keys alone, takes the rows of every part
-    one after another, and each part is read once from its start to its end.
+    Each part is sorted. So the overall order, found from the keys alone, takes the rows of every part in sequence, and
+    each part is read once from start to end.
 
     Raises:
         OSError, pyarrow.ArrowException: a part cannot be read or written.
@@ -47,7 +47,7 @@ def _in_order(files: Sequence[pq.ParquetFile], table: Table, schema: pa.Schema, 
         for file in files
     )
     order = order_by(keys, names)
-    del keys
+    del keys  # all rows of them, where everything below holds a few row groups
     ends = np.cumsum([file.metadata.num_rows for file in files])
     cursors = [_Cursor(file, schema) for file in files]
     for start in range(0, len(order), size):
@@ -62,7 +62,7 @@ def _in_order(files: Sequence[pq.ParquetFile], table: Table, schema: pa.Schema, 
 
 
 class _Cursor:
-    """Reads a part from its start to its end, a row group at a time: `iter_batches` would keep all it has read."""
+    """Reads a part from start to end, one row group at a time: `iter_batches` would keep everything it has read."""
 
     def __init__(self, file: pq.ParquetFile, schema: pa.Schema) -> None:
         self._groups = (file.read_row_group(number, use_threads=False) for number in range(file.num_row_groups))

@@ -34,10 +34,11 @@ def sorted_rows(rows: pa.Table, table: Table) -> pa.Table:
 def order_by(rows: pa.Table, names: Sequence[str]) -> np.ndarray:
     """Return the numbers of the rows in the order of some columns, ascending, null last; equal ones keep their order.
 
-    Strings are compared as numbers, by their place among the few different ones, and numpy's stable sort takes sorted
-    runs as they are: merged parts are ordered several times faster than by Arrow's own sort.
+    Strings are compared as numbers: their rank among the few distinct ones. numpy's stable sort keeps sorted runs as
+    they are. Together this orders merged parts several times faster than Arrow's own sort.
     """
     keys = [key for name in names for key in _as_numbers(rows[name])]
+    # Reversed, as lexsort takes the most significant key last.
     return np.lexsort(keys[::-1]) if keys else np.arange(rows.num_rows)
 
 
@@ -51,7 +52,7 @@ def _as_numbers(column: pa.ChunkedArray) -> list[np.ndarray]:
 
 
 def _places(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return for each string its place among the different strings, sorted by their bytes as Arrow does."""
+    """Return for each string its rank among the distinct strings, sorted by their bytes as Arrow does."""
     encoded = column.dictionary_encode().unify_dictionaries()
     if not encoded.num_chunks:
         return pa.chunked_array([pa.array([], pa.int64())])

@@ -1,7 +1,7 @@
 """One Parquet part: its schema, its order, and how it is written.
 
-Rows are sorted by layer, site and the like, then by step, and written in moderate row groups, so that the least and
-greatest value of each row group tell a reader which ones it need not touch.
+Rows are sorted by layer, site and the like, then by step, and written in row groups of moderate size. A reader can
+then skip row groups by their least and greatest values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEVEL = 3  # of zstd: 12 saves half a per cent and takes five times as long
 
 
 def arrow_schema(table: Table, stored: Iterable[pa.Schema] = ()) -> pa.Schema:
-    """Return the columns of a table: those of the schema, then what the `stored` parts hold besides, by name."""
+    """Return the columns of a table: those of the schema, then other columns of the `stored` parts, by name."""
     fields = {column.name: pa.field(column.name, arrow_type(column.dtype)) for column in table.columns}
     further: dict[str, pa.Field] = {}
     for schema in stored:
@@ -39,20 +39,21 @@ def arrow_schema(table: Table, stored: Iterable[pa.Schema] = ()) -> pa.Schema:
 
 
 def with_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the rows with the columns of `schema`, null where they have none."""
+    """Return the rows with the columns of `schema`; columns that they lack are null."""
     nulls = {name: pa.nulls(rows.num_rows, schema.field(name).type) for name in schema.names}
     return pa.table({name: rows[name] if name in rows.column_names else nulls[name] for name in schema.names}, schema)
 
 
 def write_part(part: Part, rows: pa.Table, table: Table) -> None:
-    """Write rows as one part, sorted, with every column of the table; it is there whole or not at all."""
+    """Write rows as one part, sorted, with every column of the table; the part exists whole or not at all."""
     schema = arrow_schema(table, [rows.schema])
     rows = sorted_rows(with_columns(rows, schema), table)
     write_pieces(part, [rows], schema, table, group_rows=rows_per_group(rows.nbytes, rows.num_rows))
 
 
 def write_pieces(part: Part, pieces: Iterable[pa.Table], schema: pa.Schema, table: Table, *, group_rows: int) -> None:
-    """Write rows that come sorted, piece by piece, as one part; it is there whole or not at all."""
+    """Write sorted rows, piece by piece, as one part; the part exists whole or not at all."""
+    # A part says its version itself: it may be read without the run.json beside it.
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), TABLE_KEY: table.name.encode()}
     schema = schema.with_metadata(metadata)
 
@@ -73,18 +74,17 @@ def write_pieces(part: Part, pieces: Iterable[pa.Table], schema: pa.Schema, tabl
 
 
 def rows_per_group(num_bytes: int, num_rows: int) -> int:
-    """Return how many rows make a group of a few megabytes: rows with lists per channel are a thousand times larger."""
+    """Return how many rows make a group of a few megabytes. Rows with lists per channel are a thousand times larger."""
     per_row = max(num_bytes // max(num_rows, 1), 1)
     return max(_LEAST_GROUP_ROWS, min(_GROUP_ROWS, _GROUP_BYTES // per_row))
 
 
 def _encodings(schema: pa.Schema) -> dict[str, str]:
-    """Return how numbers are encoded: plainly, which every reader understands, except the numbers of histogram buckets.
+    """Return how numbers are encoded: PLAIN, which every reader understands, except for histogram bucket numbers.
 
-    Bytes split by place (BYTE_STREAM_SPLIT) would make a run about a tenth smaller. But Spark 3.5 and 4.0 and
-    fastparquet refuse such columns, and DuckDB 1.1 refuses such columns of whole numbers (docs/reading.md). Bucket
-    numbers ascend, so their differences (DELTA_BINARY_PACKED) take about half the space; all these readers understand
-    those.
+    BYTE_STREAM_SPLIT would make a run about a tenth smaller. But Spark 3.5 and 4.0 and fastparquet refuse such
+    columns, and DuckDB 1.1 refuses such columns of whole numbers (docs/reading.md). Bucket numbers ascend, so their
+    differences (DELTA_BINARY_PACKED) take about half the space, and all these readers understand that encoding.
     """
     encodings = {}
     for field in schema:

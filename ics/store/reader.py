@@ -1,4 +1,4 @@
-"""Opening a run: what it is, what it holds, and its rows as frames."""
+"""Opens a run: its state, its contents, and its rows as frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ics.store.where import Where
 
 
 def open_run(path: str | Path) -> Run:
-    """Open a run, whether it has ended, is still being written, or was killed.
+    """Open a run that has ended, is still being written, or was killed.
 
     Args:
         path: the folder that a recorder wrote to.
@@ -87,12 +87,13 @@ class Run:
 
     @property
     def state(self) -> str:
-        """How the run ended: `completed`, `failed`, `interrupted`; `running` if it has not, or was killed."""
+        """How the run ended: `completed`, `failed` or `interrupted`; `running` if it has not ended, or was killed."""
         return str(self.info["state"])
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Tables that have rows, in the order of the schema; those of the user's own instruments last."""
+        # Not cached, unlike `schema`: a run that is being written may get its first rows of a table at any time.
         return tuple(name for name in self.schema if all_parts(self.path / name))
 
     @cached_property
@@ -108,7 +109,7 @@ class Run:
         return pd.DataFrame(list(self.info.get("layers") or []), columns=names)
 
     def columns(self, name: str, *, skip_damaged: bool = False) -> tuple[str, ...]:
-        """Return the columns of a table: those of the schema, then what the user logged besides."""
+        """Return the columns of a table: those of the schema, then those that the user logged."""
         return tuple(stored_schema(self.path / name, table_named(name, self.schema), skip_damaged=skip_damaged).names)
 
     def table(
@@ -121,21 +122,21 @@ class Run:
     ) -> pd.DataFrame:
         """Return rows of a table, sorted by layer, call, site and the like, then by step.
 
-        Only the columns and the row groups needed are read. Null is NaN in columns of numbers (whole numbers with null
-        among them become floats) and None in columns of lists, whose cells are numpy arrays; `arrow` keeps null and
-        NaN apart. A table that was not recorded has no rows.
+        Only the columns and row groups needed are read. Null becomes NaN in columns of numbers (whole numbers become
+        floats if there is a null among them) and None in columns of lists, whose cells are numpy arrays. `arrow` keeps
+        null and NaN apart. A table that was not recorded has no rows.
 
         Args:
             name: name of the table.
-            columns: the columns wanted, in this order; default all.
-            where: rows wanted: column to value or list of values, as `{"layer": ["conv1", "conv2"]}`; or a list of
-                (column, operator, value), as `[("step", ">=", 100), ("site", "=", "input")]`, with an operator of
-                `= == != < <= > >= in`. All must hold. A missing value is unequal to everything, as in pandas; compare
-                with None to ask for it.
+            columns: the columns to return, in this order; default all.
+            where: the rows to return: column to value or list of values, as `{"layer": ["conv1", "conv2"]}`; or a list
+                of (column, operator, value), as `[("step", ">=", 100), ("site", "=", "input")]`, with an operator of
+                `= == != < <= > >= in`. All conditions must hold. A missing value is unequal to everything, as in
+                pandas; compare with None to find missing values.
             skip_damaged: leave out parts that cannot be read, with a warning for each.
 
         Raises:
-            SelectionError: an unknown table, column or operator; names near matches.
+            SelectionError: an unknown table, column or operator; the message suggests near matches.
             DamagedPartError: a part cannot be read.
         """
         return self.arrow(name, columns=columns, where=where, skip_damaged=skip_damaged).to_pandas()
@@ -149,9 +150,9 @@ class Run:
         skip_damaged: bool = False,
         schema: pa.Schema | None = None,
     ) -> pa.Table:
-        """Return the rows that `table` returns, as an Arrow table, in which null is null and NaN is NaN.
+        """Return the rows that `table` returns as an Arrow table, in which null and NaN stay distinct.
 
-        `schema` widens the table to columns that only other runs have.
+        `schema` adds columns that only other runs have.
         """
         table = table_named(name, self.schema)
         folder = self.path / name

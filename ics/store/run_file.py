@@ -1,6 +1,6 @@
-"""run.json: all that a run holds besides its rows. Strict JSON, replaced whole at every change.
+"""run.json: everything about a run except its rows. Strict JSON, replaced whole at every change.
 
-JSON has no NaN and no infinity, and a reader that is strict about it refuses the file. They are therefore written as
+JSON has no NaN and no infinity, and strict readers refuse a file that contains them. So they are written as
 `{"$float": "nan"}`, `{"$float": "inf"}` and `{"$float": "-inf"}`, and read back as floats.
 """
 
@@ -25,22 +25,23 @@ _FLOAT = "$float"
 
 
 def to_json(value: Any, *, place: str = "info") -> Any:
-    """Return `value` as JSON holds it.
+    """Return `value` in a form that JSON can hold.
 
-    Tuples, sets (sorted) and numpy arrays become lists, dataclasses objects, paths and dates strings, enumerations
-    their value, numpy scalars numbers; keys that are numbers become strings.
+    Tuples, sets (sorted) and numpy arrays become lists, dataclasses become objects, paths and dates strings,
+    enumerations their value, numpy scalars numbers. Keys that are numbers become strings.
 
     Args:
-        value: what is to be stored.
-        place: where it stands, for the message of an error.
+        value: the value to store.
+        place: its position, for error messages.
 
     Raises:
-        UsageError: there is something that has no form in JSON; names its place.
+        UsageError: something has no form in JSON; the message names its position.
 
     Example:
         >>> to_json({"betas": (0.9, 0.99), "clip": float("inf")})
         {'betas': [0.9, 0.99], 'clip': {'$float': 'inf'}}
     """
+    # The order matters: members of an IntEnum and booleans are ints too, and np.float64 is a float.
     match value:
         case enum.Enum():
             return to_json(value.value, place=place)
@@ -87,7 +88,7 @@ def read_run_file(folder: Path) -> dict[str, Any]:
     """Return what the run.json in `folder` holds.
 
     Raises:
-        NotARunError: it is not there, no JSON, or of another program.
+        NotARunError: it does not exist, is not JSON, or was written by another program.
         SchemaVersionError: it was written by a newer schema.
     """
     path = folder / RUN_FILE
@@ -114,7 +115,8 @@ def read_run_file(folder: Path) -> dict[str, Any]:
 
 
 def own_tables(folder: Path) -> tuple[str, ...]:
-    """Return the names of the tables that the run in `folder`, if there is one, has beside those of the schema."""
+    """Return the names of the tables that the run in `folder`, if there is one, has in addition to the schema's."""
+    # Lenient, as it serves to replace a run: one whose run.json is damaged must be replaceable too.
     try:
         tables = json.loads((folder / RUN_FILE).read_bytes()).get("tables") or {}
     except (OSError, ValueError, AttributeError):
@@ -123,7 +125,7 @@ def own_tables(folder: Path) -> tuple[str, ...]:
 
 
 def check_version(version: int, path: Path) -> None:
-    """Raise `SchemaVersionError` if what `path` holds was written by a newer schema than this one."""
+    """Raise `SchemaVersionError` if the file at `path` was written by a newer schema than this one."""
     if version > SCHEMA_VERSION:
         raise SchemaVersionError(
             f"expected schema version {SCHEMA_VERSION} or older, got {version} in {path}, written by a newer ics; "

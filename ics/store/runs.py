@@ -1,4 +1,4 @@
-"""Several runs as one: their tables below each other, each row with the run, net and seed it came from."""
+"""Reads several runs as one: their tables are concatenated, each row with its run, net and seed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def open_runs(pattern: Pattern | Iterable[Pattern]) -> Runs:
     """Open several runs, in natural order of their paths (`bn-2` before `bn-10`).
 
     Args:
-        pattern: a glob pattern as `"runs/vgg-*"`, the folder of one run, a folder of runs, or a list of such, whose
-            order is kept. A run that is named twice counts once.
+        pattern: a glob pattern such as `"runs/vgg-*"`, the folder of one run, a folder of runs, or a list of these,
+            whose order is kept. A run that is named twice counts once.
 
     Raises:
-        NotARunError: there is no run there.
+        NotARunError: no run was found.
 
     Example:
         >>> runs = open_runs("runs/*")                     # doctest: +SKIP
@@ -65,18 +65,19 @@ def _matching(pattern: Pattern) -> list[Run]:
             )
     else:
         found = []
-    # A path that is no folder of runs fails as a run would: with what is there instead.
+    # A path that is not a folder of runs fails as a run would: the message says what is there instead.
     return [open_run(run) for run in sorted(found, key=_natural)] if found else [open_run(path)]
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Return a sort key by which numbers within a name count as numbers."""
+    """Return a sort key that treats numbers within a name as numbers."""
+    # Tuples that begin with 0 or 1: a number and a text at the same place could not be compared.
     pieces = re.split(r"(\d+)", str(path))
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece]
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """Return the runs' names, or their paths below the common folder where names occur twice."""
+    """Return the runs' names, or their paths below the common folder if a name occurs twice."""
     names = [run.name for run in runs]
     if len(set(names)) == len(names):
         return names
@@ -107,7 +108,7 @@ class Runs(Sequence[Run]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the column `run` of `table` calls each run: its folder, or its path where names occur twice."""
+        """The name of each run in the column `run` of `table`: its folder, or its path if a name occurs twice."""
         return tuple(_labels(self._runs))
 
     def __len__(self) -> int:
@@ -133,9 +134,9 @@ class Runs(Sequence[Run]):
     ) -> pd.DataFrame:
         """Return rows of a table of all runs, with the columns `run`, `net` and `seed` in front.
 
-        `run` is the name of the folder (its path where names occur twice), `net` the configured `net` or `name`, else
-        `run`; `seed` is null where none was stored or it exceeds 64 bits. Columns that only some runs logged are null
-        in the others. Arguments and errors are those of `Run.table`; `where` may also name run, net and seed.
+        `run` is the name of the folder (its path if a name occurs twice). `net` is the configured `net` or `name`, else
+        `run`. `seed` is null if none was stored or it exceeds 64 bits. Columns that only some runs logged are null in
+        the others. Arguments and errors are those of `Run.table`; `where` may also name run, net and seed.
         """
         schemas = {own: table for run in self._runs for own, table in run.schema.items()} or TABLES
         table = table_named(name, schemas)
@@ -159,7 +160,7 @@ class Runs(Sequence[Run]):
         return pa.concat_tables([empty, *pieces]).to_pandas()
 
     def _selected(self, conditions: Sequence[tuple[str, str, Any]]) -> list[tuple[Run, dict[str, Any]]]:
-        """Return the runs for which the conditions on run, net and seed hold, with these three."""
+        """Return the runs that meet the conditions on run, net and seed, each with these three values."""
         identity = _identity(self._runs)
         own = parse_where([one for one in conditions if one[0] in IDENTITY], table="runs", schema=_IDENTITY_SCHEMA)
         identity = identity.append_column("number", pa.array(range(len(self._runs)), pa.int64()))

@@ -1,4 +1,4 @@
-"""Reading the rows of one table of one run: only the parts that count, the columns named and the row groups needed."""
+"""Reads the rows of one table of one run: only the parts that count, the columns named and the row groups needed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Result = TypeVar("Result")
 
 
 def stored_schema(folder: Path, table: Table, *, skip_damaged: bool = False) -> pa.Schema:
-    """Return the columns of a table as stored: those of the schema, then what a user logged besides.
+    """Return the columns of a table as stored: those of the schema, then those that a user logged.
 
-    Only the ends of the parts are read.
+    Reads only the footers of the parts.
     """
     return _steadily(folder, lambda: _schema_of(table, _open(folder, table, skip_damaged=skip_damaged)))
 
@@ -48,14 +48,14 @@ def read_rows(
     schema: pa.Schema | None = None,
     skip_damaged: bool = False,
 ) -> pa.Table:
-    """Return rows of a table in its order, whichever parts they lie in.
+    """Return rows of a table in its order, whichever parts contain them.
 
     Args:
         folder: folder of the table; there are no rows if it does not exist.
         table: its schema.
-        columns: the columns wanted, in this order; default all.
+        columns: the columns to return, in this order; default all.
         where: see `ics.store.where.parse_where`.
-        schema: the columns there are, where several runs decide them; default those of the parts.
+        schema: the columns of several runs read together; default those of the parts.
         skip_damaged: leave out parts that cannot be read, with a warning for each.
 
     Raises:
@@ -72,7 +72,7 @@ def read_rows(
 
 
 def chosen_columns(columns: Sequence[str] | str | None, *, table: str, available: Sequence[str]) -> list[str]:
-    """Return the columns asked for, each once; raises `SelectionError` with near matches for one that is not there."""
+    """Return the columns asked for, each once; raises `SelectionError` with near matches for an unknown one."""
     if columns is None:
         return list(available)
     names = list(dict.fromkeys([columns] if isinstance(columns, str) else columns))
@@ -106,7 +106,7 @@ def _read(
 
 
 def _open(folder: Path, table: Table, *, skip_damaged: bool) -> list[ds.Fragment]:
-    """Return the parts that count, each with its end read and found whole."""
+    """Return the parts that count, each with its footer read and found intact."""
     parts = live_parts(folder)
     return _each(parts, lambda part: _open_part(part, table), skip_damaged=skip_damaged)
 
@@ -116,7 +116,7 @@ def _open_part(part: Part, table: Table) -> ds.Fragment:
     try:
         fragment.ensure_complete_metadata()
         version = int(fragment.metadata.metadata[VERSION_KEY])
-    except FileNotFoundError:
+    except FileNotFoundError:  # an OSError, but no damage: the part was merged meanwhile, and `_steadily` reads again
         raise
     except (*_UNREADABLE, TypeError, KeyError) as error:  # the last two: a Parquet file of another program
         raise _damaged(part.path, table, error) from None
@@ -140,7 +140,7 @@ def _scan(
     condition: ds.Expression | None,
     skip_damaged: bool,
 ) -> pa.Table:
-    """Read all parts at once; if that fails, one by one, to find the part that cannot be read."""
+    """Read all parts at once; if that fails, read them one by one to find the damaged one."""
 
     def scan(chosen: list[ds.Fragment]) -> pa.Table:
         dataset = ds.FileSystemDataset(chosen, schema, _FORMAT, filesystem=_DISK)
@@ -160,11 +160,11 @@ def _scan(
         raise
     except _UNREADABLE:
         pieces = _each(fragments, scan_one, skip_damaged=skip_damaged)
-    return pa.concat_tables([scan([]), *pieces])
+    return pa.concat_tables([scan([]), *pieces])  # the first gives columns and types where every part is damaged
 
 
 def _each(items: Iterable[Item], read: Callable[[Item], Result], *, skip_damaged: bool) -> list[Result]:
-    """Read every item; a damaged one is an error, or a warning where it is to be skipped."""
+    """Read every item; a damaged one raises, or warns if `skip_damaged`."""
     results = []
     for item in items:
         try:
@@ -177,7 +177,7 @@ def _each(items: Iterable[Item], read: Callable[[Item], Result], *, skip_damaged
 
 
 def _steadily(folder: Path, read: Callable[[], Result]) -> Result:
-    """Read again if parts vanish meanwhile: a run that ends merges its parts and deletes the old ones."""
+    """Read again if parts vanish meanwhile: a run that is being written merges its parts and deletes the old ones."""
     for _ in range(_TRIES):
         try:
             return read()

@@ -1,7 +1,7 @@
-"""Conditions on rows, as users write them, to expressions that Parquet can answer without reading every row.
+"""Turns users' conditions on rows into expressions that Parquet can answer without reading every row.
 
 A condition keeps the rows that the same comparison keeps in pandas: a missing value (null or NaN) is unequal to
-everything and otherwise satisfies nothing. `=` and `!=` with None ask whether a value is missing.
+everything and otherwise satisfies nothing. `=` and `!=` with None test whether a value is missing.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def parse_where(where: Where | None, *, table: str, schema: pa.Schema) -> list[C
     """Return the conditions in `where`, checked against the columns of a table.
 
     Args:
-        where: column to the value wanted or a list of them; or a list of (column, operator, value) with an operator
-            of `= == != < <= > >= in`. Every condition must hold.
+        where: column to value or list of values; or a list of (column, operator, value) with an operator of
+            `= == != < <= > >= in`. Every condition must hold.
         table: name of the table, for messages.
         schema: its columns.
 
@@ -49,7 +49,7 @@ def parse_where(where: Where | None, *, table: str, schema: pa.Schema) -> list[C
 
 
 def triples(where: Where | None) -> list[tuple[str, str, Any]]:
-    """Return `where` as (column, operator, value) triples, whichever of its forms it has."""
+    """Return `where`, in either of its forms, as (column, operator, value) triples."""
     if where is None:
         return []
     if isinstance(where, Mapping):
@@ -60,7 +60,7 @@ def triples(where: Where | None) -> list[tuple[str, str, Any]]:
 
 
 def conjunction(conditions: Iterable[Condition]) -> pc.Expression | None:
-    """Return the expression that holds where all conditions hold; None if there are none."""
+    """Return the expression that holds if all conditions hold; None if there are none."""
     expressions = [condition.expression() for condition in conditions]
     return functools.reduce(operator.and_, expressions) if expressions else None
 
@@ -116,9 +116,9 @@ class Condition:
 
     @property
     def late(self) -> bool:
-        """Whether the condition must be answered on rows that were read.
+        """Whether the condition can only be tested on rows that were read.
 
-        Parquet's least and greatest values pass over NaN. From 1, NaN, 1 a reader concludes that every value is 1, and
+        Parquet's least and greatest values ignore NaN. From 1, NaN, 1 a reader concludes that every value is 1, and
         skips the rows that are not.
         """
         return pa.types.is_floating(self.dtype) and (self.sign == "!=" or None in self.values)

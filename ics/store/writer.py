@@ -1,4 +1,4 @@
-"""Writing a run: rows are collected, flushed as immutable parts, and these are merged so that they stay few."""
+"""Writes a run: collects rows, flushes them as immutable parts, and merges the parts so that they stay few."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _OWN_FIELDS = ("schema_version", "state", "ended")
 class Writer:
     """Writes one run.
 
-    Rows that were flushed survive anything that happens to the process; rows that were only appended do not.
+    Flushed rows survive anything that happens to the process; rows that were only appended do not.
 
     Args:
-        path: folder of the run; made if it is not there.
+        path: folder of the run; created if it does not exist.
         info: fields of run.json; `schema_version`, `state`, `started` and `ended` are added.
-        overwrite: whether a run that is there may be replaced. Only what belongs to a run is removed.
-        tables: tables beside those of the schema; run.json describes them in the field `tables`.
+        overwrite: whether an existing run may be replaced. Only files that belong to a run are removed.
+        tables: tables in addition to those of the schema; run.json describes them in the field `tables`.
 
     Raises:
-        UsageError: there is a run already, `path` is a file, or `info` holds what JSON cannot.
+        UsageError: there is a run already, `path` is a file, or `info` contains something that JSON cannot hold.
         StoreError: the folder cannot be written.
 
     Example:
@@ -74,7 +74,7 @@ class Writer:
 
         Raises:
             SelectionError: an unknown table or column.
-            UsageError: cells of the wrong type, a missing key, unequal lengths, or a writer that was closed.
+            UsageError: cells of the wrong type, a missing key, unequal lengths, or a closed writer.
         """
         self._check_open()
         rows = to_rows(table_named(table, self.tables), columns)
@@ -82,7 +82,7 @@ class Writer:
             self._pending.setdefault(table, (0, []))[1].append(rows)
 
     def flush(self) -> None:
-        """Write what was appended, one part per table, and merge parts where there are many of a size.
+        """Write what was appended, one part per table, and merge parts if there are enough of one size.
 
         Raises:
             StoreError: a part cannot be written; its rows stay pending and the next flush tries again.
@@ -98,11 +98,11 @@ class Writer:
 
     @property
     def pending_bytes(self) -> int:
-        """Memory that rows take which were appended and not yet written."""
+        """Bytes of memory taken by rows that were appended and not yet written."""
         return sum(table.nbytes for _, rows in self._pending.values() for table in rows)
 
     def update_info(self, **fields: Any) -> None:
-        """Set fields of run.json and write it."""
+        """Set fields of run.json and write the file."""
         self._check_open()
         self._info |= _checked(fields)
         self._write_info()
@@ -111,7 +111,7 @@ class Writer:
         """Flush, write the end state, and merge the parts of each table; safe to call twice.
 
         The state is written before the parts are merged, so that a run killed while merging does not look unfinished.
-        Parts that cannot be merged stay as they are, and are warned about: every row is readable either way.
+        Parts that cannot be merged stay as they are, with a warning; every row is readable either way.
 
         Args:
             state: how the run ended: `completed`, `failed`, `interrupted`.
@@ -138,13 +138,13 @@ class Writer:
             ) from error
 
     def _merge_due(self, name: str) -> None:
-        """Keep parts few while the run goes on. What cannot be merged is left to `close`, which warns."""
+        """Keep parts few while the run goes on. Parts that cannot be merged are left to `close`, which warns."""
         if name in self._unmergeable:
             return
         try:
             merge_due(self.path / name, self.tables[name])
         except (OSError, pa.ArrowException):
-            self._unmergeable.add(name)
+            self._unmergeable.add(name)  # a damaged part would fail every flush anew, after reading all the others
 
     def _compact(self, table: Table) -> None:
         try:
@@ -178,7 +178,7 @@ def _checked(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prepare_folder(path: Path, *, overwrite: bool, tables: Iterable[str]) -> None:
-    """Make the folder of a run, or clear it of the run that is there."""
+    """Create the folder of a run, or clear it of the run that is there."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"a run is written to a folder, got the file {path}; choose another path")
     there = [*TABLES, *own_tables(path)]

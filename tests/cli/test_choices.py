@@ -86,6 +86,12 @@ def test_schedules_are_changed_one_by_one_or_together(texts: list[str], expected
     assert parse_every(texts, RECIPE) == expected
 
 
+def test_a_schedule_may_have_settings_of_its_own() -> None:
+    line = "log_spaced(40, until=1000)"
+    assert parse_every([f"gradient_line={line}"], RECIPE) == {**RECIPE, "gradient_line": line}
+    assert set(parse_every(["every(10, start=100)"], RECIPE).values()) == {"every(10, start=100)"}
+
+
 def test_an_unknown_instrument_is_named_with_its_neighbours() -> None:
     with pytest.raises(SelectionError, match="did you mean 'gradient_line'"):
         parse_every(["gradient_lin=5"], RECIPE)

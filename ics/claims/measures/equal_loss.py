@@ -1,7 +1,7 @@
 """Two nets compared where they have the same loss, shared by C18, C20 and C21.
 
-One net may rest on a plateau while the other learns: at equal steps they are compared in different regions of their
-landscapes. Compared at equal loss, both have come equally far.
+One net may still be on a plateau while the other learns. At equal steps they are then compared in different regions of
+their landscapes. At equal loss both have come equally far.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def shared_names(budget: ClaimBudget) -> list[str]:
 
 
 def early_nets(budget: ClaimBudget) -> tuple[RunConfig, ...]:
-    """The nets with and without BatchNorm, measured most often early, when BatchNorm's loss falls fastest.
+    """The nets with and without BatchNorm, measured most often early, when the loss of BatchNorm falls fastest.
 
-    Those on images are trained three times as long as usual, or the standard net would have come hardly anywhere. At
-    `paper` the nets of the claims are recorded so anyway.
+    Those on images are trained three times as long as usual, because the standard net would otherwise hardly get
+    anywhere. At `paper` the nets of the claims are recorded this way anyway.
     """
     return tuple(
         base(
@@ -75,7 +75,7 @@ def _early_name(norm: str, base: str) -> str:
 
 
 def final_losses(found: Evidence, nets: Sequence[str]) -> tuple[Effect, ...]:
-    """Return how far each net has come: what is shown beside the verdict and has no vote."""
+    """Return how far each net has come: shown beside the verdict, without a vote."""
     final = final_loss(found)
     return tuple(value(final, net, measure="final_loss", meaning=_FINAL, setting=net) for net in nets)
 
@@ -118,10 +118,10 @@ def at_equal_loss(
 ) -> pd.DataFrame:
     """Return columns of two nets as functions of the training loss, at losses that both have, seed by seed.
 
-    Over the logarithm of the loss of the step's batch, the logarithm of a column is interpolated between measured
-    steps (a step's rows are reduced to their median before), at 20 losses equally spaced on that axis, from the larger
-    of the two nets' smallest to the smaller of their largest. Steps whose value or loss is not positive and finite are
-    left out.
+    The rows of a step are reduced to their median. The logarithm of a column is then interpolated between measured
+    steps, over the logarithm of the loss of the step's batch, at 20 losses equally spaced on that axis: from the larger
+    of the two nets' smallest losses to the smaller of their largest. Steps whose value or loss is not positive and
+    finite are left out.
 
     Returns:
         A row per net, seed and loss: `net`, `seed`, `step` (number of the loss, from 0), `loss` and the columns; null
@@ -138,6 +138,7 @@ def _of_seed(curves: pd.DataFrame, columns: Sequence[str], nets: tuple[str, str]
     frames = {net: pd.DataFrame({"net": net, "seed": seed, "step": range(_NUM_LOSSES)}) for net in nets}
     for column in columns:
         # Interpolated on logarithms: losses fall geometrically, and the measures are compared by their ratio.
+        # A step that diverged has no logarithm; whether the whole run did is the business of `worst_where_diverged`.
         positive = curves[_is_positive(curves["loss"]) & _is_positive(curves[column])]
         lines = {net: positive[positive["net"] == net].sort_values("loss") for net in nets}
         losses = _common([line["loss"].to_numpy(float) for line in lines.values()])
@@ -152,7 +153,7 @@ def _is_positive(numbers: pd.Series) -> pd.Series:
 
 
 def _common(losses: Sequence[np.ndarray]) -> np.ndarray:
-    """Losses that all have, largest first; null where there are hardly any."""
+    """Return losses that all nets have, largest first; null if their range is too small."""
     if not all(map(len, losses)):
         return np.full(_NUM_LOSSES, np.nan)
     low, high = max(float(each.min()) for each in losses), min(float(each.max()) for each in losses)

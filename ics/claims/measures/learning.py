@@ -1,4 +1,4 @@
-"""How well one net learns against another: final loss, steps to a given loss, accuracy on the test set."""
+"""How well one net learns compared with another: final loss, steps to a given loss, accuracy on the test set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUESSING = math.log(10)
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two nets to be compared, the base net that both come from, and what the comparison is called."""
+    """Two nets to be compared, the base net that both come from, and the name of the comparison."""
 
     net: str
     other: str
@@ -30,7 +30,7 @@ class Pair:
 def level(budget: ClaimBudget, base: str) -> float:
     """Return the training loss that counts as learnt: a quarter of guessing's.
 
-    Three quarters on a slice of the images, where training ends long before.
+    On a slice of the images it is three quarters, because training ends long before a quarter.
     """
     is_short = base == "images" and budget.name != "paper"
     return (0.75 if is_short else 0.25) * GUESSING

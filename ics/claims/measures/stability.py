@@ -3,7 +3,7 @@
     `seen`            what layers after the first see: their input u, whatever made it
     `before_activation`  what activation functions are applied to: gamma x-hat + beta where there is a norm, else Wu + b
 
-Both compare nets with and without normalisation, in front of the activation function or behind it.
+Both can compare nets with and without normalisation, whether before the activation function or after it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PLACE = ["net", "seed", "layer", "call"]
 
 
 def seen(found: Evidence, *, columns: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Return the rows of what every layer with weights sees, but for the first: its input are the data."""
+    """Return the rows of what every layer with weights sees, except the first, whose input is the data."""
     rows = found.table("activations", columns=(*_COLUMNS, *columns), where={"site": ["input", "preactivation"]})
     weighted = _having(rows, "preactivation")
     inputs = weighted[weighted["site"] == "input"]
@@ -49,11 +49,11 @@ def movement(
     """Return a distance of `ics.analysis.drift_between` by net and seed: median over layers, then over steps.
 
     Args:
-        found: says which nets diverged: they have moved infinitely far.
+        found: says which nets diverged; these have moved infinitely far.
         rows: as the functions above return them.
         measure: a column of `drift_between`.
         reference: the step that each is held against.
-        apart: count only steps that are so many steps from their reference; nets without any have no number.
+        apart: count only steps at this distance from their reference; nets without any have no number.
     """
     drift = drift_between(rows, reference=reference)
     if apart is not None:
@@ -63,6 +63,7 @@ def movement(
 
 def without_end(found: Evidence, numbers: pd.Series) -> pd.Series:
     """Return the numbers with inf for the nets that diverged."""
+    # Before it diverged a net may have moved little; as it recorded nothing more, that would count in its favour.
     has_diverged = diverged(found).reindex(numbers.index, fill_value=False)
     return numbers.where(~has_diverged, np.inf)
 
@@ -70,7 +71,7 @@ def without_end(found: Evidence, numbers: pd.Series) -> pd.Series:
 def skewness_change(rows: pd.DataFrame, *, reference: Reference) -> pd.DataFrame:
     """Return how far the skewness of channels moved: the median over channels of |skewness - that at the reference|.
 
-    Skewness is free of mean and variance: this is the change of shape that remains when both are held.
+    Skewness does not depend on mean and variance, so this is the change of shape that remains if both are fixed.
 
     Returns:
         A row per net, seed, layer, call, site and step after the reference: these, and `skewness_change`.
@@ -84,7 +85,7 @@ def skewness_change(rows: pd.DataFrame, *, reference: Reference) -> pd.DataFrame
 
 
 def _having(rows: pd.DataFrame, site: str) -> pd.DataFrame:
-    """Keep the layers that have this site: a norm behind an activation counts as a layer, and computes no Wu + b."""
+    """Keep the layers that have this site: a norm after an activation counts as a layer but computes no Wu + b."""
     return rows[(rows["site"] == site).groupby([rows[name] for name in _PLACE]).transform("any")]
 
 

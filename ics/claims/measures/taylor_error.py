@@ -26,10 +26,10 @@ _LINE = ["net", "seed", "step", "direction", "draw"]
 
 
 def at_learning_rate(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return of each line the row whose step size is nearest to the learning rate, by their ratio.
+    """Return the row of each line whose step size is nearest to the learning rate, by their ratio.
 
-    `error` is its Taylor error |L(w + d) - L(w) - g.d| / |g.d|: null where that is undefined because g.d is 0 or below
-    the resolution of the loss, infinite where the loss is not finite.
+    `error` is its Taylor error |L(w + d) - L(w) - g.d| / |g.d|. It is null if g.d is 0 or below the resolution of the
+    loss, and infinite if the loss is not finite.
     """
     probes = rows[(rows["eta"] > 0) & (rows["learning_rate"] > 0)]
     away = (probes["eta"] / probes["learning_rate"]).map(math.log).abs()
@@ -51,8 +51,9 @@ def departures(rows: pd.DataFrame) -> pd.DataFrame:
 def departure_at(line: pd.DataFrame, distance: float) -> float:
     """Return the departure at a distance of one line, between its probes.
 
-    Interpolated is departure / distance^2, half the mean curvature on the way, which hardly changes where a line is
-    short: exact on a quadratic, also nearer than the first probe. Infinite where a probe on either side is.
+    The interpolated quantity is departure / distance^2, half the mean curvature on the way, which hardly changes along
+    a short line. This is exact on a quadratic, even nearer than the first probe. The result is infinite if a probe on
+    either side is.
     """
     ordered = line.sort_values("distance")
     places, values = ordered["distance"].to_numpy(float), ordered["departure"].to_numpy(float)
@@ -60,6 +61,7 @@ def departure_at(line: pd.DataFrame, distance: float) -> float:
     places, values = places[moved], values[moved]
     if not len(places):
         return float("nan")
+    # Slightly less than the distance: a probe meant to lie at it may be a rounding error nearer.
     beyond = min(int(np.searchsorted(places, distance * (1 - 1e-12))), len(places) - 1)
     if not np.isfinite(values[: beyond + 1]).all():
         return float("inf")

@@ -1,6 +1,6 @@
 """Measures of a training that several claims need, by net and seed.
 
-A net that diverged records nothing more, and what it recorded before must not speak for it: it has the worst number.
+A net that diverged records nothing more, and what it recorded before must not count for it: it gets the worst number.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ics.errors import UsageError
 def final_loss(found: Evidence, *, column: str = "loss") -> pd.Series:
     """Return the mean of a logged loss over the last tenth of the steps, by net and seed; inf if any is not finite.
 
-    What is logged now and then (test_loss, test_accuracy) takes the last tenth of what was. Where training ended with a
-    loss that is not finite such losses are inf: a NaN that was logged is not told from a step at which nothing was. An
-    accuracy is a number even then.
+    For what is logged only now and then (test_loss, test_accuracy), the last tenth of the logged values counts. If
+    training ended with a loss that is not finite, such losses are inf, because a logged NaN cannot be told from a step
+    at which nothing was logged. An accuracy is a number even then.
     """
     rows = found.table("steps", columns=("step", column))
     if column not in rows.columns:
@@ -56,9 +56,9 @@ def worst_where_diverged(numbers: pd.Series, found: Evidence, *, worst: float = 
     """Return numbers by net and seed, with `worst` for every run whose last training loss is not finite.
 
     Args:
-        numbers: what `per_seed` returned.
-        found: where the losses are.
-        worst: infinite, or NaN for what has no worst value, as a direction.
+        numbers: the result of `per_seed`.
+        found: holds the losses.
+        worst: infinity, or NaN for a measure without a worst value, such as a direction.
 
     Example:
         >>> index = pd.MultiIndex.from_tuples([("a", 0), ("b", 0)], names=["net", "seed"])
@@ -101,6 +101,7 @@ def _mean_of_tail(losses: pd.Series) -> float:
 
 
 def _first_step(rows: pd.DataFrame, loss: float, smoothing: int) -> float:
+    # A single batch may happen to be easy: without the mean, the noisier loss would get there sooner.
     smooth = rows["loss"].rolling(smoothing, min_periods=1).mean()
     reached = rows["step"][(smooth <= loss).to_numpy()]
     return float(reached.iloc[0]) if len(reached) else float("inf")

@@ -1,7 +1,8 @@
-"""The shape of each unit's distribution: what is left of it when its mean and variance are taken away.
+"""The shape of each unit's distribution: what remains of it without mean and variance.
 
-Exact numbers from raw values in float64, a row of values per unit. A unit that is constant (a dead ReLU) has no shape:
-NaN. One with a value that is not finite belongs to a net that diverged: its distances are infinite, not unknown.
+All numbers are exact, from raw values in float64, one row of values per unit. A constant unit (a dead ReLU) has no
+shape: NaN. A unit with a value that is not finite belongs to a net that diverged: its distances are infinite, not
+unknown.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Shapes:
             >>> Shapes.of(np.array([[3.0, 1.0], [2.0, 2.0]])).sorted.tolist()
             [[-1.0, 1.0], [nan, nan]]
         """
+        # Replaced by 0 while computing, or one infinity would make the standardised values of its unit all NaN.
         lost = np.asarray(~np.isfinite(values).all(axis=1))
         safe = np.where(lost[:, None], 0.0, values)
         centred = safe - safe.mean(axis=1, keepdims=True)
@@ -86,6 +88,7 @@ def change(before: Shapes, after: Shapes) -> Mapping[str, Array]:
 
     0 if the unit only shifted and scaled. NaN where it is constant at one of the two measurements.
     """
+    # In one dimension the cheapest transport keeps the order: Wasserstein-1 is the mean gap of the sorted values.
     a, b = before.sorted, after.sorted
     found = {
         "skewness_change": np.abs((b**3).mean(axis=1) - (a**3).mean(axis=1)),
@@ -118,13 +121,13 @@ def wasserstein_2_to_normal(ascending: Array) -> Array:
 
 
 def typical(numbers: Array) -> float:
-    """Return the median over units that have a number; NaN if none has."""
+    """Return the median over the units that have a number; NaN if none has."""
     defined = numbers[~np.isnan(numbers)]
     return float(np.median(defined)) if len(defined) else float("nan")
 
 
 @lru_cache(maxsize=64)
 def of_normal_draws(n: int) -> Mapping[str, float]:
-    """Return the median `describe` of n normal draws: what so few values make of a distribution that is normal."""
+    """Return the median `describe` of n normal draws: what n values show of a distribution that is exactly normal."""
     draws = np.random.default_rng(0).standard_normal((101, n))
     return {name: typical(numbers) for name, numbers in describe(draws).items()}

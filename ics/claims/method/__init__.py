@@ -1,3 +1,3 @@
-"""How a claim is asked and judged: what is run, which effects are estimated, and the rule that decides."""
+"""How a claim is tested and judged: what is run, which effects are estimated, and the rule that decides."""
 
 __all__: list[str] = []

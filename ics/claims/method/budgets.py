@@ -1,4 +1,4 @@
-"""How much may be spent on a claim, and the nets that claims share so that their runs are shared too.
+"""How much a claim may cost, and the nets that claims share so that their runs can be shared too.
 
 | budget | seeds | nets | for |
 |---|---|---|---|
@@ -64,7 +64,7 @@ BUDGETS: Mapping[str, ClaimBudget] = {
 def budget_named(
     name: str, *, num_seeds: int | None = None, images: str | os.PathLike[str] | None = None
 ) -> ClaimBudget:
-    """Return a budget, with other seeds, and with the images of `images` or else of the variable ICS_CIFAR10.
+    """Return a budget, optionally with other seeds, and with the images at `images` or else at ICS_CIFAR10.
 
     Raises:
         SelectionError: there is no such budget.
@@ -91,9 +91,9 @@ def base(budget: ClaimBudget, name: str = "digits", *, norm: str = "none", **cha
             `"chain"`: 8 hidden layers of one tanh unit; `"linear"`: the deep linear net of Santurkar et al. 2018;
             `"images"`: a small VGG on a slice of the images, at `paper` VGG-16 on all of them.
         norm: a name in `ics.experiments.nets.norms.NORMS`.
-        changes: settings of `RunConfig`; give `net=` a name too wherever the norm alone does not tell nets apart.
+        changes: settings of `RunConfig`; also pass a name as `net=` if the norm alone does not tell nets apart.
 
-    Every instrument is on, sparsely. A run is shared by all claims that ask for the same settings, so change no more
+    Every instrument is on, but runs rarely. All claims that ask for the same settings share a run, so change no more
     than the claim is about.
 
     Raises:
@@ -170,6 +170,7 @@ def _images(budget: ClaimBudget, norm: str) -> RunConfig:
         instruments=_sparse(steps, num_measurements=5),
         options=_LINES,
         line_points=8,
+        # Small nets are fastest on one thread, and the runs beside this one use the other cores.
         device="cpu",
         num_threads=1,
     )

@@ -1,4 +1,4 @@
-"""`Claim`: a statement, what has to be run for it, what is measured, and the rule that decides."""
+"""`Claim`: a statement, the runs it needs, what is measured, and the rule that decides."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Claim:
         id: `"C01"`, `"C02"`, ...; its sentence and source are in `STATEMENTS`.
         evidence: from recorded tables to effects. A pure function, tested on synthetic tables.
         rule: the criteria, fixed before anything was measured.
-        nets: the trainings it needs, without seeds: the budget says which. `net` names them in the evidence; trainings
-            that are equal but for this name are run once for all claims.
-        studies: measurements that no training's tables hold, likewise without seeds, named in the evidence.
-        published: what the source reports, with its setting and numbers, to be held beside what was found.
+        nets: the trainings it needs, without seeds, which the budget sets. `net` names them in the evidence. Trainings
+            that differ only in this name are run once for all claims.
+        studies: measurements that the tables of a training do not hold, also without seeds, named in the evidence.
+        published: what the source reports, with its setting and numbers, for comparison with what was found.
         remark: how to read the result, and what this setting leaves out.
     """
 

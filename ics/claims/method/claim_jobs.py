@@ -1,4 +1,4 @@
-"""What a claim needs under a budget: the jobs of its runs and studies, and what they left, as evidence."""
+"""What a claim needs under a budget: the jobs of its runs and studies, and their results as evidence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ClaimJobs:
 
     @classmethod
     def of(cls, claim: Claim, budget: ClaimBudget, root: Path) -> ClaimJobs:
-        """Ask the claim."""
+        """Ask the claim for its nets and studies."""
         configs = claim.nets(budget)
         check_names(configs)
         return cls(claim, budget, root, configs, claim.studies(budget))
@@ -85,7 +85,7 @@ class ClaimJobs:
         return [read_json(to / STUDY_FILE) for one, to in folders.items() if is_study_done(one, to)]
 
     def evidence(self) -> Evidence:
-        """Return what was recorded, by the claim's own names for nets and studies."""
+        """Return what was recorded, under the claim's own names for nets and studies."""
         results = {study.name: self.rows_of(study) for study in self.studies}
         return Evidence(
             reader_of({config.net: self.runs_of(config) for config in self.configs}),

@@ -26,8 +26,8 @@ class Effect:
         unit: of the number; `"1"` for ratios.
         scale: `"value"`, `"difference"`, or `"ratio"`, which is averaged over seeds by its logarithm.
         values: (seed, number); NaN is undefined, an infinite one is a number like any other.
-        setting: where it was measured, if the claim looks at several nets or data sets, e.g. `"digits"`.
-        note: what a reader must know to read it, e.g. why seeds are undefined.
+        setting: where it was measured, if the claim covers several nets or data sets, e.g. `"digits"`.
+        note: what a reader must know to interpret it, e.g. why seeds are undefined.
 
     Raises:
         UsageError: there is no seed, one occurs twice, or a ratio is negative.
@@ -55,7 +55,8 @@ class Effect:
 
     @property
     def estimate(self) -> Estimate:
-        """Their mean and its interval."""
+        """The mean of the values and its interval."""
+        # Ratios by their logarithms: halving and doubling count alike, and the inverse ratio has the inverse interval.
         return estimate(self.numbers, logarithmic=self.scale == "ratio")
 
 
@@ -66,9 +67,9 @@ def per_seed(
 
     Args:
         frame: rows with `net` and `seed`, as `Evidence.table` and `Evidence.study` return them.
-        column: what to reduce; nulls are left out, infinite values are not.
-        by: columns whose groups count alike, by default the steps: the median over the layers of a step, then the
-            median over steps. `()` reduces all rows at once.
+        column: the values to reduce; nulls are left out, infinite values are not.
+        by: columns whose groups have equal weight. The default is the steps: the median over the layers of a step, then
+            the median over steps. `()` reduces all rows at once.
         reduce: a reduction of pandas: `"median"`, `"mean"`, `"max"`, `"min"`, `"first"`, `"last"`.
         where: a boolean Series that chooses rows.
 

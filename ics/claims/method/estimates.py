@@ -1,13 +1,13 @@
-"""From one number per seed to an estimate with an interval that few seeds can bear.
+"""From one number per seed to an estimate with an interval that is valid for few seeds.
 
 **The interval.** A percentile bootstrap over seeds is too narrow when seeds are few: with 3 seeds a nominal 95 % covers
-about 70 %, with 5 about 83 %. Two remedies are taken together: the bootstrap is widened as Hesterberg 2015 ("What
+about 74 %, with 5 about 83 %. Two remedies are taken together: the bootstrap is widened as Hesterberg 2015 ("What
 Teachers Should Know About the Bootstrap", expanded percentile interval) says, and the interval is never narrower than
 Student's t on either side. For normal values it covers at least 95 %; what it covers for skewed ones is tested.
 
-**Infinite values.** A run that diverged, or never reached a loss, is no missing value: it is the largest. A mean does
-not exist then, so the estimate is the median and the interval one of order statistics, which holds for every
-distribution: from the smallest to the largest of n values it covers the median with probability 1 - 2^(1-n), 75 % for 3
+**Infinite values.** A run that diverged, or that never reached a loss, is not a missing value but the largest one. No
+mean exists then, so the estimate is the median and the interval one of order statistics, which is valid for every
+distribution. From the smallest to the largest of n values it covers the median with probability 1 - 2^(1-n): 75 % for 3
 seeds, 94 % for 5. The confidence is stored beside it.
 """
 
@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What n values say about where their distribution lies.
+    """What n values say about the location of their distribution.
 
     Attributes:
         center: mean (of ratios the geometric one), or the median where a value is infinite; NaN without values.
@@ -74,7 +74,7 @@ def estimate(values: Iterable[float], *, logarithmic: bool = False, seed: int = 
     given = np.asarray(list(values), dtype=np.float64)
     defined = given[~np.isnan(given)]
     num_undefined = len(given) - len(defined)
-    if logarithmic:
+    if logarithmic:  # a ratio of 0 becomes -inf, and like inf it leads to the median, never to a mean
         assert (defined >= 0).all(), "ratios are at least 0"
         with np.errstate(divide="ignore"):
             defined = np.log(defined)
@@ -96,6 +96,7 @@ def seeds_needed(values: Iterable[float], border: float, *, logarithmic: bool = 
         >>> seeds_needed([1.0, 2.0, 3.0], border=1.0)
         10
     """
+    # A rough answer: it takes the spread and the distance of the few seeds seen for the true ones.
     defined = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     if logarithmic:
         with np.errstate(divide="ignore"):
@@ -131,11 +132,14 @@ def _located(values: Array, *, seed: int) -> tuple[float, float, float, float]:
         return float(values[0]), float(values[0]), float(values[0]), CONFIDENCE
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
     low, high = _bootstrapped(values, seed=seed)
+    # The wider end on either side: t for few values, the bootstrap for skewed ones, whose longer tail t does not see.
     return center, min(low, center - half), max(high, center + half), CONFIDENCE
 
 
 def _bootstrapped(values: Array, *, seed: int) -> tuple[float, float]:
     """The expanded percentile interval: tails of Phi(-sqrt(n / (n - 1)) t_{n-1}) instead of 2.5 %."""
+    # Resampled means spread as the biased standard deviation, too little by sqrt((n - 1) / n), and their tails are
+    # normal although the spread itself is estimated, which takes t. The smaller tail makes up for both.
     n = len(values)
     tail = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)))
     interval = stats.bootstrap(

@@ -1,4 +1,4 @@
-"""`Evidence`: what an evidence function looks at, whether it was recorded or made up for a test."""
+"""`Evidence`: the input of an evidence function, whether it was recorded or made up for a test."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Evidence:
         configs: Mapping[str, RunConfig] | None = None,
         budget: ClaimBudget | str = "quick",
     ) -> Evidence:
-        """Return the evidence that made-up tables give: frames with `net`, `seed` and the columns that are looked at.
+        """Return evidence from made-up tables: frames with `net`, `seed` and the columns that are needed.
 
         Example:
             >>> rows = pd.DataFrame({"net": "standard", "seed": [0, 1], "step": 0, "loss": [2.0, 3.0]})

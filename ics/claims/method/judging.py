@@ -18,7 +18,7 @@ from ics.ledger import Entry
 
 
 def judge(claim_jobs: ClaimJobs, *, failures: Sequence[str] = (), command: str = "") -> Entry:
-    """Return what the finished runs and studies of a claim say; `failures` are sentences on those that failed."""
+    """Return the entry that the finished runs and studies of a claim give; `failures` describe those that failed."""
     effects, verdict = weigh(claim_jobs.claim, claim_jobs.evidence())
     voting = {criterion.measure for criterion in claim_jobs.claim.rule}
     notes = [
@@ -51,7 +51,7 @@ def judge(claim_jobs: ClaimJobs, *, failures: Sequence[str] = (), command: str =
 
 
 def weigh(claim: Claim, evidence: Evidence) -> tuple[tuple[Effect, ...], Verdict]:
-    """Return the effects of a claim and its verdict; what was not recorded leaves it inconclusive, and says so."""
+    """Return the effects of a claim and its verdict. Missing evidence leaves it inconclusive, with the reason."""
     try:
         effects = tuple(claim.evidence(evidence))
     except IcsError as error:

@@ -1,12 +1,13 @@
 """Decision rules, fixed before anything is measured, and the verdicts that they give.
 
 A criterion names a measure and the region in which its effect lies if the claim is true. The border of the region is
-the smallest effect that counts, not zero: "BatchNorm reduces the shift" is no claim about a thousandth. The whole
-interval inside the region supports, the whole interval outside contradicts, one across the border leaves it open.
+the smallest effect that counts, not zero: "BatchNorm reduces the shift" is not a claim about a thousandth. An interval
+that lies wholly inside the region supports the claim, one wholly outside contradicts it, and one across the border
+leaves it open.
 
-A claim with several criteria is supported or contradicted where all of them say so, and mixed where some say this and
-some that; any that is open leaves the claim inconclusive. No correction is made for the number of criteria: unanimity
-already makes a wrong verdict rarer than a single criterion's.
+A claim with several criteria is supported or contradicted if all of them agree, and mixed if some support and some
+contradict. Otherwise, an open criterion leaves the claim inconclusive. No correction is made for the number of
+criteria, because unanimity already makes a wrong verdict rarer than that of a single criterion.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Criterion:
     """The region in which the effect of a measure lies if the claim is true; made by the functions below.
 
     Attributes:
-        measure: `Effect.measure`; where a claim looks at several settings, it holds in each of them.
+        measure: `Effect.measure`; if a claim has several settings, the criterion applies to each.
         low, high: ends of the region, in the unit of the effect.
-        exact: an equality: every single value lies in the region, whatever the interval.
-        why: why the border lies there.
+        exact: an equality: every single value must lie in the region, whatever the interval.
+        why: the reason for the border.
     """
 
     measure: str
@@ -83,7 +84,7 @@ def below(measure: str, border: float, *, why: str = "") -> Criterion:
 
 
 def within(measure: str, low: float, high: float, *, why: str = "") -> Criterion:
-    """The effect lies between the two: "as well as" is such a claim, and needs seeds to be shown."""
+    """The effect lies between the two. "As well as" is such a claim: it takes seeds to show, not an open result."""
     return Criterion(measure, low=low, high=high, why=why)
 
 
@@ -105,7 +106,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome, one sentence that says why, about how many seeds are needed where it is open, and every vote."""
+    """The outcome, the reason in one sentence, about how many seeds an open claim needs, and every vote."""
 
     outcome: Outcome
     reason: str
@@ -114,7 +115,7 @@ class Verdict:
 
 
 def decide(effects: Sequence[Effect], rule: Iterable[Criterion]) -> Verdict:
-    """Judge the effects by the criteria; an effect that no criterion names is shown and has no vote.
+    """Judge the effects by the criteria; an effect that no criterion names is shown but has no vote.
 
     Example:
         >>> from ics.claims.method.effects import Effect
@@ -137,6 +138,7 @@ def decide(effects: Sequence[Effect], rule: Iterable[Criterion]) -> Verdict:
     outcome = _united({vote.outcome for vote in votes})
     needed = [vote.seeds_needed for vote in votes if vote.outcome is Outcome.INCONCLUSIVE]
     defined = [number for number in needed if number is not None]
+    # As many as the open vote that needs most; unknown if that of any is.
     seeds = max(defined) if defined and len(defined) == len(needed) else None
     return Verdict(outcome, _reason(votes), seeds, tuple(votes))
 
@@ -144,6 +146,7 @@ def decide(effects: Sequence[Effect], rule: Iterable[Criterion]) -> Verdict:
 def judge(effect: Effect, criterion: Criterion) -> Vote:
     """Return what one effect says under one criterion."""
     found = effect.estimate
+    # Seeds are not undefined by chance: a verdict on the few that are left would be one on a selection.
     asked = found.n + found.num_undefined
     if asked >= MIN_SEEDS and found.num_undefined > found.n // 2:
         seeds = "every seed" if not found.n else f"{found.num_undefined} of {asked} seeds"
@@ -166,6 +169,7 @@ def judge(effect: Effect, criterion: Criterion) -> Vote:
 
 
 def _judge_exactly(effect: Effect, criterion: Criterion) -> Vote:
+    # No mean over seeds: an equality that fails for one seed is false.
     middle = (criterion.low + criterion.high) / 2
     defined = [number for number in effect.numbers if not math.isnan(number)]
     furthest = max(defined, key=lambda number: abs(number - middle))
@@ -175,7 +179,7 @@ def _judge_exactly(effect: Effect, criterion: Criterion) -> Vote:
 
 
 def _needed(effect: Effect, criterion: Criterion) -> int | None:
-    """The border that is nearest to the estimate is the one to be told apart from it."""
+    """Return about how many seeds would tell the mean from every finite border of the region."""
     borders = [border for border in (criterion.low, criterion.high) if math.isfinite(border)]
     logarithmic = effect.scale == "ratio"
     numbers = [seeds_needed(effect.numbers, border, logarithmic=logarithmic) for border in borders]
@@ -184,6 +188,7 @@ def _needed(effect: Effect, criterion: Criterion) -> int | None:
 
 
 def _united(outcomes: set[Outcome]) -> Outcome:
+    # Even where another vote is open: however it ends, these two will not agree.
     if {Outcome.SUPPORTED, Outcome.CONTRADICTED} <= outcomes:
         return Outcome.MIXED
     return outcomes.pop() if len(outcomes) == 1 else Outcome.INCONCLUSIVE

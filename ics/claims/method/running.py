@@ -1,4 +1,4 @@
-"""Running claims: what is missing is trained, what is there is reused, and each claim is judged and entered."""
+"""Running claims: train what is missing, reuse what is there, judge each claim and write its entry."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def run_claims(
 ) -> list[Entry]:
     """Train and measure what is missing, judge every claim, and write the ledger below `to`.
 
-    A claim is judged and entered as soon as the last of its runs has ended, while the others go on. Results that are
-    there are reused, so a call that was interrupted goes on where it stopped. A run that fails is noted and leaves its
-    claim fewer seeds.
+    A claim is judged as soon as its last run has ended, while the others go on. Existing results are reused, so an
+    interrupted call can be repeated and continues where it stopped. A run that fails is noted, and its claim has fewer
+    seeds.
 
     Args:
         claims: from `CLAIMS`.
@@ -48,13 +48,14 @@ def run_claims(
     """
     root = to.expanduser().absolute()  # workers may stand elsewhere
     pending = _PendingClaims([ClaimJobs.of(claim, budget, root) for claim in claims], command=command, judged=judged)
+    # By folder, so that a run which several claims need is trained once.
     jobs = {job.to: job for claim_jobs in pending.by_claim for job in claim_jobs.jobs()}
     run_jobs(jobs.values(), workers=workers, cluster=cluster, progress=progress, ended=pending.take)
     return pending.entries()
 
 
 class _PendingClaims:
-    """Where ended runs arrive: a claim that waits for no more of them is judged and entered."""
+    """Collects ended runs, and judges a claim once it waits for no more of them."""
 
     def __init__(self, by_claim: Sequence[ClaimJobs], *, command: str, judged: Callable[[Entry], None] | None) -> None:
         self.by_claim = by_claim
@@ -75,7 +76,7 @@ class _PendingClaims:
                     self._judge(place)
 
     def entries(self) -> list[Entry]:
-        """Return what was entered; raise what went wrong in an evidence function."""
+        """Return the entries; raise the first error of an evidence function."""
         for place, awaited in enumerate(self._awaited):
             if not awaited and not self._folders[place]:  # a claim that needs no run has no end to wait for
                 self._judge(place)

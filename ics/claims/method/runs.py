@@ -1,11 +1,12 @@
-"""The trainings of claims on disk: where a configuration's run lies, whether it is done, and its tables as evidence.
+"""The trainings of claims on disk: the folder of a configuration, whether its run is done, and its tables as evidence.
 
     claims/
       runs/mlp-digits-batch-1a2b3c4d-0/       a run folder: model, data, norm, digest of all settings, seed
       studies/growth-5e6f7a8b-0/              study.json and table.parquet
       ledger/quick/C07.json, C07.parquet      what was found
 
-Two claims that ask for the same settings share the run, whatever they call the net.
+Two claims that ask for the same settings share the run, whatever they call the net: that is why folders are named by a
+digest of the settings and not by the net.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ _NAMES = ("net", "recipe", "seed", "data_root")
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that decide what a run is: all but what it is called, its seed and where the data lie."""
+    """Return the settings that decide what a run is: all except its names, its seed and the location of the data."""
     settings = {name: value for name, value in config.as_dict().items() if name not in _NAMES}
     return settings | {"data": data_name(config)}
 
 
 def changed(config: RunConfig) -> dict[str, Any]:
-    """Return the settings of `identity` that are not their defaults, so that new settings rename no stored run."""
+    """Return the settings of `identity` that are not the defaults, so that a new setting renames no stored run."""
     plain = {setting.name: _default(setting) for setting in fields(RunConfig)}
     return {name: value for name, value in identity(config).items() if value != plain[name]}
 
 
 def data_name(config: RunConfig) -> str:
-    """Return the data without the folders above: an archive is the same on another machine."""
+    """Return the data without the path to it: an archive is the same on another machine."""
     if not config.data.startswith(_IMAGES):
         return config.data
     return _IMAGES + Path(config.data.removeprefix(_IMAGES)).name

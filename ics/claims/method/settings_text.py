@@ -1,4 +1,4 @@
-"""Claims in plain values and words for the ledger: effects with their votes, and the settings of nets and studies."""
+"""Claims as plain values and texts for the ledger: effects with their votes, and the settings of nets and studies."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def _effect_row(effect: Any) -> dict[str, Any]:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """Return the settings of a net in a line for readers: the usual ones, then all others that are not the default.
+    """Return the settings of a net in one line for readers: the usual ones, then all others that are not the default.
 
-    Left out is what is measured and where it runs. Settings that are missing have their defaults.
+    What is measured and where it runs is left out. Missing settings have their defaults.
 
     Example:
         >>> from ics.experiments import recipe
@@ -70,7 +70,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def study_text(study: Mapping[str, Any]) -> str:
-    """Return a study in a line for readers; trainings among its settings are told as those of nets are.
+    """Return a study in one line for readers; trainings among its settings are described like nets.
 
     Example:
         >>> study_text({"function": "my_studies:growth", "settings": {"depth": 4}})

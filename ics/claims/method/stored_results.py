@@ -24,6 +24,7 @@ def digest(value: Mapping[str, Any]) -> str:
         >>> digest({"lr": 0.1, "steps": 2}) == digest({"steps": 2, "lr": 0.1})
         True
     """
+    # Sorted, because equal settings may come in another order; sha256, because hash() changes with every process.
     text = json.dumps(value, sort_keys=True, allow_nan=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

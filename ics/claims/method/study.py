@@ -1,4 +1,4 @@
-"""Studies: measurements that no training's tables hold, as values that can be stored, reused and run anywhere.
+"""Studies: measurements that the tables of a training do not hold, as values to be stored, reused and run anywhere.
 
 A study is a function of settings and a seed that returns a tidy frame. Its folder holds `study.json` (what was run,
 with which versions, how it ended) and `table.parquet`.
@@ -28,13 +28,13 @@ class Study:
     """A measurement by a function of its own.
 
     Attributes:
-        name: what the evidence calls it.
+        name: its name in the evidence.
         function: `"package.module:function"`, called as `function(seed=..., **settings, **local)`; returns a frame.
         settings: its keyword arguments, plain JSON values.
         seed: of everything random in it.
-        revision: raised when the function changes what it measures, so that stored results are made anew.
-        local: further arguments that decide nothing about the result, such as where the data lie on this machine. They
-            are stored nowhere and make no other study of it.
+        revision: raised when the function changes what it measures, so that stored results are computed again.
+        local: further arguments that do not affect the result, such as the location of the data on this machine. They
+            are not stored, and they are no part of the identity of the study.
 
     Example:
         >>> study = Study(name="growth", function="my_studies:growth", settings={"depth": 4})
@@ -71,7 +71,7 @@ class Study:
 
 
 def run_study(study: Study, to: Path) -> None:
-    """Run a study and write its folder; the table is there whole or not at all."""
+    """Run a study and write its folder. The table is either complete or absent."""
     started = datetime.now(UTC)
     frame = find_function(study.function)(seed=study.seed, **study.settings, **study.local)
     if not isinstance(frame, pd.DataFrame) or frame.empty:
@@ -102,6 +102,7 @@ def read_study(to: Path) -> pd.DataFrame:
 
 def find_function(name: str) -> Any:
     """Return the function called `package.module:function`."""
+    # By name and not as an object, so that a study can be stored as JSON and sent to any worker.
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -1,3 +1,3 @@
-"""Measurements that no training's tables hold."""
+"""Measurements that the tables of a training do not hold."""
 
 __all__: list[str] = []

@@ -1,9 +1,9 @@
-"""What happens to biases and weights where BatchNorm's statistics are constants in the gradient, followed step by step.
+"""What happens to biases and weights if BatchNorm's statistics are constants in the gradient, followed step by step.
 
-Ioffe & Szegedy's argument (2015, sec. 2): x-hat = u + b - E[u + b] does not depend on b. A step that ignores how E
-depends on b sees dL/db = sum of dL/dx-hat, moves b, finds loss and gradient as they were, and moves b again. Two
-studies: the argument itself, in which nothing but b is trained, and whole trainings, with gamma and beta learned or
-left at 1 and 0, because their argument is about a layer that has neither.
+The argument of Ioffe & Szegedy (2015, sec. 2): x-hat = u + b - E[u + b] does not depend on b. A step that ignores how E
+depends on b sees dL/db = sum of dL/dx-hat, moves b, finds loss and gradient as before, and moves b again. There are two
+studies: the argument itself, in which only b is trained, and whole trainings. In these gamma and beta are learned, or
+stay at 1 and 0, because the argument is about a layer that has neither.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NUM_MEASUREMENTS = 20
 
 
 def studies(budget: ClaimBudget) -> tuple[Study, ...]:
-    """Both studies, on the digits net in float64 under every budget."""
+    """Both studies, on the digits net under every budget, in float64, which tells equalities from rounding."""
     steps = _STEPS[budget.name]
     config = base(budget, norm=MEAN, dtype="float64", steps=steps, instruments={}, options={}, evaluate_every=0)
     whole = changed(config)
@@ -141,7 +141,7 @@ def _training(config: RunConfig, *, fixed: bool, num_measurements: int) -> pd.Da
 
 
 def _steps(experiment: Experiment) -> Iterator[tuple[float, Any]]:
-    """Train; yield the loss and the batch of each step after it."""
+    """Train; yield the loss and the batch of each step after it has been made."""
     for batch in experiment.batches():
         experiment.optimizer.zero_grad()
         loss = experiment.loss_fn(experiment.model, batch)
@@ -156,7 +156,7 @@ def _hidden(experiment: Experiment) -> tuple[NetLayer, ...]:
 
 
 def _fix_gamma_and_beta(layers: Sequence[NetLayer]) -> None:
-    """A parameter that needs no gradient gets none, and the optimizer passes it over."""
+    """Freeze gamma and beta: a parameter that needs no gradient gets none, and the optimizer skips it."""
     for layer in layers:
         own = {id(parameter) for parameter in layer.module.parameters()}
         for parameter in layer.parameters.values():
@@ -173,7 +173,7 @@ def _norms(layers: Sequence[NetLayer], start: Sequence[Tensor]) -> dict[str, flo
 def _change_if_put_back(
     experiment: Experiment, layers: Sequence[NetLayer], start: Sequence[Tensor], batch: Any
 ) -> float:
-    """Put the biases back, for good: the training is over, and what was measured of it has been."""
+    """Put the biases back for good: the training is over, and everything else has been measured."""
     with_bias = float(experiment.loss_fn(experiment.model, batch))
     for bias, value in zip(_own(layers, "bias"), start, strict=True):
         bias.copy_(value)

@@ -1,7 +1,7 @@
 """The step that training is about to make, whole and held back: what do its layers do to the loss only together?
 
-A study for C23. It asks at the same weights, so that nothing but the step differs, and asks a step that is merely as
-much shorter too, because whatever is shorter has less interaction.
+A study for C23. It compares steps from the same weights, so that only the step differs. A step that is merely as short
+is compared too, because any shorter step has less interaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Moves = dict[str, Tensor]
 
 
 def steps_held_back(*, seed: int, config: Mapping[str, Any], every: int) -> pd.DataFrame:
-    """Train a net as ever and, every `every` steps, try the coming step in three ways from the same weights.
+    """Train a net as usual and, every `every` steps, try the next step in three ways from the same weights.
 
     Args:
         seed: of the weights and the batches.
@@ -50,7 +50,7 @@ def steps_held_back(*, seed: int, config: Mapping[str, Any], every: int) -> pd.D
         optimizer.zero_grad()
         experiment.loss_fn(model, batch).backward()
         gradient = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        optimizer.step()
+        optimizer.step()  # a real one: its change of the weights contains momentum and second moments
         if step % every == 0:
             after = _values(model)
             _set(model, before)
@@ -66,10 +66,10 @@ def steps_held_back(*, seed: int, config: Mapping[str, Any], every: int) -> pd.D
 
 
 def three_steps(before: Mapping[str, Tensor], proposed: Moves, layers: Sequence[NetLayer]) -> dict[str, Moves]:
-    """Return the proposed step; the same held back but for signs of one layer; and the same shortened to its length.
+    """Return the proposed step, the step in which only one layer may change signs, and the first scaled to its length.
 
     The layer that may change signs is the one in which most weights would, as in
-    `ics.experiments.training.one_layer`; among equals the first in the order of execution.
+    `ics.experiments.training.one_layer`; in a tie, it is the first in the order of execution.
     """
     weights = {layer.name: [name for name in layer.parameters if _is_weight(name)] for layer in layers}
     counts = {layer: sum(_num_crossing(before, proposed, name) for name in own) for layer, own in weights.items()}
@@ -94,9 +94,9 @@ def interaction(
 ) -> float:
     """Return |(L(all layers moved) - L) - sum_j (L(layer j alone moved) - L)| / |promised|, the model left as it was.
 
-    What layers do to the loss only together, in units of what the gradient promises of all of them, g.d. 0 where only
-    one layer moves, and where the loss is a sum of functions of one layer each; inf where a loss is not finite;
-    undefined where the gradient promises nothing. Losses are of train mode.
+    This is what layers do to the loss only together, in units of what the gradient promises for all of them, g.d. It is
+    0 if only one layer moves, or if the loss is a sum of functions of one layer each; inf if a loss is not finite;
+    undefined if the gradient promises nothing. Losses are those of train mode.
     """
     start = _values(model)
 

@@ -1,8 +1,8 @@
-"""A study: train a net, and look at the shape of every unit's distribution on the same examples again and again.
+"""A study: train a net, and measure the shape of every unit's distribution on the same examples again and again.
 
-The recorded table of activations sees another batch of 64 at each step, from which the skewness of a unit is known to
-0.3 at best: a change of shape would be lost in it, and the heavier its tails the more. Here the examples are the same
-at every measurement, so that nothing changes where the net does not, and they are many.
+The recorded table of activations sees another batch of 64 at each step, which gives the skewness of a unit to within
+0.3 at best. A change of shape would be lost in that, the more so the heavier its tails. Here the examples are many, and
+the same at every measurement, so nothing changes unless the net does.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from ics.experiments.training.machine import cpu_threads, draws_undone
 U, WU = "u", "Wu+b"
 
 _NUM_MEASUREMENTS = {"quick": 6, "cpu": 8, "paper": 8}
+# The standard error of a skewness is about sqrt(6 / n): 0.08 for 1024 values, 0.3 for a batch of 64.
 _PROBE, _VALUES, _UNITS = 1024, 1024, 64
 
 
 class Place(NamedTuple):
-    """A tensor of a net: which layer's, in the order of execution, how many inputs a unit of it has, and the site."""
+    """A tensor of a net: its layer, the number of this layer in the order of execution, its fan-in, and the site."""
 
     layer: str
     layer_index: int
@@ -47,9 +48,9 @@ class Place(NamedTuple):
 
 
 def shape_study(name: str, config: RunConfig, budget: ClaimBudget, *, num_measurements: int | None = None) -> Study:
-    """Return the study of a net's shapes: equal settings share their results, whatever claims call them.
+    """Return the study of the shapes of a net; equal settings share their results, whatever claims call them.
 
-    `num_measurements` are those of the budget unless told otherwise.
+    `num_measurements` defaults to that of the budget.
     """
     bare = config.replace(instruments={}, options={}, evaluate_every=0)
     sizes = {
@@ -74,7 +75,7 @@ def plain_nets(budget: ClaimBudget) -> dict[str, RunConfig]:
 def u_and_preactivation(found: Evidence, study: str) -> pd.DataFrame:
     """Return the rows of a study of shapes that tell u from Wu+b, as nets of these names, without first and last layer.
 
-    What the first layer sees are the data, which no training changes; what the last makes goes into no activation.
+    The first layer sees the data, which no training changes. The output of the last goes into no activation function.
     """
     rows = inner(found.study(study))
     names = {"input": U, "preactivation": WU}
@@ -149,7 +150,7 @@ def measured_steps(steps: int, num_measurements: int) -> list[int]:
 
 
 def probe_of(data: Data, size: int) -> Tensor:
-    """Return the inputs of at most `size` training examples, drawn once and for all, normalised as in training."""
+    """Return the inputs of at most `size` training examples, always the same ones, normalised as in training."""
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:size]
     return data.batch(data.train, order.to(data.train.inputs.device))[0]
 
@@ -166,9 +167,9 @@ def inner(rows: pd.DataFrame, *, first: bool = False) -> pd.DataFrame:
 
 
 def sites(model: nn.Module, inputs: Tensor) -> Iterator[tuple[Place, Tensor]]:
-    """Go through a net module by module and yield what its layers see and make.
+    """Run a net module by module and yield the input and output of its layers.
 
-    A tensor is to be used before the next is asked for: the activation after it may be in place.
+    Use each tensor before you ask for the next: the activation that follows may work in place.
 
     Raises:
         UsageError: the model is no nn.Sequential (of such): what runs when cannot be told from outside.
@@ -214,6 +215,7 @@ def _trained(experiment: Experiment, steps: list[int]) -> Iterator[int]:
 
 
 def _look(model: nn.Module, probe: Tensor, *, num_values: int, num_units: int) -> dict[Place, np.ndarray]:
+    # A twin, because its pass in train mode moves running averages, which the net itself must not notice.
     twin = copy.deepcopy(model).train()
     with torch.no_grad(), draws_undone(probe.device):
         return {place: _of_units(tensor[:, :num_units], num_values) for place, tensor in sites(twin, probe)}

@@ -1,3 +1,3 @@
-"""What recording costs: the same training step taken in several ways, in turns within one process."""
+"""What recording costs: the same training step taken in several ways, which alternate within one process."""
 
 __all__: list[str] = []

@@ -1,8 +1,8 @@
 """What recording costs on this machine: the same training step plain, with an idle recorder, and measured.
 
 The unit is the plain step: forward, backward, SGD with momentum, on a batch of random numbers. All ways train the same
-model on the same batch, in turns (`ics.experiments.benchmarking.timing`). Writing is timed apart and added to the steps
-that it is for: it comes once per flush, which a few rounds would meet by chance.
+model on the same batch and alternate (`ics.experiments.benchmarking.timing`). Writing is timed separately and added to
+the steps that caused it: it happens once per flush, which a few rounds would meet only by chance.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def overhead(
     report = _Report(setting.label, progress, rounds, memory)
     training = TimedTraining(setting, clock=clock)
     timed = INTERVALS if measure_all else INTERVALS[:1]
+    # Momentum without a gradient (a dead unit) shrinks by 0.9 a step, and within a thousand steps becomes subnormal.
     with flushed_denormals(), tempfile.TemporaryDirectory() as folder:
         seconds = _time(training, Path(folder), timed, rounds=rounds, limit=seconds_limit, report=report)
         written = {
@@ -158,9 +159,9 @@ def _time(
 
 
 def _steps_of_a_sample(step: Callable[[], Any], way: str, training: TimedTraining) -> int:
-    """Return how many steps make a sample that is long beside the grain of clock and scheduler.
+    """Return how many steps make a sample that is long compared with the resolution of clock and scheduler.
 
-    The first step also makes what is made once; what cannot be measured is a mistake, not a traceback.
+    The first step does the work that is done once. If it fails, the user gets a sentence and no traceback.
     """
     try:
         step()
@@ -173,7 +174,8 @@ def _steps_of_a_sample(step: Callable[[], Any], way: str, training: TimedTrainin
 
 
 def _written(training: TimedTraining, way: str, folder: Path, step_seconds: float) -> tuple[float, float]:
-    """Return seconds and bytes per measured step that end on disk: what many steps take to be written beyond one."""
+    """Return the seconds and bytes that writing takes per measured step: those of many steps, less those of one."""
+    # The difference leaves out the fixed cost of closing a run. Idle steps write so little that it takes many of them.
     num = _IDLE_WRITTEN if way == "idle" else int(min(max(_WRITTEN_SECONDS / step_seconds, 2), _MOST_WRITTEN))
     once, many = (_write(training, way, steps, folder / f"{way}-{steps}") for steps in (1, num))
     seconds, size = (max(last - first, 0.0) / (num - 1) for first, last in zip(once, many, strict=True))
@@ -181,7 +183,7 @@ def _written(training: TimedTraining, way: str, folder: Path, step_seconds: floa
 
 
 def _write(training: TimedTraining, way: str, num: int, to: Path) -> tuple[float, float]:
-    """Record `num` steps; return the seconds of closing, in which all is written, and the bytes of the tables."""
+    """Record `num` steps; return the seconds of closing, during which everything is written, and the size on disk."""
     recorder = training.recorder(way, 1, to, flush_every=num + 1)  # so that nothing is written before closing
     for _ in range(num):
         if way == "idle":
@@ -236,7 +238,7 @@ def _lines(
 
 
 class _Report:
-    """One bar over rounds, writing and memory."""
+    """One progress bar over rounds, writing and memory."""
 
     def __init__(self, label: str, progress: Progress | None, rounds: int, memory: bool) -> None:
         self._label, self._progress, self._rounds = label, progress, rounds

@@ -1,4 +1,4 @@
-"""Peak memory of a run, in a process of its own: what another left behind does not count."""
+"""Peak memory of a run, in a process of its own, so that what other runs left behind does not count."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Memory:
 
     @property
     def added(self) -> int:
-        """What of the peak came with the run."""
+        """The part of the peak that the run added."""
         return self.peak - self.held
 
 
 def peak_memory(prepare: Callable[[], Callable[[], Any]], *, device: torch.device | str = "cpu") -> Memory:
     """Return the peak memory of `prepare()()`, run in a fresh process; what `prepare()` itself takes is `held`.
 
-    On the CPU it is the largest resident set (on Linux VmHWM: unlike `ru_maxrss`, it does not begin at the size of
-    the process that started this one), on CUDA `torch.cuda.max_memory_allocated`.
+    On the CPU it is the largest resident set (on Linux VmHWM, which, unlike `ru_maxrss`, does not start at the size of
+    the parent process). On CUDA it is `torch.cuda.max_memory_allocated`.
 
     Args:
         prepare: a function of a module, or `functools.partial` of one: it is sent to the other process by name.
@@ -48,12 +48,13 @@ def peak_memory(prepare: Callable[[], Callable[[], Any]], *, device: torch.devic
     Raises:
         UsageError: it failed; the message is that of its error.
     """
+    # A forked process would start with all the memory of this one, and could not use CUDA.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     arguments = (prepare, str(device), torch.get_num_threads(), sender)
     process = context.Process(target=_measure_memory, args=arguments, daemon=True)
     process.start()
-    sender.close()
+    sender.close()  # else `recv` would wait for ever for a process that was killed
     try:
         found = receiver.recv()
     except EOFError:

@@ -1,8 +1,8 @@
-"""Timing that can be compared: ways in turns within one process, ratios within a round.
+"""Comparable timings: ways alternate within one process, and ratios are taken within a round.
 
-A machine has slow minutes: another program runs, the clock is throttled. Ways that are timed one after the other
-meet different minutes, and their ratio is one of minutes. Here every round times every way once, and a ratio is taken
-within a round, where both sides met the same minute.
+A machine has slow minutes: another program runs, or the clock is throttled. Ways that are timed one after the other
+meet different minutes, and their ratio compares the minutes. Here every round times every way once, and a ratio is
+taken within a round, where both sides met the same minute.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _QUIET_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as long as the base a way takes, over the rounds.
+    """The time of a way as a multiple of the base, over the rounds.
 
     Attributes:
         median: median of the rounds' ratios.
@@ -62,9 +62,9 @@ def interleaved(
 ) -> Seconds:
     """Return the seconds of one call of every way, a number per round: `{"plain": [...], "recorded": [...]}`.
 
-    Each round times every way once. The order rotates from round to round and turns around after each full rotation,
-    so that no way always follows the same one. Before the clock starts and before it is read the device is waited
-    for; garbage is collected between ways and not during them.
+    Each round times every way once. The order rotates from round to round and is reversed after each full rotation, so
+    no way always follows the same one. The function waits for the device before it starts and before it reads the
+    clock. Garbage is collected between ways and not during them.
 
     Args:
         ways: name to a function without arguments.
@@ -109,7 +109,7 @@ def interleaved(
 
 
 def turns(names: Sequence[str], number: int) -> list[str]:
-    """Return the order of round `number`: rotated by one each round, turned around after each full rotation.
+    """Return the order of round `number`: rotated by one each round, reversed after each full rotation.
 
     Example:
         >>> [turns("ab", number) for number in range(4)]
@@ -164,7 +164,7 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Return what a timing should be read beside: device, cores, threads, load of the machine, version of torch."""
+    """Return what a reader of a timing should know: device, cores, threads, load of the machine, version of torch."""
     on_cuda = torch.device(device).type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else str(device),
@@ -182,7 +182,7 @@ def wait_until_quiet(
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Wait until the threads of this process stand still, at most `limit` seconds: whatever writes has then written.
+    """Wait until the threads of this process are idle, at most `limit` seconds: pending writes are then done.
 
     Quiet is when all of them together used less than a tenth of a core for three hundredths of a second.
     """
@@ -195,7 +195,7 @@ def wait_until_quiet(
 
 
 def synchronise(device: torch.device | str) -> None:
-    """Wait until the device has done what it was given; the CPU always has."""
+    """Wait until the device has finished its work; the CPU always has."""
     kind = torch.device(device).type
     if kind == "cuda":
         torch.cuda.synchronize(device)
@@ -205,7 +205,7 @@ def synchronise(device: torch.device | str) -> None:
 
 def _seconds(way: Callable[[], Any], calls: int, device: torch.device | str, clock: Clock) -> float:
     gc.collect()
-    gc.disable()
+    gc.disable()  # else a collection of the garbage of all ways would be charged to the one that runs
     synchronise(device)
     start = clock()
     for _ in range(calls):
@@ -216,10 +216,11 @@ def _seconds(way: Callable[[], Any], calls: int, device: torch.device | str, clo
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Take subnormal numbers for zero: a processor may need ten times as long for them, and then times little else.
+    """Treat subnormal numbers as zero: a processor may need ten times as long for them, which would swamp the timing.
 
-    A setting of the thread, put back at the end.
+    This is a setting of the thread; it is restored at the end.
     """
+    # torch can set this but not tell it: half of the smallest normal number shows which it is.
     smallest = torch.full((1,), torch.finfo(torch.float64).smallest_normal, dtype=torch.float64)
     before = bool((smallest / 2 == 0).item())
     torch.set_flush_denormal(True)

@@ -126,6 +126,7 @@ def chosen(way: str, interval: int) -> dict[str, Any]:
     if way == "gradient_shift":
         return {"instruments": {"gradient_shift": ics.every(interval)}}
     preset = ics.PRESETS["full" if way == "idle" else way]
+    # An idle recorder has instruments that are never due: what it costs is to ask them at every step.
     when = ics.at([2**62]) if way == "idle" else ics.every(interval)
     names = preset.schedules if way == "idle" else preset.schedules.keys() & STATISTICS
     return {"instruments": dict.fromkeys(sorted(names), when), "options": preset.options}

@@ -64,7 +64,7 @@ def _open_folder(path: Path) -> Source:
     names = []
     facts = hashlib.sha256(str(path.resolve()).encode())
     for folder, subfolders, files in os.walk(path, followlinks=True):
-        subfolders.sort()
+        subfolders.sort()  # in place, which os.walk follows: the fingerprint must not depend on the disk's order
         for file in sorted(files):
             name = Path(folder, file).relative_to(path).as_posix()
             if is_image(name):
@@ -90,7 +90,7 @@ def _list_archive(path: Path) -> list[str]:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """tarfile takes a header that is cut short or garbled for the end; the end is zeros or nothing."""
+    """Raise if the archive is cut short: tarfile takes a garbled header for the end, which is zeros or nothing."""
     assert archive.fileobj is not None, "the archive is open"
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):

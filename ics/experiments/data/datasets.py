@@ -63,6 +63,7 @@ def digits(*, limit: int | None = None) -> Data:
 
 def gaussian(*, seed: int) -> Data:
     """Return x ~ N(0, 1) in 10 dimensions and y = A x with A ~ N(0, 1): 1000 samples (Santurkar 2018, sec. 3)."""
+    # In float64, rounded batch by batch: nets of either precision then learn from the same data.
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(GAUSSIAN_WIDTH, GAUSSIAN_WIDTH, generator=generator, dtype=torch.float64)
     inputs = torch.randn(NUM_GAUSSIAN_SAMPLES, GAUSSIAN_WIDTH, generator=generator, dtype=torch.float64)

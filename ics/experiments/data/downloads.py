@@ -90,7 +90,7 @@ def _fetch(dataset: Any, folder: Path, *, name: str) -> None:
 
 
 def _archives_are_there(dataset: Any, folder: Path) -> bool:
-    """Whether every archive was copied into its place, whole: then torchvision unpacks it and asks no network."""
+    """Whether every archive is in its place and complete: torchvision then unpacks it without a network."""
     from torchvision.datasets.utils import check_integrity
 
     if hasattr(dataset, "resources"):
@@ -99,7 +99,7 @@ def _archives_are_there(dataset: Any, folder: Path) -> bool:
 
 
 def _examples(opened: Any) -> Examples:
-    """MNIST holds a tensor (N, height, width), CIFAR an array (N, height, width, channels)."""
+    """Unify the layouts: MNIST has a tensor (N, height, width), CIFAR an array (N, height, width, channels)."""
     images = torch.as_tensor(opened.data)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return Examples(images.contiguous(), torch.as_tensor(opened.targets, dtype=torch.int64))

@@ -85,8 +85,8 @@ class Data:
     def batches(self, *, batch_size: int | None, num_batches: int, seed: int) -> Iterator[Batch]:
         """Yield `num_batches` batches of training examples.
 
-        Every epoch goes through a new permutation and drops what is left over at its end. The order is drawn from a
-        generator of its own: a model that draws random numbers does not change it.
+        Every epoch uses a new permutation and drops the remainder at its end. The order comes from a generator of its
+        own, so a model that draws random numbers does not change it.
 
         Args:
             batch_size: examples per batch; None yields all of them, in order, every time.
@@ -109,6 +109,7 @@ class Data:
         generator = torch.Generator().manual_seed(seed)
         order = torch.empty(0, dtype=torch.int64)
         for _ in range(num_batches):
+            # A smaller last batch would have noisier gradients, and statistics in BatchNorm, than all the others.
             if len(order) < batch_size:
                 order = torch.randperm(size, generator=generator)
             chosen, order = order[:batch_size], order[batch_size:]

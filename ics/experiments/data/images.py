@@ -1,10 +1,10 @@
-"""Any folder or tar archive of images, a folder per class, as tensors.
+"""Any folder or tar archive of images, with a folder per class, as tensors.
 
     PATH/cat/1.png  PATH/dog/2.jpg                   a fifth of each class is held out for testing
     PATH/train/cat/1.png  PATH/test/cat/2.png        test/ is held out; val/ where there is no test/
 
-Folders above these, as archives often have, are skipped. What was decoded is kept in the cache folder and found again
-as long as the files do not change.
+Folders above these, which archives often have, are skipped. Decoded images stay in the cache folder and are reused as
+long as the files do not change.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def load_images(
     """
     path = Path(path)
     source = open_source(path)
+    # Raise the 1 when the decoding changes, or images that an older version cached would be used.
     key = hashlib.sha256(f"1|{source.fingerprint}|{image_size}|{limit}".encode()).hexdigest()[:32]
     kept = cache_folder() / "images" / f"{key}.npz"
     decoded = _from_cache(kept)
@@ -187,7 +188,7 @@ def _decode(content: bytes, *, name: str, image_size: int | None) -> np.ndarray[
 
 
 def _from_cache(kept: Path) -> Arrays | None:
-    """What was decoded before; None where there is nothing whole."""
+    """Return what was decoded before; None if nothing complete is there."""
     try:
         with open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)

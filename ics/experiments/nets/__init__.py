@@ -1,3 +1,3 @@
-"""Models by name, with any normalisation, activation and initialisation."""
+"""Models by name, with any normalisation, activation function and initialisation."""
 
 __all__: list[str] = []

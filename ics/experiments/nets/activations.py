@@ -1,4 +1,4 @@
-"""Activation functions by name: torch's that act on each value by itself, which are those that the probes recognise."""
+"""Activation functions by name: those of torch that act on each value separately, which the probes recognise."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ INITS: Mapping[str, Callable[[Tensor], object] | None] = {
     "gaussian": partial(nn.init.normal_, std=GAUSSIAN_STD),
     "orthogonal": nn.init.orthogonal_,
 }
-"""Name to what draws a weight; None leaves weights and biases as torch or torchvision made them."""
+"""Name to the function that draws a weight; None leaves weights and biases as torch or torchvision made them."""
 
 
 def initialise(model: nn.Module, init: str) -> None:

@@ -1,4 +1,4 @@
-"""The layers of a net in the order of execution, as variants of training need them: which weights go together."""
+"""The layers of a net in the order of execution, for variants of training: which weights belong together."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class NetLayer:
 def layers_in_order(model: nn.Module, inputs: Tensor) -> tuple[NetLayer, ...]:
     """Return the layers that a forward pass of `inputs` goes through, in the order in which they are first called.
 
-    A module whose parameters are all vectors (gamma and beta) belongs to the layer before it, as a parameter that two
-    modules share belongs to the first. The pass is one in eval mode that changes nothing.
+    A module whose parameters are all vectors (gamma and beta) belongs to the layer before it. A parameter that two
+    modules share belongs to the first. The pass is made in eval mode and changes nothing.
 
     Raises:
         UsageError: a parameter belongs to no module that is called.
@@ -63,7 +63,7 @@ def layers_in_order(model: nn.Module, inputs: Tensor) -> tuple[NetLayer, ...]:
 
 
 def hidden_layers(layers: Iterable[NetLayer], *, needed_for: str) -> tuple[NetLayer, ...]:
-    """Return the linear and convolutional layers but the last, whose outputs are the net's and no pre-activations.
+    """Return the linear and convolutional layers except the last, whose outputs are those of the net.
 
     Raises:
         UsageError: there are none.

@@ -113,7 +113,7 @@ def _import_function(name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _current_folder_importable() -> Iterator[None]:
-    """Installed commands, unlike `python -m`, do not look for modules in the current folder."""
+    """Make the current folder importable: unlike `python -m`, an installed command does not search it."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
@@ -123,7 +123,7 @@ def _current_folder_importable() -> Iterator[None]:
 
 
 def _accepted(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that `function` names as parameters; `**kwargs` receives none, so that none is a surprise."""
+    """Return the settings that `function` names as parameters; `**kwargs` receives none, to avoid surprises."""
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:  # classes written in C have no signature

@@ -139,16 +139,16 @@ vgg16 = partial(vgg, "D")
 
 
 def _drawn(layer: nn.Linear | nn.Conv2d, *, bias: bool) -> nn.Module:
-    """Return the layer, its bias taken away again: nets of one seed with and without biases have the same weights."""
+    """Return the layer, without its bias if asked: nets of one seed have the same weights with and without biases."""
     if not bias:
-        layer.bias = None
+        layer.bias = None  # after it was drawn: without that draw all later weights would be other ones
     return layer
 
 
 def after_layer(
     norm: str, width: int, *, ndim: int, activation: str, dropout: float
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what stands between a hidden layer of `width` units and the next layer, with names."""
+    """Yield the modules between a hidden layer of `width` units and the next layer, with names."""
     if not 0 <= dropout < 1:
         raise UsageError(f"dropout is a probability, at least 0 and below 1, got {dropout!r}; type dropout=0.5")
     positions = norm_named(norm).positions
@@ -218,7 +218,7 @@ class _Placeholder(nn.Module):
 
 
 def _activation(name: str, dropout: float) -> nn.Module:
-    """One module that a block calls twice: the activation, and dropout after it."""
+    """Return one module, which a block calls twice: the activation, and dropout after it."""
     modules = OrderedDict(
         (kind, module) for kind, module in after_layer("none", 0, ndim=4, activation=name, dropout=dropout)
     )

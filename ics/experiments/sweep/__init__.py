@@ -1,4 +1,4 @@
-"""Many runs: on this machine's cores, or on a Ray cluster. Each is a run folder like any other."""
+"""Many runs, on the cores of this machine or on a Ray cluster. Each is a run folder like any other."""
 
 from ics.experiments.sweep.jobs import Job, JobResult
 from ics.experiments.sweep.running import run_jobs

@@ -1,7 +1,7 @@
-"""Jobs as tasks of a Ray cluster. Ray is an extra and is imported here alone, when a cluster is asked for.
+"""Jobs as tasks of a Ray cluster. Ray is an optional extra, imported only here and only if a cluster is asked for.
 
-Tasks are tried again here and not by Ray's `max_retries`: what Ray's memory monitor killed, Ray tries again without
-limit (its documentation, "Out-Of-Memory Prevention"), and it tells nobody how often. Here every death counts.
+Tasks are retried here and not by Ray's `max_retries`: Ray retries what its memory monitor killed without limit (its
+documentation, "Out-Of-Memory Prevention"), and does not say how often. Here every death counts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def import_ray() -> Any:
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str, jobs: Sequence[Job], workers: int | None) -> Iterator[None]:
-    """Join the cluster or start one here; a connection that the caller has made already is used and left alone."""
+    """Join the cluster or start one here; an existing connection of the caller is used and left open."""
     if ray.is_initialized():
         yield
         return
@@ -103,7 +103,7 @@ def _connected(ray: Any, address: str, jobs: Sequence[Job], workers: int | None)
 
 
 def _cores_for(jobs: Sequence[Job], workers: int | None) -> int:
-    """CPUs that a local Ray counts: those here, or what the workers need that were asked for."""
+    """CPUs for a local Ray: those of this machine, or as many as the requested workers need."""
     threads = max(job.threads or 1 for job in jobs)
     return max(available_cores(), threads) if workers is None else workers * threads
 
@@ -116,7 +116,7 @@ def _submit(task: Any, job: Job) -> Any:
 
 def _run_there(run: Callable[[], object], folder: str, threads: int, version: str) -> Attempt:
     """Run a job once. Runs on the cluster."""
-    if __version__ != version:
+    if __version__ != version:  # runs of one sweep are compared: they must be trained and recorded alike
         return Attempt(0.0, f"this machine of the cluster has ics {__version__}, the sweep was started by {version}")
     if os.path.isdir(folder):
         os.chdir(folder)
@@ -127,7 +127,7 @@ def _run_there(run: Callable[[], object], folder: str, threads: int, version: st
 
 
 def _result(ray: Any, reference: Any) -> Attempt | str:
-    """Return what a task came to, or, where its worker or machine died, how."""
+    """Return the result of a task, or, if its worker or machine died, how."""
     try:
         return ray.get(reference)
     except (ray.exceptions.RayTaskError, ray.exceptions.TaskCancelledError) as error:

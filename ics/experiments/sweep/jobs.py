@@ -1,4 +1,4 @@
-"""What a sweep is made of: a `Job`, its `JobResult`, and one attempt at a job."""
+"""The parts of a sweep: a `Job`, its `JobResult`, and one attempt at a job."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Job:
     """A piece of work that leaves its result in a folder, and can tell whether it is there.
 
     Attributes:
-        name: how it is called in progress bars and results; no two jobs of a sweep share a folder.
+        name: its name in progress bars and results; no two jobs of a sweep share a folder.
         to: the folder of its result.
         run: does the work; picklable, so a function of a module or a `functools.partial` of one. It may be called again
-            after its worker died, so it replaces what a broken attempt left.
-        is_done: whether the result is there, whole; picklable, and quick: it is asked for every job first.
+            after its worker died, so it must replace what a broken attempt left.
+        is_done: whether the result is complete; picklable, and quick, because it is called for every job first.
         threads: CPU threads it was configured for; None takes an equal share of this machine's cores.
         gpus: GPUs that it occupies.
     """
@@ -72,7 +72,7 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one attempt that was not cut short came to; crosses from worker to parent."""
+    """The result of one attempt that ended by itself; sent from worker to parent."""
 
     seconds: float
     sentence: str | None = None
@@ -84,7 +84,7 @@ _own_progress: ContextVar[Progress | None] = ContextVar("own_progress", default=
 
 
 def own_progress() -> Progress | None:
-    """What the running job may call as `(what, done, total)` to tell how far it is; None where nobody listens."""
+    """Return what the running job may call as `(what, done, total)` to report progress; None if nobody listens."""
     return _own_progress.get()
 
 
@@ -99,18 +99,18 @@ def listening(progress: Progress | None) -> Iterator[None]:
 
 
 def named(progress: Progress | None, name: str) -> Progress | None:
-    """Return `progress` for one of several jobs: its training is called by its name, what else it does `NAME: WHAT`."""
+    """Return `progress` for one of several jobs: training is reported under its name, other work as `NAME: WHAT`."""
     if progress is None:
         return None
     return lambda what, done, total: progress(name if what == "training" else f"{name}: {what}", done, total)
 
 
 def attempt(run: Callable[[], object]) -> Attempt:
-    """Run a job once; an error becomes its sentence. An interrupt passes."""
+    """Run a job once. An error becomes its sentence, but an interrupt is raised."""
     begin = time.perf_counter()
     try:
         run()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # a model's code may call sys.exit, which would look like a killed worker
         is_mistake = isinstance(error, IcsError | OSError)
         trace = None if is_mistake else "".join(tracebacks.format_exception(error))
         return Attempt(time.perf_counter() - begin, sentence_of(error), trace)

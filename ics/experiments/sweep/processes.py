@@ -1,7 +1,7 @@
-"""Jobs in processes on this machine. A worker that dies takes nothing with it but its own attempt.
+"""Jobs in processes on this machine. When a worker dies, only its own attempt is lost.
 
-`concurrent.futures` gives up all jobs when one worker dies, and does not say whose job it was; here each worker has a
-pipe of its own. Workers are started afresh (spawn), because a copy of a process that has used threads or CUDA may hang.
+`concurrent.futures` gives up all jobs when one worker dies, and does not say whose job it was. Here each worker has a
+pipe of its own. Workers are started fresh (spawn), because a copy of a process that has used threads or CUDA may hang.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def run_in_processes(
     """
     pending = deque(_Task(place, job, _packed(job)) for place, job in enumerate(jobs))
     pool: list[_Worker] = []
+    # Workers that each took every core would spend their time waiting for one another.
     threads = max(1, available_cores() // workers)
     failed_starts = 0
     try:
@@ -91,6 +92,7 @@ def run_in_processes(
                         pool.remove(worker)
                         reason = _reason(worker)
                         if worker.task is None:
+                            # A script without `if __name__ == "__main__"` would start workers that die for ever.
                             failed_starts += not worker.ready
                             _check_starts(failed_starts, retries, reason)
                         elif worker.task.attempts <= retries:
@@ -175,7 +177,7 @@ def _check_starts(failed: int, retries: int, reason: str) -> None:
 
 
 def _stop(pool: list[_Worker]) -> None:
-    """End all workers: idle ones see their pipe close, busy ones are interrupted as by Ctrl-C and close their run."""
+    """End all workers: idle ones see their pipe close, busy ones are interrupted like by Ctrl-C and close their run."""
     for worker in pool:
         if worker.task is not None:
             worker.process.terminate()
@@ -190,7 +192,7 @@ def _stop(pool: list[_Worker]) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C, which a terminal sends to the workers too, from hitting one before it knows what to do."""
+    """Hold back Ctrl-C, which a terminal also sends to the workers, until a new one has set up its handlers."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -202,7 +204,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _serve(connection: Connection, threads: int) -> None:
-    """Run what comes through the pipe until it closes. Runs in the worker."""
+    """Run the jobs that come through the pipe until it closes. This is what a worker does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, _interrupt)
     if hasattr(signal, "pthread_sigmask"):
@@ -236,7 +238,7 @@ class _Teller:
 
 
 def limit_threads(threads: int) -> None:
-    """Let torch use `threads` CPU threads, or as few as the environment allows."""
+    """Let torch use `threads` CPU threads, but no more than the environment (OMP_NUM_THREADS) allows."""
     import torch
 
     torch.set_num_threads(min(threads, torch.get_num_threads()))
@@ -244,7 +246,7 @@ def limit_threads(threads: int) -> None:
 
 @contextlib.contextmanager
 def collected_notes() -> Iterator[list[str]]:
-    """Yield the list of what `MeasurementWarning`s say inside the block; other warnings are printed as ever."""
+    """Yield a list that collects the `MeasurementWarning`s of the block; other warnings are printed as usual."""
     notes: list[str] = []
     before: Callable[..., None] = warnings.showwarning
 

@@ -1,4 +1,4 @@
-"""`run_jobs`: what is there is reused, the rest runs in this process, in processes beside it, or on a Ray cluster."""
+"""`run_jobs`: reuse existing results, and run the rest in this process, in other processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def run_jobs(
     own_progress: Progress | None = None,
     ended: Callable[[JobResult], None] | None = None,
 ) -> list[JobResult]:
-    """Run jobs beside each other and return how each ended, in their order.
+    """Run jobs in parallel and return how each ended, in their order.
 
-    A job whose result is there is not run again. An error in a job becomes the sentence of its result, and the others
-    go on. A worker that dies (killed, out of memory) is replaced and its job tried again, up to `retries` times, after
-    all others. An interrupt stops the workers, each closing its run, and passes on; what is finished stays, so the
-    same call resumes.
+    A job whose result exists is not run again. An error in a job becomes the sentence of its result, and the others go
+    on. A worker that dies (killed, out of memory) is replaced, and its job is tried again, up to `retries` times, after
+    all others. An interrupt stops the workers, each of which closes its run, and is raised again. Finished results
+    stay, so the same call resumes.
 
     Args:
         jobs: what to do.
@@ -80,7 +80,7 @@ def run_jobs(
 
 
 def default_workers(jobs: Sequence[Job]) -> int:
-    """How many of these jobs this machine runs at a time: by their threads, and by GPUs where they need some."""
+    """Return how many of these jobs this machine runs at a time, by their threads and the GPUs that they need."""
     room = max(1, available_cores() // max(job.threads or 1 for job in jobs))
     if any(job.gpus for job in jobs):
         import torch

@@ -1,4 +1,4 @@
-"""Configurations as jobs: a folder for each, named for what is in it, so that the same sweep finds its own runs."""
+"""Configurations as jobs: each has a folder named after its settings, so that the same sweep finds its own runs."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def _train(config: RunConfig, to: Path, overwrite: bool) -> None:
         return  # a worker may die between the end of its run and its report
     if not overwrite and there not in (None, _canonical(config)):
         raise UsageError(f"{to} holds a run of another configuration; choose another folder, or remove it")
+    # Unless asked for, all that is left to overwrite here is a broken run of this very configuration.
     train(config, to=to, overwrite=True, progress=own_progress())
 
 
@@ -98,7 +99,7 @@ def _wants_gpu(device: str) -> bool:
 
 
 def _canonical(config: RunConfig) -> str:
-    """One text for configurations that are equal: without defaults, and however lists and numbers are written."""
+    """Return the same text for equal configurations: without defaults, however lists and numbers are written."""
     settings = {name: value for name, value in config.as_dict().items() if not _is_default(name, value)}
     return json.dumps(_plain(settings), sort_keys=True, default=str)
 
@@ -108,7 +109,7 @@ def _is_default(name: str, value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that are equal get one text: a learning rate of 1 is one of 1.0."""
+    """Give equal numbers the same text: a learning rate of 1 is the same as 1.0."""
     match value:
         case bool():
             return value

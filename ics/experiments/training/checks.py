@@ -1,6 +1,6 @@
 """What a `RunConfig` refuses: every setting that cannot be used gets one sentence that names it.
 
-Settings come as a mapping, name to value, not as the `RunConfig`: it imports this file.
+Settings come as a mapping from name to value and not as a `RunConfig`, because `RunConfig` imports this file.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def as_tuple(name: str, values: object) -> tuple[Any, ...]:
 
 
 def as_mapping(name: str, values: object, *, example: str) -> dict[str, Any]:
-    """Return a setting that is a mapping as it comes back from JSON, in which a run stores it."""
+    """Return a setting that is a mapping in the form in which it comes back from JSON, where a run stores it."""
     if not isinstance(values, Mapping):
         raise UsageError(f"{name} is a mapping, {example}, got {values!r}")
     try:

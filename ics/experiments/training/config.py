@@ -165,7 +165,7 @@ class RunConfig:
         return replace(self, **changes)
 
     def _with_end(self, schedule: str) -> str:
-        """A schedule spaced over the training ends where the training does, also when `steps` is changed."""
+        """Let a schedule that is spaced over the training end with it, also when `steps` changes."""
         if schedule.startswith("log_spaced(") and "until" not in schedule:
             return schedule.replace(")", f", until={self.steps})", 1)
         return schedule

@@ -1,4 +1,4 @@
-"""How good a net is, on examples of the test set and of the training set, between two steps.
+"""The loss and accuracy of a net on test and training examples, between two steps.
 
 At the steps that `RunConfig.evaluate_every` names, and at the last, the table `steps` gets the columns
 
@@ -9,9 +9,9 @@ At the steps that `RunConfig.evaluate_every` names, and at the last, the table `
                                   statistics of the batch (with noise, if they have any), in batches of about the
                                   training's size; only for nets that keep running averages
 
-All are of W(t), before the step is made, and of the data loss alone. A loss that is a mean over samples is one over all
-examples, a loss that is a sum is one over all of them. Accuracies are for classes only. Evaluating changes neither the
-net nor what training draws.
+All are of W(t), before the step, and of the data loss alone. A loss that is a mean or a sum over samples is the mean or
+the sum over all examples. Accuracies exist for classes only. Evaluating changes neither the net nor the random numbers
+of training.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def evaluate(model: nn.Module, data: Data, *, loss: str, batch_size: int | None)
 
 
 def accuracy(model: nn.Module, data: Data) -> Tensor:
-    """Fraction of the test examples that the model, in eval mode, puts into their class; stays on the device."""
+    """Fraction of the test examples that the model classifies correctly in eval mode; stays on the device."""
     if data.test is None or not data.classes:
         raise UsageError("accuracy expects test examples with classes, got data without; type evaluate(...)")
     with torch.no_grad(), evaluating(model):
@@ -148,12 +148,12 @@ def _chunks(number: int) -> list[slice]:
 
 
 def _spaced(number: int) -> list[slice]:
-    """Evenly spaced, since examples may lie sorted by class; in chunks of at most `_CHUNK`."""
+    """Evenly spaced, because examples may be sorted by class; in chunks of at most `_CHUNK`."""
     stride = -(-number // NUM_TRAIN_EXAMPLES)
     return [slice(first, min(first + stride * _CHUNK, number), stride) for first in range(0, number, stride * _CHUNK)]
 
 
 def _mixed_batches(number: int, batch_size: int | None) -> list[slice]:
-    """All examples in batches of about `batch_size`, each of every n-th: examples may lie sorted by class."""
+    """All examples in batches of about `batch_size`, each with every n-th, because examples may be sorted by class."""
     num_batches = 1 if batch_size is None else max(1, round(number / batch_size))
     return [slice(first, number, num_batches) for first in range(num_batches)]

@@ -1,4 +1,4 @@
-"""What a configuration stands for: data, model, loss and optimizer, made ready to train."""
+"""A configuration made ready to train: data, model, loss and optimizer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Experiment:
         return {"loss": self.loss_fn(self.model, batch)}
 
     def after_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Do what a variant of training does after the optimizer's step, and return what it tells of itself."""
+        """Do what a variant of training does after the optimizer's step, and return the columns it logs."""
         return {} if self.variant is None else self.variant(batch)
 
     def evaluate(self, step: int) -> dict[str, Tensor]:
@@ -154,7 +154,7 @@ def _whitening(
     optimizer: torch.optim.Optimizer,
     layers: tuple[NetLayer, ...],
 ) -> Whitening:
-    """Standardised on the first batch from the start: what the first step is charged with is then that step's own."""
+    """Standardise on the first batch before training, so that the first step is charged only with its own changes."""
     hidden = hidden_layers(layers, needed_for="whiten_after_step")
     whitening = Whitening(model, layers=hidden, loss_fn=LOSSES[config.loss], optimizer=optimizer)
     first = next(data.batches(batch_size=config.batch_size, num_batches=1, seed=config.seed))

@@ -15,7 +15,7 @@ from ics.errors import UsageError
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators (on every device)."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # NumPy takes no larger seed, torch does
     torch.manual_seed(seed)
 
 
@@ -34,7 +34,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
-    """Let torch use `number` CPU threads, and as many as before afterwards; None changes nothing."""
+    """Let torch use `number` CPU threads inside the block; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -45,6 +45,6 @@ def cpu_threads(number: int | None) -> Iterator[None]:
 
 @contextmanager
 def draws_undone(device: torch.device) -> Iterator[None]:
-    """Put the generators of the CPU and of `device` back afterwards: what is drawn inside, training draws again."""
+    """Restore the generators of the CPU and of `device` afterwards: training draws the same numbers again."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

@@ -7,10 +7,10 @@ earliest in the order of execution. Then, by mode,
 
     "update"  the chosen layer is updated; every other parameter of the net keeps its value, bit by bit
     "sign"    every layer is updated, but in the layers that are not chosen the components that would change sign keep
-              their value; they are held where they are, not at 0, from where they could cross in the step after
+              their value; they are not set to 0, from where they could cross in the next step
 
 Weights are a layer's parameters called `weight`: matrices, kernels, and gamma of its normalisation. Biases and beta
-multiply nothing, so that their signs gate nothing; in the mode "sign" they always move. The optimizer's own state
+multiply nothing, so their signs do not matter; in the mode "sign" they always move. The optimizer's own state
 (momentum, second moments) is that of the steps it proposed, taken or not.
 
 The table `steps` gets `chosen_layer` (number in the order of execution), `sign_changes_proposed` and
@@ -37,7 +37,7 @@ _UNCHOSEN_BITS = 32
 class OneLayerPerStep:
     """Lets each step of an optimizer change one layer only.
 
-    It hooks into the optimizer, which is used as ever. Nothing waits for the device.
+    It hooks into the optimizer, which is used as usual. Nothing waits for the device.
 
     Args:
         optimizer: changes parameters of the layers and no others.
@@ -76,7 +76,7 @@ class OneLayerPerStep:
         return self._columns
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Return `columns()`: as what is called after each step."""
+        """Return `columns()`, so that an instance can be called after each step."""
         return self.columns()
 
     def _keep(self) -> None:
@@ -100,7 +100,7 @@ class OneLayerPerStep:
         }
 
     def _sign_changes(self) -> list[list[Tensor]]:
-        """For each parameter where it would change sign; nowhere for what is no weight."""
+        """Return where each parameter would change sign; nowhere if it is not a weight."""
         return [
             [
                 before.sign() * parameter.sign() < 0 if is_weight else torch.zeros_like(before, dtype=torch.bool)

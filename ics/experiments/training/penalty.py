@@ -1,6 +1,6 @@
-"""A penalty that pulls every hidden unit's pre-activations towards a Gaussian: part of the loss, logged apart from it.
+"""A penalty that pulls the pre-activations of every hidden unit towards a Gaussian: part of the loss, logged apart.
 
-The penalty is a divergence, so it is 0 for a standard normal, has a unit (nat) and a known size for a sample of one.
+The penalty is a divergence: it is 0 for a standard normal distribution, has a unit (nat), and a known size for samples.
 The Kullback-Leibler divergence of any density p of mean mu and variance v from N(0, 1) splits exactly into two terms:
 
     KL(p || N(0, 1)) = KL(N(mu, v) || N(0, 1)) + J(p),     J(p) = KL(p || N(mu, v)), the negentropy,
@@ -64,7 +64,8 @@ class PenalisedLoss:
     gradient_line, curvature) measures the sum. A run logs the terms apart, `loss` being the data loss: the losses of
     nets with and without the penalty are then the same quantity.
 
-    The pre-activations come from forward hooks that stay on the layers, where instruments that replay a pass see them.
+    The pre-activations come from forward hooks that stay on the layers, so they also run when an instrument replays a
+    pass.
 
     Args:
         data_loss: the loss without the penalty.

@@ -1,4 +1,4 @@
-"""Training with a recorder attached, as anyone would write it: `fit` is the worked example of how `ics` is used."""
+"""Training with a recorder attached, written as any user would: `fit` is the worked example of how to use `ics`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Standardising pre-activations by changing the weights after each step, and how much of the step that undoes.
+"""Standardise pre-activations by changing the weights after each step, and measure how much of the step that undoes.
 
 A layer computes y = W u + b. With mean mu and standard deviation s of each unit of y on the training batch,
 
     W <- W / s,   b <- (b - mu) / s      (row by row)
 
 gives every unit mean 0 and variance 1 on that batch. It fixes what BatchNorm fixes, but outside the gradient: the step
-was chosen without knowing that it will be followed by this change, which may undo it (Ioffe & Szegedy 2015, sec. 2,
-whose example is a bias that grows with every step while the loss stays put).
+is computed as if this change did not follow, and the change may undo it (Ioffe & Szegedy 2015, sec. 2, whose example is
+a bias that grows with every step while the loss does not change).
 
 For each step the table `steps` tells, over weights and biases of the standardised layers together,
 
@@ -24,9 +24,9 @@ and the data loss of the same batch in train mode, beside `loss`, that of W(t):
     applied_loss            at W(t+1)
     floor_loss              at W(t) + f: what standardising alone made of it
 
-W(t) was standardised on the batch before; on this one its units have means and variances a little different, whatever
-the step. q holds that as well, and in minibatch training is to be read beside f; in full-batch training f is 0 up to
-rounding. Fractions and cosine are NaN where no step was proposed.
+W(t) was standardised on the batch before. On this batch the means and variances of its units are slightly different,
+whatever the step. q contains that as well, so in minibatch training compare it with f. In full-batch training f is 0 up
+to rounding. Fractions and cosine are NaN where no step was proposed.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ from ics.experiments.training.losses import LossFunction
 class Whitening:
     """Restores mean 0 and variance 1 of the pre-activations of some layers, after each step of an optimizer.
 
-    Make it before the first step and call it after each. Passes are those of a twin of the model that has the same
-    parameters and buffers of its own: what records the model sees one pass a step, and no running average advances.
+    Create it before the first step and call it after each. It runs its passes on a twin of the model, which shares the
+    parameters and has its own buffers. So a recorder sees one pass of the model per step, and no running average
+    advances.
 
     A unit that is constant on the batch (its standard deviation is below the root of the machine precision, in units
-    of its root mean square) keeps its weights and is only centred. The output layer is not for standardising: logits
-    of variance 1 could not become certain.
+    of its root mean square) keeps its weights and is only centred. Do not standardise the output layer: logits of
+    variance 1 could not become certain.
 
     Args:
         model: the model that is trained, in train mode.
@@ -75,6 +76,7 @@ class Whitening:
     ) -> None:
         _check(layers)
         self._model, self._loss_fn = model, loss_fn
+        # On the model itself these passes would count as passes of the step, and probes would record them.
         # deepcopy takes what its memo holds for copied already: the twin shares the parameters.
         self._twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
         self._standardising = False
@@ -128,7 +130,7 @@ class Whitening:
         return _standardised(module, output) if self._standardising else None
 
     def _vector(self) -> Tensor:
-        """What is standardised, as one vector in float64: a change is a small difference of weights."""
+        """Return what is standardised as one vector, in float64 because changes are small differences of weights."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self._changed]).double()
 
 
@@ -136,6 +138,7 @@ def _standardised(module: nn.Module, output: Tensor) -> Tensor:
     """Change the weights of a module that has run, and return what it would have returned with them."""
     units = by_unit(module, output)
     variance, mean = torch.var_mean(units, dim=1, correction=0)
+    # A smaller variance is rounding error: weights divided by its root would explode.
     varies = variance > torch.finfo(variance.dtype).eps * (variance + mean.square())
     scale = torch.where(varies, variance.rsqrt(), 1)
     weight, bias = module.get_parameter("weight"), module.get_parameter("bias")

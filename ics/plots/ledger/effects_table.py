@@ -1,4 +1,4 @@
-"""The effects of a claim as a table: measure by measure, what it is said once, then a row per setting."""
+"""The effects of a claim as a table: each measure is explained once, followed by a row per setting."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ def effects_table(effects: pd.DataFrame) -> str:
 
 
 def parts_of(meaning: str, scale: str) -> tuple[list[str], int, str]:
-    """Return the phrases of a meaning, how many of them say what the measure is, and what follows the sign.
+    """Return the phrases of a meaning, how many of them explain the measure, and what follows the sign.
 
-    The others name the net on the left, which has as many commas as that on the right. One net alone has no sign.
+    The other phrases name the net on the left, which has as many commas as the one on the right. A single net has no
+    sign.
 
     Example:
         >>> parts_of("||dG||, median over steps, BatchNorm, images / standard, images", "ratio")
@@ -64,7 +65,7 @@ def parts_of(meaning: str, scale: str) -> tuple[list[str], int, str]:
 
 
 def _heading(rows: pd.DataFrame) -> tuple[tuple[str, str], list[str]]:
-    """The measure and what its rows have in common, and what each has for itself."""
+    """Return the measure with what its rows have in common, and what is particular to each row."""
     records: list[dict[Any, Any]] = rows.to_dict("records")
     told = [parts_of(_text(row.get("meaning")), _text(row.get("scale"))) for row in records]
     # Where only one of two nets has a comma in its name too few phrases are counted, so the largest count holds.

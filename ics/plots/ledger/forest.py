@@ -1,4 +1,4 @@
-"""A forest plot: effects below each other, each with its interval and the region that its claim predicts."""
+"""A forest plot: one effect per line, each with its interval and the region that the claim predicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ics.plots.style import GREY, PALETTE
 VOTES = {"supported": PALETTE[2], "contradicted": PALETTE[0], "inconclusive": PALETTE[6]}
 """Colour of an effect by what it says; one without a vote is grey."""
 
+# Shape says the same as colour, for print and for those who cannot tell the colours apart.
 _MARKERS = {"supported": "o", "contradicted": "s", "inconclusive": "D"}
+# Ratios beyond it end at the edge: one of 1e12, from a loss that nearly overflowed, would flatten all the others.
 _WIDEST = 1e4
 
 
@@ -25,10 +27,9 @@ _WIDEST = 1e4
 def forest(effects: pd.DataFrame) -> Figure:
     """Draw the effects of one claim, a row each.
 
-    A square is an effect that contradicts, a circle one that supports, a diamond one that leaves it open, a grey cross
-    one that has no vote. The shaded stretch is the region that the claim predicts. Ratios are drawn on a logarithmic
-    axis, everything else on axes of their own, because their units differ. An end that is infinite is drawn as an arrow
-    at the edge.
+    A circle is an effect that supports the claim, a square contradicts it, a diamond leaves it open, and a grey cross
+    has no vote. The shaded band is the region that the claim predicts. Ratios share a logarithmic axis. Every other
+    measure has an axis of its own, because units differ. An infinite estimate is drawn as an arrow at the edge.
 
     Args:
         effects: rows with `measure`, `setting`, `scale`, `center`, `low`, `high`, `n`, and where there is a criterion
@@ -66,6 +67,7 @@ def _draw(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(ends, [place, place], color=color, linewidth=1.8, gid=f"interval-{place}")
         center = min(max(row["center"], low), high)
         marker = _MARKERS.get(str(vote), "x") if math.isfinite(row["center"]) else ">" if row["center"] > 0 else "<"
+        # Not clipped, or an arrow at the edge would lose its tip.
         axes.plot([center], [place], color=color, marker=marker, markersize=6, linestyle="none", clip_on=False)
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows.to_dict("records")])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -96,9 +98,10 @@ def _region(axes: Axes, place: int, row: dict[Any, Any], low: float, high: float
 
 
 def _limits(rows: pd.DataFrame, *, logarithmic: bool) -> tuple[float, float]:
-    """The stretch that shows every finite end and border, with some room."""
+    """Return the range that shows every finite end and border, with a margin."""
     names = [name for name in ("center", "low", "high", "region_low", "region_high") if name in rows.columns]
     values = rows[names].to_numpy(float).ravel()
+    # 1 is always in sight: ratios are read against it.
     values = np.append(values[np.isfinite(values)], 1.0 if logarithmic else [])
     if logarithmic:
         values = np.log(np.clip(values[values > 0], 1 / _WIDEST, _WIDEST))

@@ -1,4 +1,4 @@
-"""The ledger of claims as Markdown: a page that is kept beside the ledger and read without running anything."""
+"""The ledger of claims as Markdown: a page that is stored beside the ledger and read without running anything."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _effects(effects: pd.DataFrame) -> str:
 
 
 def _meanings(effects: pd.DataFrame) -> str:
-    """What each measure is, once, in the words of its first setting."""
+    """Explain each measure once, with the meaning of its first setting."""
     known = effects[effects["meaning"].fillna("") != ""].drop_duplicates("measure")
     return _items(
         f"`{row['measure']}`: {row['meaning'].removesuffix(', ' + _text(row.get('setting')))}{_unit(row)}"
@@ -132,9 +132,9 @@ def _cell(value: Any) -> str:
     if value is None or (not isinstance(value, str) and pd.isna(value)):
         return ""
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    return _plain(text).replace("|", "\\|")
+    return _plain(text).replace("|", "\\|")  # norms are written with bars, each of which would end the cell
 
 
 def _plain(text: str) -> str:
-    """Text in which `<` begins no tag."""
+    """Escape `<`, so that it starts no tag."""
     return text.replace("<", "&lt;")

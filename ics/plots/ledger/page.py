@@ -1,4 +1,4 @@
-"""The ledger of claims as one HTML page that needs nothing else."""
+"""The ledger of claims as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _table(overview: pd.DataFrame, effects: pd.DataFrame) -> str:
 
 
 def _mark(verdict: str) -> str:
-    """A verdict with its sign, and spaces that do not break: it stays on one line."""
+    """Return a verdict with its sign, and with no-break spaces that keep it on one line."""
     return MARKS.get(verdict, verdict).replace(" ", "\N{NO-BREAK SPACE}")
 
 
@@ -102,7 +102,7 @@ def _claim(row: dict[Any, Any], detail: dict[Any, Any], effects: pd.DataFrame) -
 
 
 def _tables(effects: pd.DataFrame) -> list[str]:
-    """The numbers that decide, and those beside them, which have no vote."""
+    """Return the table of the numbers that decide, and the table of those without a vote."""
     votes = _has_vote(effects)
     beside = (
         [html_page.paragraph("Beside these, without a vote:", kind="quiet")] if votes.any() and not votes.all() else []
@@ -116,7 +116,7 @@ def _has_vote(effects: pd.DataFrame) -> pd.Series:
 
 
 def _made_of(detail: dict[Any, Any]) -> str:
-    """The nets and studies, folded: a claim may train a dozen."""
+    """Return the nets and studies, folded, because a claim may train a dozen."""
     lists = {"net": list(detail["nets"]), "study": list(detail["studies"])}
     plural = {"net": "nets", "study": "studies"}
     told = [f"{len(lines)} {kind if len(lines) == 1 else plural[kind]}" for kind, lines in lists.items() if lines]

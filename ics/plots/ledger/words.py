@@ -1,4 +1,4 @@
-"""The words in which a ledger is told, on a page as in Markdown."""
+"""The texts about a ledger that the HTML page and the Markdown page share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOW = (
 
 
 def summary(overview: pd.DataFrame) -> str:
-    """How many claims have which verdict."""
+    """Return how many claims have which verdict."""
     counts = overview["verdict"].value_counts()
     told = [f"{counts[kind]} {kind}" for kind in MARKS if kind in counts]
     rest = len(overview) - sum(int(counts.get(kind, 0)) for kind in MARKS)
@@ -34,7 +34,7 @@ def summary(overview: pd.DataFrame) -> str:
 
 
 def votes(effects: pd.DataFrame) -> dict[str, str]:
-    """How many effects of each claim support, contradict, leave open: `"7 ✓ 1 ✗ 2 ?"`."""
+    """Return how many effects of each claim support it, contradict it or leave it open: `"7 ✓ 1 ✗ 2 ?"`."""
     if effects.empty or "vote" not in effects.columns:
         return {}
     counts = effects[effects["vote"].notna()].groupby("id")["vote"].value_counts()
@@ -47,7 +47,7 @@ def votes(effects: pd.DataFrame) -> dict[str, str]:
 
 
 def rule_lines(effects: pd.DataFrame) -> list[str]:
-    """The criteria, each once, those with the same reason for their border together."""
+    """Return each criterion once, grouped by the reason for the border."""
     if "criterion" not in effects.columns:
         return []
     rows = effects[effects["criterion"].notna()].drop_duplicates("criterion")
@@ -57,7 +57,7 @@ def rule_lines(effects: pd.DataFrame) -> list[str]:
 
 
 def condensed(notes: list[str]) -> list[str]:
-    """Notes that differ in numbers alone, once: ten runs that diverged do so at ten steps."""
+    """Merge notes that differ only in their numbers: ten runs that diverged do so at ten different steps."""
     kinds: dict[str, list[str]] = {}
     for note in notes:
         kinds.setdefault(re.sub(r"\d+", "0", note), []).append(note)

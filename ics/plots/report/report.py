@@ -24,10 +24,10 @@ _DRAWN = {"steps", "gradient_shift", "gradient_line", "activations", *sections.O
 def write_report(runs: Run | Iterable[Run], path: str | os.PathLike[str]) -> Path:
     """Write what the runs show to one HTML file with all figures inside; return its path.
 
-    On top the three sentences of `ics.analysis.headline`; then the runs with their warnings, training, gradient shift,
-    landscape, activations, the comparison where there are two nets, and what measuring cost; between them, where they
-    were recorded, attribution, curvature, drift and normalisation. A table of the first that no run recorded is said
-    to be missing.
+    The three sentences of `ics.analysis.headline` come first. Then follow the runs with their warnings, training,
+    gradient shift, landscape, activations, the comparison if there are two nets, and the cost of measuring.
+    Attribution, curvature, drift and normalisation have sections where they were recorded. The page says which of the
+    other tables no run has recorded.
 
     Args:
         runs: one opened run or several, of any nets and seeds.
@@ -52,10 +52,10 @@ def write_report(runs: Run | Iterable[Run], path: str | os.PathLike[str]) -> Pat
 
 
 def _guarded(title: str, build: Callable[[Subject], str], subject: Subject) -> str:
-    """A section that cannot be made says why; the others are none the worse."""
+    """Build a section. One that cannot be built says why, and the others are not affected."""
     try:
         return build(subject)
-    except IcsError as error:
+    except IcsError as error:  # nothing wider: any other error is a bug, which a note on a page would hide
         return html_page.section(title, "", html_page.paragraph(f"Not shown: {error}", kind="warning"))
 
 
@@ -79,7 +79,7 @@ def _runs(subject: Subject) -> str:
 
 
 def _instruments(subject: Subject) -> list[str]:
-    """What was measured how often, and what of it no figure of this page shows."""
+    """Say what was measured and how often, and which recorded tables have no figure on this page."""
     schedules: dict[str, list[str]] = {}
     for one in named(subject.runs):
         instruments = one.run.info.get("instruments") or {}

@@ -1,6 +1,7 @@
-"""The sections of the report that hold figures: what was recorded, drawn and explained in a few sentences.
+"""The sections of the report that hold figures: each draws one table and explains it in a few sentences.
 
-A table that the default records is said to be missing; the tables of `OPTIONAL` have a section only where recorded.
+If a table that is recorded by default is missing, its section says so. The tables of `OPTIONAL` have a section only if
+they were recorded.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ics.store import Runs
 OPTIONAL = ("attribution", "curvature", "drift", "normalization")
 _STEPS_DRAWN = 6
 _DRIFT_SITES = ("preactivation", "scaled")
+# Among the other columns are lists over all channels that no figure needs.
 _NORMALIZATION_COLUMNS = (
     *("step", "layer", "layer_index", "call", "output_gradient_squared", "rescaled_gradient_squared", "mean_term"),
     *("normalized_term", "input_gradient_squared", "theorem_error", "channel_weight", "channel_bias"),
@@ -38,7 +40,7 @@ _NORMALIZATION_COLUMNS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """The runs of a report, and the one colour of each net."""
+    """The runs of a report, and the colour that each net has in all figures."""
 
     runs: Runs
     colors: dict[str, str]
@@ -97,7 +99,7 @@ def gradient_line_section(subject: Subject) -> str:
 
 
 def _moved_alone(frame: pd.DataFrame) -> str:
-    """Name the layers that were also moved one at a time, which the figure leaves out."""
+    """Name the layers that were also moved one at a time, which the figure does not show."""
     alone = [str(layer) for layer in frame["layer"].dropna().unique() if layer != WHOLE_NET]
     if not alone:
         return ""
@@ -228,7 +230,7 @@ def _agreement(errors: pd.Series) -> str:
 
 
 def absent(title: str, table: str) -> str:
-    """A section whose table no run holds."""
+    """Return a section that says that no run has recorded its table."""
     text = f"Not recorded: no run holds rows of the table {table}."
     return html_page.section(title, "", html_page.paragraph(text, kind="quiet"))
 

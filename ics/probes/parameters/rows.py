@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def parameter_block(
     keys = [(layer, name) for layer in layers for name in layer.parameters]
     rows: list[dict[str, Any]] = [
         {"layer": layer.name, "layer_index": layer.index, "call": 0, "of": name, "kind": "parameter", BOUNDED: False}
-        | _gradient(gradients.get(name), histogram, per_channel, lambda name=name: reason(name))
+        | _gradient(gradients.get(name), histogram, per_channel, partial(reason, name))
         for layer, name in keys
     ]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
@@ -147,9 +148,7 @@ def _quotients(updates: list[float], sizes: list[float]) -> list[float | None]:
     return [update / size if size else None for update, size in zip(updates, sizes, strict=True)]
 
 
-def _gradient(
-    gradient: Tensor | None, histogram: bool, per_channel: bool, reason: Callable[[], str]
-) -> dict[str, Any]:
+def _gradient(gradient: Tensor | None, histogram: bool, per_channel: bool, reason: Callable[[], str]) -> dict[str, Any]:
     if gradient is None:
         return {"null_reason": reason()}
     has_channels = gradient.ndim > 1

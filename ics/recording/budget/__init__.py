@@ -1,3 +1,3 @@
-"""A share of training time that recording may take: the rule, what instruments cost, the stopwatch."""
+"""A limit on the share of training time that recording takes: the rule, the costs of instruments, the stopwatch."""
 
 __all__: list[str] = []

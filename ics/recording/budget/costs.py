@@ -1,4 +1,4 @@
-"""What recording costs, instrument by instrument, as far as it is known."""
+"""The cost of recording, by instrument, as far as it is known."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from statistics import median
 _RECENT_COSTS = 15
 
 Parts = Mapping[frozenset[str], float]
-"""Seconds of the host by the instruments that they served; those of no instrument are work done once."""
+"""Seconds of the host, by the instruments that they served; the empty set stands for work done once."""
 
 
 @dataclass
 class InstrumentCost:
-    """What one instrument has cost so far, and how far its schedule is stretched.
+    """The cost of one instrument so far, and how far its schedule is stretched.
 
     Attributes:
-        dues: how often it was due, by its own schedule.
-        last_due: the step at which it was last; `interval` the steps between the last two, None before the second.
-        costs: what its last measurements took, in plain steps. The first, which pays for work done once, is replaced
-            by the second.
+        dues: how often it was due by its own schedule.
+        last_due: the last step at which it was due; `interval` is the number of steps between the last two, None before
+            the second.
+        costs: cost of its last measurements, in plain steps. The second replaces the first, which includes work done
+            once.
         measured: how often it was measured.
         waited: how often the balance did not cover it.
-        stretch: of its due steps every so-many-th counts.
+        stretch: only every `stretch`-th of its due steps counts.
     """
 
     dues: int = 0
@@ -39,29 +40,30 @@ class InstrumentCost:
     @property
     def cost(self) -> float:
         """Plain steps that a measurement takes; 0 while it is not known."""
+        # A median, as one measurement that the machine held up would move a mean, and stretch the schedule, for long.
         return median(self.costs) if self.costs else 0.0
 
     def share(self, step: int) -> float:
-        """Return the part of training time that it takes at its stretched schedule; 0 before it is due again.
+        """Return the share of training time that it takes at its stretched schedule; 0 before it is due again.
 
-        The first measurement counts as it was: if it were left out, the others would be allowed all of the target, and
-        a dear instrument would never find its cost covered. A schedule whose steps lie ever further apart, or that
-        has ended, takes less and less.
+        The first measurement counts in full. If it were left out, the other instruments could use the whole target, and
+        the balance would never cover an expensive one. A schedule whose steps lie ever further apart, or that has
+        ended, takes less and less.
         """
         if self.interval is None:
             return 0.0
         return self.cost / (max(self.interval, step - self.last_due) * self.stretch)
 
     def due(self, step: int) -> None:
-        """Take note that it is due."""
+        """Record that it is due."""
         self.interval = step - self.last_due if self.dues else None
         self.last_due = step
         self.dues += 1
 
     def add(self, cost: float) -> None:
-        """Take note of what a measurement took, in plain steps."""
+        """Record the cost of a measurement, in plain steps."""
         if self.measured == 1:
-            self.costs.clear()
+            self.costs.clear()  # the first includes work done once, and would sway the median while there are few
         self.costs.append(cost)
         self.measured += 1
 
@@ -69,12 +71,12 @@ class InstrumentCost:
 def shared_out(
     cost: float, measured: frozenset[str], parts: Parts, *, in_the_pass: frozenset[str] = frozenset()
 ) -> dict[str, float]:
-    """Share the cost of a measured step out to its instruments.
+    """Divide the cost of a measured step among its instruments.
 
-    Each bears the seconds of the host that served it; where several were served at once, equal parts of them. What
-    remains is what the hooks took inside the passes and what was kept beforehand: the instruments `in_the_pass` bear it
-    in equal parts, without such all do. Where the host's seconds exceed the cost (it ran ahead of a device), they are
-    scaled to it.
+    Each is charged the seconds of the host that served it; seconds that served several are divided equally. The rest is
+    what the hooks took inside the passes and what was kept beforehand. The instruments `in_the_pass` are charged
+    equal parts of it; if there are none, all instruments are. If the host's seconds exceed the cost (it ran ahead of a
+    device), they are scaled down to it.
 
     Example:
         >>> parts = {frozenset({"activations", "gradients"}): 0.2, frozenset({"gradient_line"}): 0.5}

@@ -1,21 +1,21 @@
-"""A share of training time that recording may take, and the rule that keeps it.
+"""A limit on the share of training time that recording takes, and the rule that keeps it.
 
-Costs are known only by measuring. Every instrument is therefore measured the first time that it is due; three idle
-steps then tell what a step takes by itself, and what a measured step took beyond that is what recording cost. From
-then on two things hold an instrument back:
+Costs are only known after measuring. So every instrument is measured the first time it is due. Three idle steps then
+show what a step takes by itself; the time that a measured step took beyond that is the cost of recording. From then on
+two things hold an instrument back:
 
-- the *stretch*: of its due steps only every k-th counts, k a power of two, so that stretched schedules are contained
-  in one another and instruments still meet at the same steps. The instrument that takes the largest share of
-  training time is stretched first, until the shares together are within the target;
-- the *balance*: target times the training time so far, less what recording took so far. What the balance does not
-  cover waits for the next step that counts. So a first measurement that was dear is paid back before anything follows.
+- the *stretch*: only every k-th of its due steps counts, k a power of two, so that stretched schedules contain one
+  another and instruments are still measured at the same steps. The instrument that takes the largest share of training
+  time is stretched first, until the shares together are within the target;
+- the *balance*: target times the training time so far, minus the recording time so far. What the balance does not
+  cover waits for the next step that counts. So an expensive first measurement is paid back before anything follows.
 
-Given the times, the rule is deterministic. It never looks at a loss or a parameter: training stays bit-identical, only
-which steps are measured depends on the machine. Costs are held in plain steps, not in seconds: when the whole machine
-slows down, both sides do, and nothing changes.
+Given the times, the rule is deterministic. It never looks at a loss or a parameter: training stays bit-identical, and
+only which steps are measured depends on the machine. Costs are kept in plain steps, not in seconds: when the whole
+machine slows down, both sides do, and nothing changes.
 
-Counted is what delays the training's own thread (and device). What another thread does beside it, such as encoding
-and writing, shows only as far as the steps get slower.
+The rule counts what delays the training's own thread (and device). Work in another thread, such as encoding and
+writing, counts only as far as it makes the steps slower.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from ics.recording.budget.stopwatch import Stopwatch
 
 IDLE_STEPS = 3
 _RECENT_STEPS = 9
-_ROOM = 0.7
+_ROOM = 0.7  # a gap to the target: without it, noise in the costs would double and halve a stretch in turns
 
 
 class Budget:
     """Chooses which of the due instruments to measure, so that recording stays under a share of training time.
 
-    `start` and `stop` enclose every step, `choose` is asked once per step.
+    Call `start` and `stop` around every step, and `choose` once per step.
 
     Args:
         target: seconds of recording per second of training, between 0 and 1.
-        in_the_pass: instruments that look at training's own passes: they bear what hooks take there.
-        device: where the model computes; see `Stopwatch` for how time is taken there.
+        in_the_pass: instruments that measure training's own passes; they are charged for the hooks.
+        device: the device of the model; `Stopwatch` says how its time is measured.
         clock: returns seconds.
 
     Raises:
@@ -88,7 +88,7 @@ class Budget:
         self._stretched: list[dict[str, int]] = []
 
     def choose(self, step: int, due: Iterable[str]) -> frozenset[str]:
-        """Return which of the instruments that are due by their own schedules are measured at this step."""
+        """Return which of the instruments that are due by their own schedules to measure at this step."""
         due = frozenset(due)
         for name in due:
             self._costs.setdefault(name, InstrumentCost()).due(step)
@@ -98,8 +98,10 @@ class Budget:
             return frozenset(chosen)
         self._plan(step)
         balance = self._target * self._training - self._recording
+        # The cheapest first, so that one that the balance does not cover holds up no other; by name if costs are equal.
         for name in sorted(due - chosen, key=lambda name: (self._costs[name].cost, name)):
             one = self._costs[name]
+            # Counted from its first due step, whatever was skipped: so stretched schedules contain one another.
             if (one.dues - 1) % one.stretch:
                 continue
             cost = one.cost * self._plain_step
@@ -110,33 +112,34 @@ class Budget:
         return frozenset(chosen)
 
     def start(self) -> None:
-        """A step begins."""
+        """Begin a step."""
         self._watch.start()
 
     def stop(self, measured: frozenset[str] | None, parts: Parts | None = None, *, recording: float = 0.0) -> None:
-        """A step has ended.
+        """End a step.
 
         Args:
             measured: the instruments that were measured; None if the step was idle.
-            parts: seconds of the host by instrument, where they are known; the rest of the cost is shared.
-            recording: seconds of the host since the user's block ended: no step takes them by itself.
+            parts: seconds of the host by instrument, as far as they are known; the rest of the cost is divided.
+            recording: seconds of the host since the user's block ended, which are not part of a plain step.
         """
         self._unsettled += measured is not None
+        # A host that runs ahead of a device may spend these seconds without delaying it: there they bound nothing.
         at_least = 0.0 if self._watch.on_device and measured is not None else recording
         self._watch.stop((measured, parts or {}, at_least))
         self._settle()
 
     def spend(self, seconds: float) -> None:
-        """Recording took these seconds outside the steps."""
+        """Add seconds that recording took outside the steps."""
         self._recording += seconds
 
     def forget(self, names: Iterable[str]) -> None:
-        """These instruments were switched off: they take no share from now on."""
+        """Forget instruments that were switched off: they take no share from now on."""
         for name in names:
             self._costs.pop(name, None)
 
     def describe(self) -> dict[str, Any]:
-        """Return what run.json says of the budget, and forget that it changed."""
+        """Return the state of the budget for run.json, and reset `changed`."""
         self.changed = False
         return {
             "target": self._target,
@@ -158,6 +161,7 @@ class Budget:
 
     @property
     def _plain_step(self) -> float:
+        # A median, so that one step that another program held up does not make all measurements look cheap.
         return median(self._idle)
 
     def _settle(self) -> None:
@@ -176,19 +180,21 @@ class Budget:
             self._unpriced.clear()
 
     def _price(self, seconds: float, measured: frozenset[str], parts: Parts, at_least: float) -> None:
-        """What a measured step took beyond a plain one is what recording cost."""
+        """Charge the instruments for what a measured step took beyond a plain one."""
         cost = min(max(seconds - self._plain_step, at_least, 0.0), seconds)
         self._recording += cost
         self._training += seconds - cost
-        if self._plain_step <= 0:
+        if self._plain_step <= 0:  # a clock that saw no time pass: costs in plain steps are not defined
             return
         once = min(parts.get(frozenset(), 0.0), cost)
         for name, share in shared_out(cost - once, measured, parts, in_the_pass=self._in_the_pass).items():
             self._costs[name].add(share / self._plain_step)
 
     def _plan(self, step: int) -> None:
-        """Stretch the largest share while the shares exceed the target; relax the smallest where there is room."""
+        """Stretch the largest share while the shares exceed the target; relax the smallest if the target allows it."""
         costs, before = self._costs, {name: one.stretch for name, one in self._costs.items()}
+        # Costs are in the order of sets of strings, which differs between processes. `fsum` and the sorting by name
+        # make the plan independent of it.
         total = math.fsum(one.share(step) for one in costs.values())
         while total > self._target:
             largest = max(sorted(costs), key=lambda name: costs[name].share(step))

@@ -1,4 +1,4 @@
-"""Seconds that steps take, without making the device wait."""
+"""The seconds that steps take, measured without waiting for the device."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 
 class Stopwatch:
-    """Times spans on a device; what a span took is told once it is known.
+    """Times spans on a device and reports each one once its duration is known.
 
-    On CUDA the host runs ahead of the device, so that its clock sees how long launching took; waiting for the device
-    at every step would cost more than most measurements. Each end of a span is therefore marked by an event in the
-    stream, which the device stamps when it comes by: the span is the time in which the device did, or waited for, what
-    was launched within. Spans are asked for later, when their events have passed. Elsewhere the host's clock is right.
+    On CUDA the host runs ahead of the device, so its clock shows how long launching took, and waiting for the device at
+    every step would cost more than most measurements. So both ends of a span are marked by events in the stream, which
+    the device timestamps when it reaches them. The span is the time in which the device did, or waited for, what was
+    launched within. It is read later, when its events have passed. On other devices the host's clock is right.
 
     Args:
-        device: where the model computes.
-        clock: returns seconds; used wherever there are no events.
+        device: the device of the model.
+        clock: returns seconds; used on devices without events.
     """
 
     def __init__(self, device: torch.device, *, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -31,15 +31,16 @@ class Stopwatch:
         self._pending: deque[tuple[Any, Any, Any]] = deque()
 
     def start(self) -> None:
-        """Begin a span; one that was begun and not stopped is forgotten."""
+        """Begin a span; a span that was begun and not stopped is dropped."""
         self._start = self._mark()
 
     def stop(self, what: Any) -> None:
-        """End the span, of which `what` will be told."""
+        """End the span; `settled` yields `what` with its duration."""
         self._pending.append((self._start, self._mark(), what))
 
     def settled(self) -> Iterator[tuple[float, Any]]:
-        """Yield (seconds, what) of the spans that are known by now, in their order, each once."""
+        """Yield (seconds, what) of the spans whose duration is known by now, in order, each once."""
+        # Asking whether an event has passed does not wait for it; reading the time before would raise.
         while self._pending and (not self.on_device or self._pending[0][1].query()):
             start, end, what = self._pending.popleft()
             yield (start.elapsed_time(end) / 1000 if self.on_device else end - start), what

@@ -1,3 +1,3 @@
-"""One measured step: what is kept before it, attached during it and evaluated after it."""
+"""One measured step: what is kept before it, attached during it, and evaluated after it."""
 
 __all__: list[str] = []

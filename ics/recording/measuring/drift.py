@@ -15,7 +15,7 @@ from ics.errors import UsageError
 from ics.landscape import RandomState, substituted
 from ics.landscape.random_state import replayed
 from ics.landscape.substitution import attributes_kept
-from ics.probes.drift import SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
+from ics.probes.drift import DISTANCES, SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
 from ics.probes.structure.grouping import Grouping
 from ics.recording.inputs import copy_batch, feed
 from ics.recording.measuring.measured_step import MeasuredStep
@@ -25,30 +25,30 @@ Forward = Callable[[nn.Module, Any], object]
 
 
 class SameBatchDrift:
-    """Measures the drift of a probe batch, which it keeps from step to step together with the reference.
+    """Measures the drift of a probe batch. Keeps the batch and the reference from step to step.
 
-    At step t the sites of the probe batch under W(t+1) are compared with those under W(t) (reference
-    "before_update"), and those under W(t) with those under W(n) (reference "step_<n>"), n the first step measured at or
-    after `reference_step`; at n itself there is nothing to compare. Every pass draws the random numbers of the first
-    one, so that dropout masks are the same at all steps, and starts from the buffers of step t.
+    At step t it makes two comparisons: the sites of the probe batch under W(t+1) with those under W(t) (reference
+    "before_update"), and those under W(t) with those under W(n) (reference "step_<n>"). Here n is the first step
+    measured at or after `reference_step`; at n itself there is nothing to compare. Every pass draws the random numbers
+    of the first one, so that dropout masks are the same at all steps, and starts from the buffers of step t.
 
     Args:
         model: the model, in the mode in which it is trained.
-        loss_fn: the recorder's, which feeds the probe batch to the model where there is no `forward`.
+        loss_fn: the recorder's loss; feeds the probe batch to the model if there is no `forward`.
         selection: layers, as for `Recorder`.
         grouping: which modules make up a layer, as for `Recorder`.
-        probe_batch: the batch, copied now; default the first batch measured, of micro-batches the first.
-        forward: `forward(model, batch)` where the batch is fed in another way than through `loss_fn`, or without one
-            than as in `ics.activation_stats`.
+        probe_batch: the batch, copied now; by default the first measured batch (of micro-batches, the first one).
+        forward: `forward(model, batch)`, to feed the batch in another way than through `loss_fn`, or, without a
+            `loss_fn`, than as in `ics.activation_stats`.
         reference_step: see above.
         sites: which sites, of `ics.schema.SITES`.
 
-    Cost: two forward passes without gradients per measured step; per channel and site, a sorted sample of at most
+    Cost: two forward passes without gradients per measured step. Per channel and site, a sorted sample of at most
     1024 values is kept for the reference.
 
     Raises:
-        SelectionError: a site that is not there.
-        UsageError: a reference step that is no step, or a `forward` that cannot be called.
+        SelectionError: an unknown site.
+        UsageError: a reference step that is not a step, or a `forward` that cannot be called.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class SameBatchDrift:
 
     @property
     def needs_batch(self) -> bool:
-        """Whether the next measured batch is to be the probe batch."""
+        """Whether the next measured batch becomes the probe batch."""
         return self._batch is None
 
-    def measure(self, step: MeasuredStep) -> Block:
+    def measure(self, step: MeasuredStep, *, unmoved: str | None = None) -> Block:
         """Return the rows of one step; its batch becomes the probe batch if there is none yet."""
         if self._batch is None:
             self._batch = copy_batch(step.batch[0] if step.accumulate else step.batch)
@@ -93,6 +93,8 @@ class SameBatchDrift:
         before = self._sites(step.before, step.buffers, halves=True)
         after = self._sites(step.after, step.buffers, halves=False)
         rows = drift_rows(after, before, reference="before_update", floor=before)
+        if unmoved is not None:  # a drift of 0 would say that an update changed nothing
+            rows = [{**row, **dict.fromkeys(DISTANCES), "null_reason": unmoved} for row in rows]
         if self._reference is not None:
             number, kept = self._reference
             rows += drift_rows(before, kept, reference=f"step_{number}", floor=before)
@@ -114,7 +116,7 @@ class SameBatchDrift:
 
     @contextmanager
     def _standing_at(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Iterator[None]:
-        """Let the model hold copies, which it may write to: an embedding with max_norm does, and so does BatchNorm."""
+        """Give the model copies that it may write to: an embedding with max_norm does so, and BatchNorm."""
         assert self._random_state is not None
         leaves = {name: nn.Parameter(value.detach().clone(), False) for name, value in parameters.items()}
         clones = {name: value.clone() for name, value in buffers.items()}

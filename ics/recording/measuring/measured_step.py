@@ -1,4 +1,4 @@
-"""One measured step: what is kept before the user's block, and what instruments can ask for after it."""
+"""One measured step: what is kept before the user's block, and what instruments can read after it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class MeasuredStep:
     """A step at which instruments are due.
 
     The recorder calls `arm` before the user's block and `disarm` after it, whatever happened. Instruments then read
-    what they need from the attributes below; what several of them need is made once. Parameters, buffers, and random
-    state are kept from before the block, so that every evaluation sees the step as training saw it.
+    what they need from the attributes below; values that several of them share are computed once. Parameters, buffers
+    and random state are kept from before the block, so that every evaluation sees the step as training saw it.
 
     Attributes:
         setup: what the recorder was told.
@@ -41,8 +41,8 @@ class MeasuredStep:
         number: optimizer steps done before this one, from 0.
         batch: the batch as it was handed to `Recorder.step`.
         accumulate: whether it is a list of micro-batches.
-        previous: the batch of the step before, the second batch of the noise floor; None if it was not kept.
-        kept: by instrument, what it keeps from step to step.
+        previous: the previous step's batch, the second batch of the noise floor; None if it was not kept.
+        kept: what each instrument keeps from step to step, by its name.
         learning_rate: of the first parameter group as the optimizer stepped; None without an optimizer.
     """
 
@@ -66,7 +66,7 @@ class MeasuredStep:
         """Keep W(t), buffers and random state, and attach what the due instruments need."""
         try:
             self._arm()
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: no hook may stay on a model whose step is not measured
             self.disarm(type(error), error, error.__traceback__)
             raise
 
@@ -91,15 +91,16 @@ class MeasuredStep:
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
-        """Detach everything, telling what was armed how the block ended; safe to call twice."""
+        """Detach everything, and tell what was armed how the block ended; safe to call twice."""
         self._armed.__exit__(kind, error, traceback)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """The context of all evaluations: eager, and with the random state put back at its end."""
+        """Run evaluations eagerly, and restore the random state at the end."""
         if not self._replays:  # nothing is evaluated
             yield
             return
+        # Evaluations rewind the generators to before the block; training goes on from where it left them.
         now = RandomState.capture(self.setup.model)
         try:
             with forced_eager():
@@ -116,7 +117,7 @@ class MeasuredStep:
     def layers(self) -> tuple[Layer, ...]:
         """All layers in execution order. Needs "layers".
 
-        Found once, by a replayed pass where there can be one, else by the probes.
+        Found once: by a replayed pass if there can be one, else by the probes.
         """
         found = self.setup.found
         if not found.layers:
@@ -134,7 +135,7 @@ class MeasuredStep:
 
     @cached_property
     def pass_rows(self) -> list[Block]:
-        """Rows of the tables that are measured in training's own passes, all of them in one look."""
+        """Rows of the tables that are measured in training's own passes, computed together."""
         return [] if self._probes is None else self._probes.blocks(self.layers)
 
     @property
@@ -169,12 +170,12 @@ class MeasuredStep:
 
     @cached_property
     def objective(self) -> Objective:
-        """The loss of this batch as training saw it, a function of the parameters. Needs "loss"."""
+        """The loss of this batch as training saw it, as a function of the parameters. Needs "loss"."""
         return self._objective_of(self.batch, accumulate=self.accumulate)
 
     @cached_property
     def transition(self) -> Transition:
-        """W(t) to W(t+1) on this batch, with the batch before for the noise floor. Needs "loss"."""
+        """W(t) to W(t+1) on this batch, with the previous batch for the noise floor. Needs "loss"."""
         second = None if self.previous is None else self._objective_of(self.previous[0], accumulate=self.previous[1])
         return make_transition(
             self.objective,
@@ -199,13 +200,13 @@ class MeasuredStep:
     def norms(self) -> dict[str, Tensor | float | None]:
         """Gradient and update norm of the whole step, and the regulariser that weight decay stands for.
 
-        Not where only the passes are looked at: on small models they would cost more than all that was asked for.
+        Empty if only the passes are measured: on small models the norms would cost more than everything asked for.
         """
         return {} if self._parameters is None else self._parameters.norms()
 
     @property
     def _replays(self) -> bool:
-        """Whether a pass is run again, from the buffers and random state of before: by an instrument, or for layers."""
+        """Whether a pass is run again from the kept buffers and random state: for an instrument, or to find layers."""
         return "replay" in self.needs or (self._can_replay and not self.setup.found.layers)
 
     @property
@@ -214,7 +215,7 @@ class MeasuredStep:
 
     @property
     def _looks_at_passes(self) -> bool:
-        """Whether probes are attached; not for gradients of parameters alone, once the layers are known."""
+        """Whether probes are attached. Gradients of parameters alone need none once the layers are known."""
         of_gradients = "gradients" in self.due and bool(self.setup.in_the_pass["gradients"]["sites"])
         unknown = "layers" in self.needs and not self.setup.found.layers and not self._can_replay
         return of_gradients or unknown or bool(self.due & {"activations", "normalization"})
@@ -241,6 +242,7 @@ class MeasuredStep:
         )
 
     def _optimizer_steps(self, optimizer: torch.optim.Optimizer) -> None:
+        # Again, as the loop may have set it within the block (warm-up before `optimizer.step()`).
         if optimizer is self.setup.optimizers[0]:
             self.learning_rate = learning_rate(self.setup.optimizers)
         self.parameters.optimizer_steps(optimizer)

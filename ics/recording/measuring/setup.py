@@ -1,4 +1,4 @@
-"""What a recorder was told, and what its measured steps have found out."""
+"""The recorder's settings, and what its measured steps have found out."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ics.records import Layer
 
 @dataclass
 class Found:
-    """What measured steps found out, and later ones need not find again."""
+    """What one measured step found out and later ones reuse."""
 
     layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a recorder was told, unchanged from step to step.
+    """The settings of a recorder, the same at every step.
 
     Attributes:
         model: the model, without what compiles it.
@@ -33,7 +33,7 @@ class Setup:
         grad_scaler: what scales the loss, if anything does.
         selection: which layers were asked for.
         grouping: which modules make up a layer.
-        in_the_pass: options of the instruments that share one look at training's passes.
+        in_the_pass: options of the instruments that are measured together in training's passes.
     """
 
     model: nn.Module
@@ -52,7 +52,7 @@ class Setup:
         return ParameterWatch(self.model)
 
     def probes(self, due: frozenset[str]) -> Probes:
-        """Return probes for a step, not attached, that see what is due of the passes."""
+        """Return probes, not yet attached, for what is due in the passes of a step."""
         options = self.in_the_pass
         return Probes(
             self.model,
@@ -60,6 +60,7 @@ class Setup:
             gradients="gradients" in due,
             normalization="normalization" in due,
             layers=self.selection,
+            # Read before the block: `scaler.update()` within it changes the scale that this backward pass used.
             loss_scale=None if self.grad_scaler is None else self.grad_scaler.get_scale(),
             plans=self.plans,
             gradient_options=options["gradients"],

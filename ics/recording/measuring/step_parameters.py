@@ -1,4 +1,4 @@
-"""The parameters around one optimizer step: their values before it, the gradients it used, and what is said of them."""
+"""The parameters around one optimizer step: their values before it, the gradients it used, and their statistics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ics.records import Block, Layer
 class StepParameters:
     """Keeps W(t) when it is made, and gradients when optimizers step.
 
-    Gradients are measured where they lie as the optimizer steps, if that is all they are wanted for, and cloned only
-    if an evaluation is to be compared with them, or nothing but separate operations can measure them.
+    If only statistics of the gradients are wanted, they are measured in place as the optimizer steps. They are cloned
+    only if an evaluation is compared with them, or if the kernels cannot measure them.
 
     Args:
         watch: the parameters of the model, from step to step.
@@ -54,7 +54,7 @@ class StepParameters:
     def optimizer_steps(self, optimizer: torch.optim.Optimizer) -> None:
         """Called when the gradients of a step are there: accumulated, unscaled and clipped.
 
-        An error waits until somebody asks for what is missing: here it would end the user's training.
+        An error is kept until an instrument asks for the gradients. Raised here, it would end the user's training.
         """
         try:
             names = self.steps.take(optimizer)
@@ -83,11 +83,11 @@ class StepParameters:
         return any(not torch.equal(value, after[name]) for name, value in self.before.items())
 
     def after(self) -> dict[str, Tensor]:
-        """The parameters as they are now."""
+        """Return the parameters as they are now."""
         return {name: value.detach() for name, value in self._watch.named().items()}
 
     def norms(self) -> dict[str, Tensor | float | None]:
-        """Gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
+        """Return gradient and update norm of the whole step, and the regulariser that weight decay stands for."""
         if (numbers := self._taken_together()) is not None:
             squares = numbers.gradients.squares
             return {
@@ -104,7 +104,7 @@ class StepParameters:
         }
 
     def rows(self, layers: Sequence[Layer]) -> Block:
-        """Rows of `gradients` for the parameters of the layers."""
+        """Return rows of `gradients` for the parameters of the layers."""
         if (numbers := self._taken_together()) is not None:
             return parameter_rows(layers, numbers, reason=self._reason)
         options = self._rows or {}
@@ -117,7 +117,7 @@ class StepParameters:
         return self.steps.reason(name, NO_GRADIENT)
 
     def _taken_together(self) -> ParameterNumbers | None:
-        """Numbers of all parameters in one go; None where there are to be no rows, or the kernels do not take them."""
+        """Return the numbers of all parameters at once; None if no rows are wanted or the kernels cannot take them."""
         if self._numbers is None and self._rows is not None:
             if self._measured is None:
                 self._measured = self._watch.gradients(self.gradients(), **self._rows)
@@ -129,6 +129,7 @@ class StepParameters:
         """Return the sum of weight decay / 2 times `square(name)`, ||W(t)||^2, over what the optimizer holds."""
         if not self.steps.optimizers:
             return None
+        # By identity: the optimizer does not know names, and `==` of tensors compares their values.
         names = {id(parameter): name for name, parameter in self._watch.named().items()}
         terms = [
             0.5 * group.get("weight_decay", 0.0) * square(names[id(parameter)])

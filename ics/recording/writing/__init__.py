@@ -1,3 +1,3 @@
-"""From rows on the device to Parquet: buffer, copy to the host, columns, and the thread that writes."""
+"""From rows on the device to Parquet: the buffer, the copy to the host, columns, and the writing thread."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""A thread that works beside the training loop, and what must hold whatever happens to the loop or the process."""
+"""A thread that works beside the training loop, safe against interrupts, forks and the end of the process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Callable
 
 
 class Background:
-    """Runs `work` in a thread of its own whenever it is woken.
+    """Runs `work` in a separate thread whenever it is woken.
 
-    `work` is called with no arguments and does all there is to do. It is woken, not fed: what is to be done lies with
-    the caller, so that a wake-up that is interrupted (Ctrl-C) or comes twice neither loses nor repeats anything.
+    `work` takes no arguments and does everything there is to do. A wake-up carries no data; the caller keeps what is
+    to be done. So a wake-up that is interrupted (Ctrl-C) or comes twice neither loses nor repeats anything.
 
-    The thread is a daemon, because the interpreter waits for others before it runs the exit handlers that would end
-    them; an exit handler of our own waits for the work instead. Where no thread can be started (an interpreter that
-    is shutting down), `work` runs in the caller. A forked process has no such thread: who is forked must not call.
+    The thread is a daemon: for other threads the interpreter waits before it runs the exit handlers that would end
+    them. An exit handler of our own waits for the work instead. If no thread can be started (the interpreter is
+    shutting down), `work` runs in the caller. A forked process has no such thread and must not call these methods.
 
     Args:
-        work: must not raise; what it raises all the same ends the wait of whoever waits, and is raised there.
+        work: must not raise. If it does, `wait` ends and raises that error.
         name: name of the thread.
         prepare: called first in the thread, if there is one.
     """
@@ -29,7 +29,8 @@ class Background:
         self._prepare = prepare
         self._name = name
         self._changed = threading.Condition()
-        self._wakes = 0  # how often it was woken, and how many of these calls are worked off
+        # Counters rather than a flag: a flag cleared after the work would also clear a wake-up that came during it.
+        self._wakes = 0
         self._worked_off = 0
         self._thread: threading.Thread | None = None
         self._working = threading.Lock()
@@ -39,11 +40,11 @@ class Background:
 
     @property
     def foreign(self) -> bool:
-        """Whether this is a forked process: the thread stayed behind, and locks may be held for ever."""
+        """Whether this is a forked process: it has no such thread, and locks may be held for ever."""
         return os.getpid() != self._process
 
     def wake(self) -> None:
-        """Have everything done that there is to do by now; returns at once."""
+        """Have everything done that there is to do by now, and return at once."""
         with self._changed:
             self._wakes += 1
             self._stopping = False
@@ -53,8 +54,8 @@ class Background:
         self._work_off(self._wakes)
 
     def wait(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Wait until all that there was to do is done, or `until()` holds (asked whenever `progressed`)."""
-        self.wake()
+        """Wait until everything there was to do is done, or `until()` holds (asked after every `progressed`)."""
+        self.wake()  # a wake-up that was interrupted may have left work that nobody does
         with self._changed:
             target = self._wakes
             self._changed.wait_for(lambda: self._worked_off >= target or until())
@@ -63,12 +64,12 @@ class Background:
             raise error
 
     def progressed(self) -> None:
-        """Let those who wait ask again; called by `work`."""
+        """Make waiting callers check their condition again; called by `work`."""
         with self._changed:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Wait until everything is done and end the thread; a later `wake` starts another."""
+        """Wait until everything is done, then end the thread; a later `wake` starts another."""
         self.wait()
         with self._changed:
             self._stopping = True
@@ -83,7 +84,7 @@ class Background:
         return self._thread is not None and self._thread.is_alive()
 
     def _start(self) -> bool:
-        atexit.unregister(self._at_exit)
+        atexit.unregister(self._at_exit)  # one handler, however many threads are started one after another
         atexit.register(self._at_exit)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
@@ -93,7 +94,7 @@ class Background:
         return self._thread is not None
 
     def _at_exit(self) -> None:
-        if not self.foreign:
+        if not self.foreign:  # a fork inherits the handler: it would write the rows a second time, or hang on a lock
             self.wait()
 
     def _run(self) -> None:
@@ -102,16 +103,17 @@ class Background:
             with self._changed:
                 self._changed.wait_for(lambda: self._wakes > self._worked_off or self._stopping)
                 if self._wakes == self._worked_off:
+                    # Under the lock: a wake-up from now on must not count on a thread that is about to end.
                     self._thread = None
                     return
-                target = self._wakes
+                target = self._wakes  # read before the work, so that a wake-up during it causes another round
             self._work_off(target)
 
     def _work_off(self, target: int) -> None:
         try:
             with self._working:  # a start that was interrupted may leave two threads
                 self._work()
-        except BaseException as error:  # whoever waits must not wait for ever
+        except BaseException as error:  # kept, so that `wait` returns instead of waiting for ever
             self._error = error
         with self._changed:
             self._worked_off = target

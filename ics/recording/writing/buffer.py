@@ -1,4 +1,4 @@
-"""What was recorded and not yet written: rows on the device, logged steps, notes; and when they go to disk."""
+"""Rows, logged steps and notes that are recorded but not yet written, and the rule that says when to write them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BYTES_PER_TENSOR = 512  # what torch needs to hold one, however small
 
 @dataclass(slots=True)
 class _Page:
-    """What is recorded between two flushes, and, once the page is turned, the same on its way to the host."""
+    """What is recorded between two flushes; after the flush, the same rows on their way to the host."""
 
     blocks: list[Block] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -41,13 +41,13 @@ class _Page:
 class RecordBuffer:
     """Collects blocks and step rows, and has them written beside the training.
 
-    A flush starts one copy per device and returns; encoding and writing are done by a thread of the buffer's. It
-    flushes after `flush_every` steps, 30 seconds, or 4 million pending values, whichever comes first. Where more than
-    256 MiB wait to be written, a flush waits until there is room.
+    A flush starts one copy per device and returns; a thread of the buffer encodes and writes. The buffer flushes
+    after `flush_every` steps, 30 seconds, or 4 million pending values, whichever comes first. If more than 256 MiB
+    wait to be written, a flush waits until enough has been written.
 
-    A disk that takes nothing is warned about once, and rows are kept and tried again. Other errors of the thread are
-    raised by the next call that flushes. Who exits, or is interrupted in the midst of a call, loses nothing that was
-    added before. A forked process has no part in the buffer: what it closes stays as it is.
+    If the disk takes nothing, the buffer warns once, keeps the rows and tries again. Other errors of the thread are
+    raised by the next call that flushes. A process that exits, or is interrupted during a call, loses nothing that was
+    added before. A forked process cannot use the buffer, and closing it there does nothing.
     """
 
     def __init__(self, writer: Writer, *, flush_every: int) -> None:
@@ -60,11 +60,11 @@ class RecordBuffer:
         self._lock = threading.Lock()
         self._disk = DiskWriter(writer, note=self._keep_note, keep=self._keep)
         self._background = Background(self._work, name="ics-writing", prepare=compute_alone)
-        self._flushed = time.perf_counter()
+        self._flushed = time.perf_counter()  # perf_counter does not jump when the system's clock is set
         self._closed = False
 
     def add(self, block: Block, *, step: int) -> None:
-        """Keep the rows of a block until the next flush; nobody may write into its tensors from now on."""
+        """Keep the rows of a block until the next flush; its tensors must not be written to from now on."""
         sizes = tensor_sizes(block)
         page = self._pages[-1]
         page.num_values += sum(sizes)
@@ -80,19 +80,19 @@ class RecordBuffer:
             self.flush()
 
     def note(self, text: str) -> None:
-        """Put a sentence that the reader of the run must see into run.json."""
+        """Add a sentence to the notes in run.json, which a reader of the run should see."""
         self._check_process()
         self._keep_note(text)
         self._background.wake()
 
     def update_info(self, **fields: Any) -> None:
-        """Have fields of run.json written."""
+        """Have the thread write fields of run.json."""
         self._check_process()
         self._keep(**fields)
         self._background.wake()
 
     def flush(self) -> None:
-        """Hand everything pending over to be written, and return; errors of earlier flushes are raised."""
+        """Hand everything pending to the thread and return; raises the errors of earlier flushes."""
         self._flushed = time.perf_counter()
         if self._closed:
             return
@@ -102,7 +102,7 @@ class RecordBuffer:
         self._report()
 
     def drain(self) -> None:
-        """Hand everything pending over and wait until it is written; where the disk takes nothing, it was tried."""
+        """Hand everything pending to the thread and wait until it is written, or until the disk refused it."""
         if self._closed:
             return
         self._check_process()
@@ -111,7 +111,7 @@ class RecordBuffer:
         self._report()
 
     def close(self, state: str) -> None:
-        """Write what is left, compact the run and mark its end; safe to call twice. Errors are raised."""
+        """Write what is left, compact the run and mark its end; safe to call twice. Raises the errors of the thread."""
         if self._closed or self._background.foreign:
             return
         try:
@@ -120,36 +120,40 @@ class RecordBuffer:
             self._disk.error = self._disk.error or error
         self._background.stop()
         self._writer.close(state=state)
-        self._closed = True
+        self._closed = True  # not earlier: what an interrupt cut short can be called again
         self._report()
 
     def _turn_page(self) -> None:
-        """Start the copy of what is pending and leave it to the thread, once there is room."""
+        """Start the copy of what is pending, and hand it to the thread once the queue can take it."""
         page = self._pages[-1]
         if page.blocks or page.rows:
             page.sent = send([*page.blocks, *([_step_block(page.rows)] if page.rows else [])])
+            # Should the training be interrupted before the append, the page is still open and is sent again.
             if self._waiting_bytes() + page.num_bytes > _QUEUE_BYTES:
+                # A page larger than the whole queue never meets the condition; it waits until the queue is empty.
                 self._background.wait(lambda: self._waiting_bytes() + page.num_bytes <= _QUEUE_BYTES)
             self._pages.append(_Page())
 
     def _waiting_bytes(self) -> int:
+        # Of a copy: the thread removes pages meanwhile, and a deque that changes cannot be iterated over.
         return sum(page.num_bytes for page in list(self._pages)[:-1])
 
     def _work(self) -> None:
         """Write the pages that were turned, oldest first, and what is new for run.json. Runs in the thread."""
         while len(self._pages) > 1:
             page = self._pages[0]
+            # Only now, not when it is sent: a page whose sending was interrupted is sent again, from these.
             page.blocks, page.rows = [], []
             if page.sent is not None:
                 self._disk.take(page.sent)
             self._pages.popleft()
             self._background.progressed()
             self._disk.write()
-        with self._lock:
+        with self._lock:  # held for the exchange only: a note from the training must not wait for the disk
             info, self._info = self._info, {}
         if info and not self._disk.write_info(info):
             with self._lock:
-                self._info = info | self._info
+                self._info = info | self._info  # in this order, so that a field set meanwhile is not overwritten
 
     def _keep_note(self, text: str) -> None:
         with self._lock:
@@ -157,12 +161,12 @@ class RecordBuffer:
             self._info["notes"] = list(self._notes)
 
     def _keep(self, **fields: Any) -> None:
-        checked = to_json(fields)
+        checked = to_json(fields)  # here, where the caller sees its mistake; and a copy, which it cannot change later
         with self._lock:
             self._info |= checked
 
     def _report(self) -> None:
-        """Warn of what the thread met, or raise it, where the user sees it."""
+        """Warn about or raise what went wrong in the thread, here where the user sees it."""
         while self._disk.warnings:
             warnings.warn(self._disk.warnings.popleft(), MeasurementWarning, stacklevel=4)
         error, self._disk.error = self._disk.error, None

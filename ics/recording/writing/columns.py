@@ -1,7 +1,7 @@
 """From rows on the host to the columns that are written: whole columns at a time, without a loop over cells.
 
-The thread that does this beside a training takes turns with it in the interpreter, so what it does in Python, the
-training waits for. Numpy and Arrow work on whole columns and let the training run meanwhile.
+This runs in a thread that shares the interpreter with the training: while it runs Python code, the training waits.
+Numpy and Arrow work on whole columns and let the training run meanwhile.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _REAL = tuple(each.column for each in TENSOR_STATISTICS if each.is_real)
 def host_columns(block: HostBlock, table: schema.Table) -> Columns:
     """Return the rows of a table as Arrow columns.
 
-    A dense histogram becomes its non-empty buckets, moments of no values and distances that no channel defines become
-    null with their reason. Integer columns are integers, whatever the tensors were.
+    A dense histogram becomes its non-empty buckets. Moments of no values, and distances that no channel defines,
+    become null with their reason. Integer columns are integers, whatever the tensors were.
     """
     block = unpacked(block)
     columns: Columns = {}
@@ -73,7 +73,7 @@ def sparse_histograms(cells: TensorCells) -> tuple[pa.ListArray, pa.ListArray]:
 
 
 def _filled(start: int, dense: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, place and content of each bucket that is not empty; few rows at a time, which stay in the cache."""
+    """Return row, place and content of each non-empty bucket. The rows are few, so that they stay in the cache."""
     stack = np.concatenate(dense)
     filled = np.flatnonzero(stack)
     rows, buckets = np.divmod(filled, NUM_BUCKETS)
@@ -92,7 +92,7 @@ def _column(cells: list[Any] | TensorCells, *, whole: bool) -> pa.Array:
         return pa.array(values)
     spread, missing = np.zeros(cells.num_rows, values.dtype), np.ones(cells.num_rows, bool)
     spread[cells.rows], missing[cells.rows] = values, False
-    return pa.array(spread, mask=missing, from_pandas=False)
+    return pa.array(spread, mask=missing, from_pandas=False)  # pandas would make null of NaN, which is a value here
 
 
 def _plain(cells: list[Any]) -> pa.Array | list[Any]:
@@ -103,7 +103,7 @@ def _plain(cells: list[Any]) -> pa.Array | list[Any]:
 
 
 def _list_array(rows: np.ndarray, sizes: np.ndarray, values: np.ndarray, num_rows: int) -> pa.ListArray:
-    """Return a column of lists: those of `rows` hold `sizes` of the `values` one after another, the others are null."""
+    """Return a column of lists: `rows` hold `sizes` of the `values`, one after another; all other rows are null."""
     lengths, missing = np.zeros(num_rows, np.int64), np.ones(num_rows, bool)
     lengths[rows], missing[rows] = sizes, False
     offsets = np.zeros(num_rows + 1, np.int64)
@@ -113,7 +113,7 @@ def _list_array(rows: np.ndarray, sizes: np.ndarray, values: np.ndarray, num_row
 
 
 def _nullify_empty(columns: Columns) -> None:
-    """Give rows without a finite value null moments and the reason: no values have no mean."""
+    """Set the moments of rows without a finite value to null, with the reason: no values have no mean."""
     empty = pc.fill_null(pc.equal(columns["count"], 0), False)
     if not pc.any(empty).as_py():
         return
@@ -126,7 +126,7 @@ def _nullify_empty(columns: Columns) -> None:
 
 
 def _nullify_undefined(columns: Columns) -> None:
-    """Give distances that are defined for no channel null, and the reason."""
+    """Set distances that are defined for no channel to null, with the reason."""
     given = [name for name in _DISTANCES if name in columns and not pa.types.is_null(columns[name].type)]
     if not given:
         return

@@ -1,4 +1,4 @@
-"""Writes what came to the host, and keeps what went wrong until the training thread asks for it."""
+"""Writes rows that have reached the host, and keeps errors until the training thread asks for them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _KEPT_BYTES = 2**30
 
 
 class DiskWriter:
-    """Turns rows into columns and writes them. Raises nothing: in the thread that calls it nobody could react.
+    """Turns rows into columns and writes them. Raises nothing: the user would not see an error of the thread.
 
-    Rows that the disk does not take are kept, up to 1 GiB. After that further rows are given up, with a warning and a
+    Rows that the disk does not take are kept, up to 1 GiB. After that, further rows are dropped, with a warning and a
     note in run.json: a training must neither wait for a disk for ever nor run out of memory for its records.
 
     Args:
-        writer: where rows go.
+        writer: writes the rows.
         note: keeps a sentence for run.json.
         keep: keeps fields for run.json.
 
     Attributes:
-        warnings: what the user is to be warned of, oldest first.
-        error: the first mistake of a program that was met; the rows of its table and flush are missing, no others.
+        warnings: warnings for the user, oldest first.
+        error: the first error that is not the disk's; only the rows of its table and flush are missing.
     """
 
     def __init__(self, writer: Writer, *, note: Callable[[str], None], keep: Callable[..., None]) -> None:
@@ -45,14 +45,14 @@ class DiskWriter:
         self._num_nonfinite = 0
 
     def take(self, sent: Sent) -> None:
-        """Wait for rows to come to the host and hand them to the writer."""
+        """Wait until rows have reached the host and hand them to the writer."""
         with self._keeping_errors():
             for block in receive(sent):
-                with self._keeping_errors():
+                with self._keeping_errors():  # for each table: a mistake in one must not cost the rows of the others
                     self._append(block.table, host_columns(block, self._writer.tables[block.table]))
 
     def write(self) -> None:
-        """Write what the writer holds; what cannot be written it keeps."""
+        """Write what the writer holds; it keeps what cannot be written."""
         with self._keeping_errors():
             try:
                 self._writer.flush()
@@ -62,7 +62,7 @@ class DiskWriter:
                 self._failing = False
 
     def write_info(self, fields: Mapping[str, Any]) -> bool:
-        """Write fields of run.json; return whether that came to an end, well or with a mistake that is kept."""
+        """Write fields of run.json; return False if the disk refused them, so that they should be tried again."""
         with self._keeping_errors():
             try:
                 self._writer.update_info(**fields)
@@ -79,7 +79,7 @@ class DiskWriter:
             self.error = self.error or error
 
     def _disk_failed(self, text: str) -> None:
-        """Warn once until the disk takes something again."""
+        """Warn once, then not again until the disk takes something."""
         if not self._failing:
             self.warnings.append(text)
         self._failing = True
@@ -103,7 +103,7 @@ class DiskWriter:
         self._giving_up = True
 
     def _count_nonfinite(self, columns: Columns) -> None:
-        """A loss that is NaN or infinite is stored as it is, counted in run.json and warned about once."""
+        """Count losses that are NaN or infinite in run.json and warn once; they are stored as they are."""
         loss = columns.get("loss")
         if not isinstance(loss, pa.Array) or not pa.types.is_floating(loss.type):
             return

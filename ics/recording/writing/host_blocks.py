@@ -1,4 +1,4 @@
-"""Rows on the host, before they are laid out as columns: the values of tensors by the column, not by the cell."""
+"""Rows on the host, before they become columns: the values of tensors are kept per column, not per cell."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class TensorCells:
 
     Attributes:
         rows: numbers of the rows whose cell is a tensor, ascending.
-        values: their values one cell after another, flattened; or, where they were not copied into one piece, a list of
-            them as arrays. Read it by `flat` or `arrays`.
+        values: their values, flattened, one cell after another; or a list of arrays if they were not copied into one
+            piece. Read it with `flat` or `arrays`.
         shapes: shape of each of these cells.
         others: row to cell, for cells that are neither a tensor nor None.
-        num_rows: rows of the column, those that are None included.
+        num_rows: rows of the column, including those that are None.
     """
 
     rows: np.ndarray
@@ -60,7 +60,7 @@ class TensorCells:
         return np.fromiter(map(math.prod, self.shapes), np.int64, len(self.shapes))
 
     def arrays(self) -> list[np.ndarray]:
-        """Return each tensor by itself, in its shape, without copying it."""
+        """Return the tensors one by one, each in its shape, without copying."""
         if isinstance(self.values, list):
             return self.values
         ends = np.cumsum(self.sizes).tolist()

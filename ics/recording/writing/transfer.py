@@ -1,8 +1,8 @@
 """From blocks on the device to the host: one copy per device and flush, none per statistic.
 
-The way has two halves. `send` runs in the training thread: it starts the copy of everything and waits for none.
-`receive` may run in another thread: it waits for the copies and hands out the blocks with numpy arrays in the places of
-tensors. `host_columns` makes columns of them.
+There are two halves. `send` runs in the training thread: it starts every copy and waits for none. `receive` may run in
+another thread: it waits for the copies and returns the blocks with numpy arrays in place of tensors. `host_columns`
+makes columns of them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ics.records import Block, Stacked
 HostColumns = dict[str, list[Any]]
 
 _CHUNK = 16_384  # torch joins more numbers than these with several threads, which are the training's
-_ALIGNMENT = 16
+_ALIGNMENT = 16  # bytes are viewed as a dtype only at a multiple of its size; complex128 is the largest
 
 
 def to_host(blocks: Sequence[Block]) -> list[tuple[str, HostColumns]]:
-    """Return the rows as (table, host columns), all tensors of a device copied in one piece.
+    """Return the rows as (table, host columns); all tensors of a device are copied in one piece.
 
-    Blocks of one table that have the same columns are put below each other. A dense histogram becomes its non-empty
-    buckets; moments of no values become null with their reason. Waits for the device.
+    Blocks of one table with the same columns are concatenated. A dense histogram becomes its non-empty buckets;
+    moments of no values become null with their reason. Waits for the device.
     """
     return [
         (block.table, as_lists(host_columns(block, schema.table_named(block.table)))) for block in receive(send(blocks))
@@ -41,11 +41,11 @@ def to_host(blocks: Sequence[Block]) -> list[tuple[str, HostColumns]]:
 
 @dataclass(slots=True)
 class _Piece:
-    """Cells of a column that lie on one device in one dtype, and where they go in the device's copy.
+    """Cells of a column on one device in one dtype, and their position in the device's copy.
 
     Attributes:
         rows: their rows.
-        tensors: a tensor for each; or one of which the cells are parts, then `places` are the numbers of these parts.
+        tensors: one tensor per cell; or a single tensor of which the cells are parts, numbered by `places`.
     """
 
     rows: np.ndarray
@@ -65,7 +65,7 @@ class _Piece:
 
 @dataclass(slots=True)
 class _Copy:
-    """What is copied from one device: pinned bytes on the host, and the event after which they are there."""
+    """The copy from one device: pinned bytes on the host, and the event after which they have arrived."""
 
     host: Tensor
     event: torch.cuda.Event | None
@@ -82,7 +82,7 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Rows on their way to the host: tables and their columns, plain lists or such that have tensors in them."""
+    """Rows on their way to the host: tables and their columns, which are plain lists or contain tensors."""
 
     tables: list[tuple[str, dict[str, list[Any] | _Column]]] = field(default_factory=list)
 
@@ -91,9 +91,9 @@ class Sent:
 def send(blocks: Sequence[Block]) -> Sent:
     """Start the copy of all tensors to the host and return at once.
 
-    A GPU gathers the cells of each column with one kernel, and copies everything in one piece to pinned memory, behind
-    the work that makes it. Tensors in the host's memory are not copied here at all. They are read later, so
-    nothing may write into the tensors of a block once it is sent.
+    A GPU gathers the cells of each column with one kernel and copies everything in one piece to pinned memory, queued
+    behind the work that computes it. Tensors in the host's memory are not copied here. They are read later, so nothing
+    may write to the tensors of a block once it is sent.
     """
     sent = Sent()
     moving: dict[torch.device, list[_Piece]] = {}
@@ -110,7 +110,7 @@ def send(blocks: Sequence[Block]) -> Sent:
 
 
 def receive(sent: Sent) -> list[HostBlock]:
-    """Wait for the copies and return the rows on the host: of each block, in the order in which they were recorded."""
+    """Wait for the copies and return the rows on the host, in the order in which they were recorded."""
     return [
         HostBlock(
             table, {name: _arrived(cells) if isinstance(cells, _Column) else cells for name, cells in columns.items()}
@@ -120,7 +120,7 @@ def receive(sent: Sent) -> list[HostBlock]:
 
 
 def tensor_sizes(block: Block) -> list[int]:
-    """Return how many values each tensor and array of a block has, one that many cells are parts of counted once."""
+    """Return how many values each tensor and array of a block has; one shared by many cells is counted once."""
     sizes = []
     for cells in block.columns.values():
         if isinstance(cells, Stacked):
@@ -133,9 +133,9 @@ def tensor_sizes(block: Block) -> list[int]:
 
 
 def _merged(blocks: Iterable[Block]) -> list[tuple[str, dict[str, list[Sequence[Any]]]]]:
-    """Return (table, columns) with the blocks of one table below each other that have the same columns.
+    """Return (table, columns); the blocks of one table with the same columns are grouped together.
 
-    A column is given as the cells of each block.
+    A column is a list of the cells of each block.
     """
     tables: dict[tuple[str, frozenset[str]], dict[str, list[Sequence[Any]]]] = {}
     for block in blocks:
@@ -148,7 +148,7 @@ def _merged(blocks: Iterable[Block]) -> list[tuple[str, dict[str, list[Sequence[
 
 
 def _split(parts: Sequence[Sequence[Any]]) -> list[Any] | _Column:
-    """Return a column as it is, or, if tensors are among its cells, these by device and dtype."""
+    """Return a column as it is; if it contains tensors, return them by device and dtype."""
     if not any(isinstance(part, Stacked) for part in parts):
         return _split_cells(list(chain.from_iterable(parts)))
     column, start = _Column(sum(map(len, parts)), {}, []), 0
@@ -173,7 +173,7 @@ def _split(parts: Sequence[Sequence[Any]]) -> list[Any] | _Column:
 
 
 def _without_parts(column: Stacked) -> list[Any] | None:
-    """Return the cells of a stacked column that are no parts of its tensor; None if there are none."""
+    """Return the cells of a stacked column that are not parts of its tensor; None if there are none."""
     if all(cell is None for cell in column.others.values()):
         return None
     return [column.others.get(row) for row in range(len(column))]
@@ -203,14 +203,14 @@ _DEVICE, _DTYPE, _SHAPE = attrgetter("device"), attrgetter("dtype"), attrgetter(
 
 
 def _start_copy(device: torch.device, pieces: Sequence[_Piece]) -> None:
-    """Gather the pieces of a device in one stretch of bytes and start its copy to the host."""
+    """Gather the pieces of a device in one block of bytes and start its copy to the host."""
     size = 0
     for piece in pieces:
         piece.start = size
         size += -(-piece.num_values * piece.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
     try:
         stretch = torch.empty(size, dtype=torch.uint8, device=device)
-    except torch.OutOfMemoryError:  # a full device: slowly, then, and waiting for each, but nothing is lost
+    except torch.OutOfMemoryError:  # a full device: one by one, which waits for each copy but loses nothing
         for piece in pieces:
             piece.tensors = [tensor.cpu() for tensor in piece.tensors]
         return
@@ -226,8 +226,11 @@ def _start_copy(device: torch.device, pieces: Sequence[_Piece]) -> None:
 def _to_host_memory(stretch: Tensor) -> _Copy:
     if stretch.device.type != "cuda":
         return _Copy(stretch.cpu(), None)
-    # torch keeps pinned memory that was given back, so from the second flush on none is pinned anew.
+    # Pinned, as a copy to pageable memory would wait for the device. torch keeps pinned memory that was given back, so
+    # from the second flush on none is pinned anew.
     host = torch.empty(stretch.shape, dtype=torch.uint8, pin_memory=True)
+    # An event is recorded on the current device: with a model on cuda:1 it would otherwise mark a stream of cuda:0.
+    # `stretch` may be freed at once: its memory is reused only by later work of the same stream.
     with torch.cuda.device(stretch.device):
         host.copy_(stretch, non_blocking=True)
         event = torch.cuda.Event(blocking=True)  # the thread that waits sleeps: a spinning one would slow the training
@@ -255,7 +258,7 @@ def _shapes(piece: _Piece) -> list[tuple[int, ...]]:
 
 
 def _values(piece: _Piece) -> np.ndarray | list[np.ndarray]:
-    """Return the values of a piece on the host: one cell after another, or as arrays that are not copied."""
+    """Return the values of a piece on the host: in one array, cell after cell, or as arrays that are not copied."""
     if piece.places is not None:
         return list(_as_numpy(piece.tensors[0].detach())[piece.places])
     if piece.copied is None:
@@ -269,7 +272,7 @@ def _values(piece: _Piece) -> np.ndarray | list[np.ndarray]:
 
 
 def _joined(numbers: Sequence[Tensor]) -> np.ndarray:
-    """Join numbers, in chunks by torch: a hundred times quicker than one by one."""
+    """Join numbers with torch, in chunks: a hundred times faster than one by one."""
     chunks = [torch.stack(list(numbers[start : start + _CHUNK])) for start in range(0, len(numbers), _CHUNK)]
     return np.concatenate([_as_numpy(chunk) for chunk in chunks])
 
@@ -277,4 +280,5 @@ def _joined(numbers: Sequence[Tensor]) -> np.ndarray:
 def _as_numpy(tensor: Tensor) -> np.ndarray:
     """Return a tensor as numpy holds it; half precision is widened, which is exact."""
     wide = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    # torch only marks negated and conjugated views, and numpy() refuses tensors with such a mark.
     return wide.resolve_neg().resolve_conj().numpy()

@@ -1,4 +1,4 @@
-"""Packed sufficient statistics laid out as the columns of their table, on the host, for all rows of a flush at once."""
+"""From packed sufficient statistics to the columns of their table, on the host, for all rows of a flush at once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NEED_ASYMPTOTES = frozenset(columns_that(need_asymptotes=True))
 def unpacked(block: HostBlock) -> HostBlock:
     """Return the rows with the columns of `activations` or `gradients` in place of their packed statistics.
 
-    Formulas: `ics.stats.columns_of`; the norm of a gradient is `sqrt(n (m2 + mean^2))`, NaN where a value was not
-    finite. Cost: a few operations for each number of channels that occurs, and one step in Python for each row that
-    has columns per channel.
+    Formulas: `ics.stats.columns_of`; the norm of a gradient is `sqrt(n (m2 + mean^2))`, NaN if a value was not finite.
+    Cost: a few operations for each number of channels that occurs, and one step in Python for each row that has
+    columns per channel.
     """
     if BOUNDED not in block.columns:
         return block
@@ -67,14 +67,14 @@ def _columns(packed: TensorCells, bounded: np.ndarray, *, per_channel: bool) -> 
 
 
 def _slices(num_rows: int, num_moments: int, num_channels: int) -> Iterator[slice]:
-    """Yield slices of rows so small that torch takes one thread: the training beside it needs the others."""
+    """Yield slices of rows so small that torch uses one thread: the training needs the others."""
     step = max(1, _MOST // (num_moments * num_channels))
     for start in range(0, num_rows, step):
         yield slice(start, start + step)
 
 
 def _norms(packed: torch.Tensor) -> torch.Tensor:
-    """l2 norm of each row's values, (S,); NaN where a value is not finite, as no number would be its norm."""
+    """Return the l2 norm of each row's values, (S,); NaN if a value is not finite, as the norm is then undefined."""
     rows = dict(zip(stats.PACKED, packed.unbind(1), strict=True))
     count, mean = rows["count"], rows["mean"]
     squares = torch.where(count > 0, count * (rows["m2"] + mean * mean), 0.0).sum(-1)
@@ -82,7 +82,7 @@ def _norms(packed: torch.Tensor) -> torch.Tensor:
 
 
 def _cells(rows: list[np.ndarray], cells: list[np.ndarray], num_rows: int, *, only: np.ndarray | None) -> TensorCells:
-    """Put the cells of groups of rows into one column; `only` tells which rows of the block have any."""
+    """Combine the cells of groups of rows into one column; `only` marks the rows of the block that have a value."""
     if only is not None:
         cells = [group[only[own]] for group, own in zip(cells, rows, strict=True)]
         rows = [own[only[own]] for own in rows]

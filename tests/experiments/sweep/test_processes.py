@@ -21,7 +21,9 @@ from tests.experiments.sweep.test_training import tiny
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """\
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background of a shell
 from pathlib import Path
 from ics.experiments.sweep import run_jobs
 from tests.experiments.sweep.jobs import job

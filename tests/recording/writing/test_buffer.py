@@ -245,7 +245,10 @@ def test_an_interrupt_at_any_line_loses_and_doubles_nothing(moment, tmp_path):
 
 
 def run_program(text, *arguments, **options):
-    program = "import os, sys, torch\nfrom tests.recording.writing.test_buffer import *\n" + textwrap.dedent(text)
+    # Whoever runs the tests in the background of a shell has them started with Ctrl-C ignored.
+    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    imports = "import os, sys, torch\nfrom tests.recording.writing.test_buffer import *\n"
+    program = interruptible + imports + textwrap.dedent(text)
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True, **options)
 

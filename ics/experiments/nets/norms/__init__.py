@@ -1,4 +1,4 @@
-"""Normalisations by name: torch's own, and those that the argument about BatchNorm needs.
+"""Normalisations by name: those of torch, and those that questions about BatchNorm need.
 
 catalogue    every name with its position, and `make_norm`
 channels     what the ones below share: gamma, beta, running averages

@@ -1,4 +1,4 @@
-"""Every normalisation by name, where it stands in a layer, and how it is made."""
+"""Every normalisation by name, its position in a layer, and how to make it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _per_channel(kind: type[nn.Module], num_features: int, ndim: int, **settings
 
 
 def _layer(num_features: int, ndim: int) -> nn.Module:
-    """Over all channels and places of a sample; gamma and beta per channel, for images too (Wu & He 2018, sec. 3.1)."""
+    """Normalise over all channels and places of a sample; gamma and beta per channel (Wu & He 2018, sec. 3.1)."""
     if ndim == 4:
         return nn.GroupNorm(1, num_features)
     _more_than_one("layer", num_features)
@@ -90,9 +90,9 @@ def _layer(num_features: int, ndim: int) -> nn.Module:
 
 
 def _group(num_features: int, ndim: int) -> nn.Module:
-    """16 channels or the next number that divides them; fewer channels are one group (Wu & He 2018, table 3).
+    """Groups of 16 channels or the next size that divides them; fewer channels are one group (Wu & He 2018, table 3).
 
-    32 groups, their other choice, would leave two units per group of a narrow linear layer: only signs.
+    32 groups, their other choice, would leave two units per group in a narrow linear layer, of which only signs remain.
     """
     if ndim == 2:
         _more_than_one("group", num_features)

@@ -1,4 +1,4 @@
-"""What normalisations per channel share that torch does not have: gamma, beta, running averages, checks."""
+"""What the normalisations per channel that torch lacks have in common: gamma, beta, running averages, checks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MOMENTUM = 0.1
 class ChannelNorm(nn.Module):
     """Abstract: z = gamma (x - mean) / scale + beta, each per channel of (N, C) or (N, C, *spatial).
 
-    Parameters and buffers are called as BatchNorm's, so that either loads the other's `state_dict`. It is none of
-    torch's `_BatchNorm` nevertheless: code that sees one may assume that a bias in front has no gradient, that Theorem
-    4.1 holds, and that running statistics do not enter what is returned in training. Here one of these fails.
+    Parameters and buffers have the names of BatchNorm's, so either loads the other's `state_dict`. But it is no
+    subclass of torch's `_BatchNorm`: code that sees one may assume that a bias in front has no gradient, that Theorem
+    4.1 holds, and that running statistics do not affect the output in training. Here one of these fails.
 
     Args:
         num_features: C.
@@ -70,6 +70,7 @@ class ChannelNorm(nn.Module):
                 f"{type(self).__name__} expects more than 1 value per channel in training, got inputs of shape "
                 f"{tuple(x.shape)}; use larger batches, or model.eval()"
             )
+        # Under autocast x is in half precision, where sums of squares overflow and variances lose their digits.
         return x.to(torch.promote_types(x.dtype, self.weight.dtype))
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm that its own gradient does not know about."""
+"""BatchNorm whose statistics, or mean alone, are constants in the gradient."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class DetachedBatchNorm(ChannelNorm):
         if not self.training:
             return self.transform(x_wide, self.running_mean, (self.running_var + self.eps).sqrt()).to(x.dtype)
         variance, mean = torch.var_mean(x_wide, channel_axes(x), correction=0)
+        # The values are BatchNorm's, the gradient is not: a step may change a mean that the next pass subtracts again.
         mean = mean.detach()
         if self.variance:
             variance = variance.detach()

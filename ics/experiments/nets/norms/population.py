@@ -1,4 +1,4 @@
-"""Normalisation by what is known of the population, outside of the gradient step."""
+"""Normalisation by estimated statistics of the population, outside the gradient step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ics.experiments.nets.norms.channels import EPS, MOMENTUM, ChannelNorm, chan
 class PopulationNorm(ChannelNorm):
     """z = gamma (x - mean) / sqrt(variance + eps) + beta with running averages of the steps before.
 
-    The present batch enters the running averages only after it was normalised, so that the first step leaves x as it
-    is (mean 0, variance 1), and dL/dx = gamma/sigma g. Training and eval mode compute the same; eval mode leaves
-    the averages alone. A bias in front is not cancelled.
+    The present batch enters the running averages only after it was normalised. So the first step leaves x as it is
+    (mean 0, variance 1), and dL/dx = gamma/sigma g. Training and eval mode compute the same, but eval mode does not
+    change the averages. A bias in front is not cancelled.
 
     Args:
         num_features: C.

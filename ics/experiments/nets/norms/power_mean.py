@@ -1,4 +1,4 @@
-"""The mean subtracted, and divided by the average lp norm instead of the standard deviation."""
+"""Normalisation that subtracts the mean and divides by the average lp norm instead of the standard deviation."""
 
 from __future__ import annotations
 
