@@ -273,7 +273,7 @@ class Recorder:
             self._layers_are_stored = bool(layers)
         parts = {frozenset[str](): self._clock() - started}
         row |= {"learning_rate": measured.learning_rate, **(self._guarded(step, (), measured.norms) or {})}
-        if "update" in measured.needs:
+        if self._setup.optimizers and "update" in measured.needs:
             self._guarded(step, (), lambda: self._note_steps(measured))
         for served, measure in self._measurements(measured):
             if self._schedules.keys() & served:  # else an error at this very step has switched all of them off
