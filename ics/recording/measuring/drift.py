@@ -14,7 +14,7 @@ from ics import schema
 from ics.errors import UsageError
 from ics.landscape import RandomState, substituted
 from ics.landscape.random_state import replayed
-from ics.landscape.substitution import attributes_kept
+from ics.landscape.substitution import attributes_kept, tensor_places
 from ics.probes.drift import SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
 from ics.probes.structure.grouping import Grouping
 from ics.recording.inputs import copy_batch, feed
@@ -87,7 +87,7 @@ class SameBatchDrift:
     def measure(self, step: MeasuredStep) -> Block:
         """Return the rows of one step; its batch becomes the probe batch if there is none yet."""
         if self._batch is None:
-            self._batch = copy_batch(step.batch[0] if step.accumulate else step.batch)
+            self._batch = copy_batch(step.first_batch)
         if self._random_state is None:
             self._random_state = step.random_state
         before = self._sites(step.before, step.buffers, halves=True)
@@ -116,12 +116,15 @@ class SameBatchDrift:
     def _standing_at(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Iterator[None]:
         """Let the model hold copies, which it may write to: an embedding with max_norm does, and so does BatchNorm."""
         assert self._random_state is not None
-        leaves = {name: nn.Parameter(value.detach().clone(), False) for name, value in parameters.items()}
-        clones = {name: value.clone() for name, value in buffers.items()}
+        places = tensor_places(self._model)  # what a criterion holds is left alone
+        leaves = {
+            name: nn.Parameter(value.detach().clone(), False) for name, value in parameters.items() if name in places
+        }
+        clones = {name: value.clone() for name, value in buffers.items() if name in places}
         with (
             replayed(self._random_state, self._model),
             attributes_kept(self._model),
-            substituted(self._model, {**leaves, **clones}),
+            substituted(self._model, {**leaves, **clones}, places=places),
             torch.no_grad(),
         ):
             yield

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from ics.landscape import Objective, RandomState, Transition, make_transition
+from ics.landscape.attributes import AttributeSnapshot
 from ics.probes import Probes, find_layers, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.inputs import forced_eager
+from ics.recording.measuring.batch_reading import choose_reading
 from ics.recording.measuring.setup import Setup
 from ics.recording.measuring.step_parameters import StepParameters, learning_rate
 from ics.records import Block, Layer
@@ -37,8 +39,9 @@ class MeasuredStep:
         due: names of the instruments that are due.
         needs: what they need; see `ics.Instrument`.
         number: optimizer steps done before this one, from 0.
-        batch: the batch as it was handed to `Recorder.step`.
+        batch: the batch as it was handed to `Recorder.step`; a copy from before the block where anything replays.
         accumulate: whether it is a list of micro-batches.
+        guessed: whether that was seen from a list, not said: then it is held against the gradient training used.
         previous: the batch of the step before, the second batch of the noise floor; None if it was not kept.
         kept: by instrument, what it keeps from step to step.
         learning_rate: of the first parameter group as the optimizer stepped; None without an optimizer.
@@ -52,12 +55,14 @@ class MeasuredStep:
     accumulate: bool
     previous: Batch | None
     kept: Mapping[str, Any]
+    guessed: bool = False
     learning_rate: float | None = None
     attached: dict[str, ExitStack] = field(default_factory=dict)
     _armed: ExitStack = field(default_factory=ExitStack)
     _probes: Probes | None = None
     _parameters: StepParameters | None = None
     _buffers: dict[str, Tensor] | None = None
+    _attributes: AttributeSnapshot | None = None
     _random_state: RandomState | None = None
 
     def arm(self) -> None:
@@ -74,9 +79,8 @@ class MeasuredStep:
         self.learning_rate = learning_rate(optimizer)
         if "update" in self.needs:
             self._parameters = self._keep_parameters()
-            if self._replays:
-                self._buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
-                self._random_state = RandomState.capture(model)
+            if self.replays:
+                self._keep_state()
             if optimizer is not None:
                 handle = before_optimizer_step(optimizer, self._optimizer_steps)
                 self._armed.callback(handle.remove)
@@ -95,7 +99,7 @@ class MeasuredStep:
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """The context of all evaluations: eager, and with the random state put back at its end."""
-        if not self._replays:  # nothing is evaluated
+        if not self.replays:  # nothing is evaluated
             yield
             return
         now = RandomState.capture(self.setup.model)
@@ -168,14 +172,34 @@ class MeasuredStep:
     @cached_property
     def objective(self) -> Objective:
         """The loss of this batch as training saw it, a function of the parameters. Needs "loss"."""
-        return self._objective_of(self.batch, accumulate=self.accumulate)
+        if self._attributes is not None:
+            self._attributes.note_changes()
+        if self.guessed and self.accumulate not in self.setup.found.readings:
+            self.setup.found.readings[self.accumulate] = choose_reading(
+                lambda accumulate: self._objective_of(self.batch, accumulate=accumulate),
+                self.accumulate,
+                len(self.batch),
+                before=self.before,
+                used=self.gradients,
+            )
+        return self._objective_of(self.batch, accumulate=self._read(self.accumulate))
+
+    @property
+    def first_batch(self) -> Any:
+        """The batch, or the first of its micro-batches."""
+        if self.guessed and self._can_replay:
+            return self.objective.batches[0]
+        return self.batch[0] if self.accumulate else self.batch
 
     @cached_property
     def transition(self) -> Transition:
         """W(t) to W(t+1) on this batch, with the batch before for the noise floor. Needs "loss"."""
-        second = None if self.previous is None else self._objective_of(self.previous[0], accumulate=self.previous[1])
+        objective = self.objective  # first: it finds out what a list is
+        second = None
+        if self.previous is not None:
+            second = self._objective_of(self.previous[0], accumulate=self._read(self.previous[1]))
         return make_transition(
-            self.objective,
+            objective,
             before=self.before,
             after=self.after,
             second=second,
@@ -190,7 +214,7 @@ class MeasuredStep:
         return {} if self._parameters is None else self._parameters.norms()
 
     @property
-    def _replays(self) -> bool:
+    def replays(self) -> bool:
         """Whether a pass is run again, from the buffers and random state of before: by an instrument, or for layers."""
         return "replay" in self.needs or (self._can_replay and not self.setup.found.layers)
 
@@ -205,6 +229,18 @@ class MeasuredStep:
         unknown = "layers" in self.needs and not self.setup.found.layers and not self._can_replay
         return of_gradients or unknown or bool(self.due & {"activations", "normalization"})
 
+    def _keep_state(self) -> None:
+        model, extra = self.setup.model, self.setup.extra
+        present = {**dict(model.named_buffers()), **extra.buffers()}
+        self._buffers = {name: value.detach().clone() for name, value in present.items()}
+        self._attributes = AttributeSnapshot([*model.modules(), *extra.modules])
+        self._random_state = RandomState.capture(model)
+
+    def _read(self, accumulate: bool) -> bool:
+        """Return whether a list is micro-batches: what such a list turned out to be, unless the user said it."""
+        found = self.setup.found.readings.get(accumulate) if self.guessed else None
+        return accumulate if found is None else found.accumulate
+
     def _keep_parameters(self) -> StepParameters:
         options = self.setup.in_the_pass["gradients"]
         rows = {name: options[name] for name in ("histogram", "per_channel")}
@@ -212,7 +248,7 @@ class MeasuredStep:
             self.setup.parameters,
             self.setup.optimizer,
             rows=rows if "gradients" in self.due else None,
-            replays=self._replays,
+            replays=self.replays,
         )
 
     def _objective_of(self, batch: Any, *, accumulate: bool) -> Objective:
@@ -224,6 +260,8 @@ class MeasuredStep:
             accumulate=accumulate,
             random_state=self.random_state,
             buffers=self.buffers,
+            attributes=self._attributes,
+            extra=self.setup.extra,
         )
 
     def _optimizer_steps(self) -> None:

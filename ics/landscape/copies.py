@@ -1,0 +1,187 @@
+"""Copies of what a loss reads: batches and plain attributes, whatever they are made of, and whether they changed."""
+
+from __future__ import annotations
+
+import copy
+import enum
+from collections import deque
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, range, slice, enum.Enum, torch.dtype, torch.device)
+# Shared: copying a data set or a model would cost more than any number is worth, and a parameter is known by identity.
+_SHARED = (
+    nn.Module,
+    nn.Parameter,
+    torch.optim.Optimizer,
+    torch.Generator,
+    Dataset,
+    DataLoader,
+    Sampler,
+    type,
+    FunctionType,
+    BuiltinFunctionType,
+    MethodType,
+    ModuleType,
+    Iterator,
+)
+_DEPTH = 16
+
+
+def copied(value: Any, *, memo: dict[int, Any] | None = None) -> Any:
+    """Return `value` with every container and buffer in it copied, whatever their type; what is immutable is shared.
+
+    Objects that are met twice stay one object. What cannot be copied is handed back itself.
+
+    Args:
+        value: a batch, or the attribute of a module.
+        memo: by the id of an object, what stands for it in the copy; grows.
+
+    Example:
+        >>> batch = {"x": torch.zeros(2), "names": ["a"]}
+        >>> kept = copied(batch)
+        >>> _ = batch.pop("names"), batch["x"].add_(1)
+        >>> kept
+        {'x': tensor([0., 0.]), 'names': ['a']}
+    """
+    kept_alive: dict[int, Any] = {} if memo is None else memo
+    return _copied(value, kept_alive, _DEPTH)
+
+
+def same(value: Any, kept: Any) -> bool:
+    """Return whether `value` holds what its copy `kept` holds, bit for bit."""
+    return _same(value, kept, set())
+
+
+def changes(value: Any) -> bool:
+    """Return whether `value` may change without being assigned: a tensor, an array, a container, an object."""
+    return not isinstance(value, _ATOMS) and not isinstance(value, _SHARED)
+
+
+def _copied(value: Any, memo: dict[int, Any], depth: int) -> Any:
+    if isinstance(value, _ATOMS) or isinstance(value, _SHARED) or depth == 0:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    made = value
+    try:
+        if isinstance(value, Tensor):
+            made = _copied_tensor(value)
+        elif isinstance(value, np.ndarray):
+            made = value.copy(order="K")
+        elif isinstance(value, tuple):
+            made = _copied_tuple(value, memo, depth)
+        elif isinstance(value, set | frozenset):
+            made = copy.copy(value)
+        else:
+            made = _copied_object(value, memo, depth)
+    except Exception:  # an object of its own ways: the loss sees it as it is
+        made = value
+    memo[id(value)] = made
+    return made
+
+
+def _copied_tensor(value: Tensor) -> Tensor:
+    """Return a clone in the layout of the original: other strides choose other kernels, and with them other bits."""
+    made = value.detach().clone()
+    if made.layout == torch.strided and not made.is_nested and made.stride() != value.stride():
+        if 0 not in value.stride():  # expanded: its memory cannot be written apart
+            layout = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+            made = layout.copy_(made)
+    for name, held in vars(value).items():  # what a subclass, or the user, keeps beside the numbers
+        vars(made).setdefault(name, held)
+    return made.requires_grad_(value.requires_grad) if value.requires_grad else made
+
+
+def _copied_tuple(value: tuple[Any, ...], memo: dict[int, Any], depth: int) -> Any:
+    parts = [_copied(part, memo, depth - 1) for part in value]
+    if all(part is old for part, old in zip(parts, value, strict=True)):
+        return value
+    try:
+        made = tuple.__new__(type(value), parts)
+    except TypeError:  # what torch.max returns
+        return type(value)(parts)  # type: ignore[call-arg]
+    if "__dict__" in dir(value):
+        vars(made).update(vars(value))
+    return made
+
+
+def _copied_object(value: Any, memo: dict[int, Any], depth: int) -> Any:
+    """Return a shallow copy in which items and attributes are copies too, whoever forbids to assign them."""
+    if isinstance(value, MappingProxyType):
+        return MappingProxyType(_copied(dict(value), memo, depth - 1))
+    made = copy.copy(value)
+    if made is value:
+        return value
+    memo[id(value)] = made  # before its parts: they may lead back to it
+    if isinstance(value, dict):
+        for key, item in dict.items(value):
+            new = _copied(item, memo, depth - 1)
+            if dict.get(made, key) is not new:
+                dict.__setitem__(made, key, new)
+    elif isinstance(value, list):
+        list.__setitem__(made, slice(None), [_copied(item, memo, depth - 1) for item in list.__iter__(value)])
+    elif isinstance(value, deque):
+        for place, item in enumerate(value):
+            made[place] = _copied(item, memo, depth - 1)
+    for name, held in list(_attributes(made)):
+        new = _copied(held, memo, depth - 1)
+        if new is not held:
+            object.__setattr__(made, name, new)
+    return made
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from list(getattr(value, "__dict__", {}).items())
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield name, getattr(value, name)
+
+
+def _same(value: Any, kept: Any, seen: set[int]) -> bool:
+    if value is kept or id(value) in seen:
+        return True
+    if type(value) is not type(kept):
+        return False
+    if isinstance(value, Tensor):
+        return _same_tensor(value, kept)
+    if isinstance(value, np.ndarray):
+        return value.shape == kept.shape and value.dtype == kept.dtype and value.tobytes() == kept.tobytes()
+    if isinstance(value, _ATOMS) or isinstance(value, set | frozenset):
+        return bool(value == kept)
+    if isinstance(value, _SHARED):
+        return False
+    seen.add(id(value))
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        if list(dict.keys(value)) != list(dict.keys(kept)):
+            return False
+        pairs += zip(dict.values(value), dict.values(kept), strict=True)
+    elif isinstance(value, list | tuple | deque):
+        if len(value) != len(kept):
+            return False
+        pairs += zip(value, kept, strict=True)
+    mine, others = dict(_attributes(value)), dict(_attributes(kept))
+    pairs += [(held, others.get(name)) for name, held in mine.items()]
+    return mine.keys() == others.keys() and all(_same(one, other, seen) for one, other in pairs)
+
+
+def _same_tensor(value: Tensor, kept: Tensor) -> bool:
+    if value.shape != kept.shape or value.dtype != kept.dtype or value.device != kept.device:
+        return False
+    if value.requires_grad != kept.requires_grad or value.layout != kept.layout:
+        return False
+    a, b = value.detach(), kept.detach()
+    if value.layout != torch.strided or value.is_nested:
+        return False  # nothing to compare with cheaply: taken for changed, which costs a copy
+    if torch.equal(a, b):
+        return True
+    return bool(((a == b) | ((a != a) & (b != b))).all())  # NaN is NaN
