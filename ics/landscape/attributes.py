@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ics.landscape.copies import changes, copied, same
 
@@ -40,9 +40,13 @@ class AttributeSnapshot:
         self._memo: dict[int, Any] = {}
         self._kept = [(module, type(module), self._of(module)) for module in modules if not _is_wrapper(module)]
         self._changed: list[tuple[nn.Module, str, Any]] = []
+        self.noted = False
 
     def note_changes(self) -> None:
-        """Look for what was assigned, written into or deleted since the snapshot."""
+        """Look, once, for what was assigned, written into or deleted since the snapshot."""
+        if self.noted:
+            return
+        self.noted = True
         for module, kind, kept in self._kept:
             if type(module) is not kind:  # a lazy module that has become another
                 continue
@@ -55,13 +59,25 @@ class AttributeSnapshot:
                     self._changed.append((module, name, copy))
 
     def put_back(self) -> None:
-        """Assign what was there, in copies of its own, wherever something has changed."""
+        """Assign what was there, in copies of its own, wherever something had changed when changes were noted."""
         memo: dict[int, Any] = {}
         for module, name, copy in self._changed:
             if copy is _ABSENT:
                 vars(module).pop(name, None)
             else:
                 vars(module)[name] = copied(copy, memo=memo)
+
+    def undo(self) -> None:
+        """Note what has changed and put it back for good, tensors in place: others may hold them too."""
+        self.note_changes()
+        for module, name, copy in self._changed:
+            now = vars(module).get(name)
+            if isinstance(now, Tensor) and isinstance(copy, Tensor) and now.shape == copy.shape:
+                now.detach().copy_(copy)
+            elif copy is _ABSENT:
+                vars(module).pop(name, None)
+            else:
+                vars(module)[name] = copied(copy)
 
     def _of(self, module: nn.Module) -> Mapping[str, tuple[Any, Any]]:
         return {

@@ -64,13 +64,13 @@ class ExtraParameters:
 
     def buffers(self) -> dict[str, Tensor]:
         """The present buffers of the modules."""
-        return {
-            name: where[0][0][where[0][1]] for name, where in self.places.items() if name not in self.parameters
-        }
+        return {name: where[0][0][where[0][1]] for name, where in self.places.items() if name not in self.parameters}
 
     def exchanged(self, values: Mapping[str, Tensor]) -> AbstractContextManager[object]:
         """Return a context in which every operation takes the values in place of parameters that sit in no module."""
-        return _Exchange({id(self.parameters[name]): values[name] for name in self.bare}) if self.bare else nullcontext()
+        return (
+            _Exchange({id(self.parameters[name]): values[name] for name in self.bare}) if self.bare else nullcontext()
+        )
 
 
 class _Exchange(TorchFunctionMode):

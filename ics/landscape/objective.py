@@ -86,6 +86,7 @@ class Objective:
                 f"accumulate=True expects a list of micro-batches, got {_describe(batch)}; type [batch] for one"
             )
         self.model = model
+        self.accumulate = accumulate
         self.batches: tuple[Any, ...] = tuple(batch) if accumulate else (batch,)
         self.extra = extra or ExtraParameters()
         self._named = {**dict(model.named_parameters()), **self.extra.parameters}
@@ -93,7 +94,9 @@ class Objective:
         self._loss_fn = loss_fn
         self._modules = (*model.modules(), *self.extra.modules)
         self._places = {**tensor_places(model), **self.extra.places}
-        self._attributes = attributes
+        self._attributes = attributes or AttributeSnapshot(self._modules)
+        if attributes is not None:
+            attributes.note_changes()
         self._written: dict[int, bool] = {}  # by (micro-)batch, whether the loss writes into it
         self._random_state = random_state or RandomState.capture(model)
         present = {**dict(model.named_buffers()), **self.extra.buffers()} if buffers is None else buffers
@@ -175,10 +178,11 @@ class Objective:
                 self.extra.exchanged(leaves),
                 torch.enable_grad(),
             ):
-                if self._attributes is not None:
-                    self._attributes.put_back()
+                self._attributes.put_back()
                 yield
         finally:
+            if not self._attributes.noted:  # the first evaluation shows what the model writes into
+                self._attributes.undo()
             if drawn is not None:
                 drawn.restore()
 

@@ -46,7 +46,7 @@ def readable_twice(batch: Any, *, replays: bool) -> Any:
         UsageError: an iterator where an instrument runs the model on the batch again.
     """
     parts = batch if type(batch) in (tuple, list) else (batch,)
-    if not any(hasattr(part, "__next__") and not hasattr(part, "__getitem__") for part in parts):
+    if not any(hasattr(type(part), "__next__") and not hasattr(type(part), "__getitem__") for part in parts):
         return batch
     if replays:
         raise UsageError(

@@ -179,10 +179,16 @@ class Recorder:
         """Return the batch, in a copy from before the block where this step replays it, or the next one may."""
         when = self._schedules.get("gradient_shift")
         replays = measured is not None and measured.replays
-        self._copy = copy_batch(batch) if replays or (when is not None and when.due(self._next_step + 1)) else None
+        if not replays and (when is None or not when.due(self._next_step + 1)):
+            return batch
+        started = self._clock()
+        self._copy = copy_batch(batch)
+        if self._budget is not None and measured is None:  # no part of training's own time
+            self._budget.spend(self._clock() - started)
+            self._budget.start()
         if measured is not None and replays:
             measured.batch = self._copy
-        return batch if self._copy is None else self._copy
+        return self._copy
 
     def close(self, *, state: str = "completed") -> None:
         """Write what is left, compact the run and mark its end; safe to call twice."""

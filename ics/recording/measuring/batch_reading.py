@@ -59,7 +59,9 @@ def choose_reading(
         why = f"taken for {_named(not guess, members)}, as {_named(guess, members)} {failed}"
         return Reading(not guess, why, other_fits)
     if error is None:
-        why = f"taken for {_named(guess, members)}; type micro_batches={not guess} if it is {_named(not guess, members)}"
+        why = (
+            f"taken for {_named(guess, members)}; type micro_batches={not guess} if it is {_named(not guess, members)}"
+        )
         return Reading(guess, why, False)
     if isinstance(error, UsageError):
         raise error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ics import schema
 from ics.errors import UsageError
 from ics.landscape import RandomState, substituted
+from ics.landscape.attributes import AttributeSnapshot
 from ics.landscape.random_state import replayed
 from ics.landscape.substitution import attributes_kept, tensor_places
 from ics.probes.drift import SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
@@ -77,6 +78,7 @@ class SameBatchDrift:
         self._selection = selection
         self._grouping = grouping
         self._random_state: RandomState | None = None
+        self._attributes: AttributeSnapshot | None = None
         self._reference: tuple[int, SitesOfPass] | None = None
 
     @property
@@ -90,8 +92,10 @@ class SameBatchDrift:
             self._batch = copy_batch(step.first_batch)
         if self._random_state is None:
             self._random_state = step.random_state
+        self._attributes = step.attributes
         before = self._sites(step.before, step.buffers, halves=True)
         after = self._sites(step.after, step.buffers, halves=False)
+        self._attributes = None
         rows = drift_rows(after, before, reference="before_update", floor=before)
         if self._reference is not None:
             number, kept = self._reference
@@ -127,4 +131,6 @@ class SameBatchDrift:
             substituted(self._model, {**leaves, **clones}, places=places),
             torch.no_grad(),
         ):
+            if self._attributes is not None:
+                self._attributes.put_back()
             yield

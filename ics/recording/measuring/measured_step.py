@@ -165,6 +165,13 @@ class MeasuredStep:
         return _kept(self._buffers, "replay")
 
     @property
+    def attributes(self) -> AttributeSnapshot:
+        """The plain attributes of modules as they were before the block. Needs "replay"."""
+        kept = _kept(self._attributes, "replay")
+        kept.note_changes()
+        return kept
+
+    @property
     def random_state(self) -> RandomState:
         """The random state as it was before the block. Needs "replay"."""
         return _kept(self._random_state, "replay")
@@ -172,8 +179,6 @@ class MeasuredStep:
     @cached_property
     def objective(self) -> Objective:
         """The loss of this batch as training saw it, a function of the parameters. Needs "loss"."""
-        if self._attributes is not None:
-            self._attributes.note_changes()
         if self.guessed and self.accumulate not in self.setup.found.readings:
             self.setup.found.readings[self.accumulate] = choose_reading(
                 lambda accumulate: self._objective_of(self.batch, accumulate=accumulate),
@@ -260,7 +265,7 @@ class MeasuredStep:
             accumulate=accumulate,
             random_state=self.random_state,
             buffers=self.buffers,
-            attributes=self._attributes,
+            attributes=self.attributes,
             extra=self.setup.extra,
         )
 
