@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -22,10 +21,13 @@ class ExtraParameters:
     Args:
         given: by name, a module (its parameters are called `name.weight` and so on) or a single parameter.
         model: what they are to lie beside; what is its own is left out.
+        used: modules that the loss uses; of their parameters those that are trained belong to these, and their buffers
+            and attributes are kept.
+        trained: what the optimizer trains; what is beside the model and in no module is called `extra.0` and so on.
 
     Attributes:
         parameters: by name.
-        modules: modules that hold some of them.
+        modules: modules that hold some of them, or that the loss uses.
         places: where the parameters and buffers of these modules sit.
         bare: names of parameters that sit in no module that was handed over.
 
@@ -33,34 +35,65 @@ class ExtraParameters:
         UsageError: something that is neither a module nor a parameter, or a name that the model has already.
 
     Example:
+        >>> import torch
         >>> extra = ExtraParameters({"criterion": nn.Linear(1, 1), "temperature": nn.Parameter(torch.ones(1))})
         >>> list(extra.parameters)
         ['criterion.weight', 'criterion.bias', 'temperature']
     """
 
-    def __init__(self, given: Mapping[str, nn.Module | nn.Parameter] | None = None, *, model: Any = None) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, nn.Module | nn.Parameter] | None = None,
+        *,
+        model: nn.Module | None = None,
+        used: Mapping[str, nn.Module] | None = None,
+        trained: Iterable[nn.Parameter] = (),
+    ) -> None:
         self.parameters: dict[str, nn.Parameter] = {}
         self.places: dict[str, list[Place]] = {}
         self.modules: tuple[nn.Module, ...] = ()
-        names = set() if model is None else {name for name, _ in model.named_parameters()}
-        known = set() if model is None else set(map(id, [*model.parameters(), *model.buffers(), *model.modules()]))
+        self._names = set() if model is None else {name for name, _ in model.named_parameters()}
+        self._known = set() if model is None else set(map(id, [*model.parameters(), *model.buffers()]))
+        self._held = set() if model is None else set(map(id, model.modules()))
+        trained = tuple(trained)
         for name, each in (given or {}).items():
-            found = dict(_named(name, each))
             if isinstance(each, nn.Module):
-                places = tensor_places(each)
-                tensors = dict([*each.named_parameters(), *each.named_buffers()])
-                own = {own: where for own, where in places.items() if id(tensors[own]) not in known}
-                self.places |= {f"{name}.{own}": where for own, where in own.items()}
-                self.modules += tuple(module for module in each.modules() if id(module) not in known)
-                known |= set(map(id, [*tensors.values(), *each.modules()]))
-            for full, parameter in found.items():
-                if isinstance(each, nn.Module) and full not in self.places:
-                    continue
-                if full in names | self.parameters.keys():
-                    raise UsageError(f"extra_parameters expects names of their own, got {full!r} twice; rename it")
-                if id(parameter) not in set(map(id, self.parameters.values())):
-                    self.parameters[full] = parameter
+                self._take_module(name, each)
+            else:
+                self._take(name, _checked(name, each))
+        optimized = frozenset(map(id, trained))
+        for name, module in (used or {}).items():
+            self._take_module(name, module, only=optimized)
+        left = [each for each in trained if id(each) not in self._known]
+        for number, each in enumerate(left):
+            self._take(f"extra.{number}", each)
         self.bare = frozenset(self.parameters.keys() - self.places.keys())
+
+    def _take_module(self, name: str, module: nn.Module, *, only: frozenset[int] | None = None) -> None:
+        """Take what is new of a module: its buffers, and its parameters or `only` those of these ids."""
+        places, buffers = tensor_places(module), dict(module.named_buffers())
+        parameters = dict(module.named_parameters())
+        for own, where in places.items():
+            tensor = buffers[own] if own in buffers else parameters[own]
+            if id(tensor) in self._known or not (own in buffers or only is None or id(tensor) in only):
+                continue
+            self.places[f"{name}.{own}"] = where
+            if own in buffers:
+                self._known.add(id(tensor))
+            else:
+                self._take(f"{name}.{own}", parameters[own])
+        new = [each for each in module.modules() if id(each) not in self._held]
+        self.modules += tuple(new)
+        self._held |= set(map(id, new))
+
+    def _take(self, name: str, parameter: nn.Parameter) -> None:
+        if id(parameter) in self._known:
+            return
+        if name in self._names:
+            raise UsageError(f"extra_parameters expects names of their own, got {name!r} twice; rename it")
+        self._known.add(id(parameter))
+        self._names.add(name)
+        self.parameters[name] = parameter
 
     def buffers(self) -> dict[str, Tensor]:
         """The present buffers of the modules."""
@@ -93,23 +126,10 @@ class _Exchange(TorchFunctionMode):
         return value
 
 
-def optimized_beside(model: nn.Module, optimizer: Any, given: Mapping[str, Any]) -> dict[str, nn.Parameter]:
-    """Return what the optimizer trains beside the model and what was handed over, as `extra.0` and so on."""
-    known = set(map(id, model.parameters()))
-    for each in given.values():
-        known |= set(map(id, each.parameters() if isinstance(each, nn.Module) else [each]))
-    groups = getattr(optimizer, "param_groups", None) or ()
-    held = [each for group in groups for each in group["params"] if id(each) not in known]
-    return {f"extra.{number}": each for number, each in enumerate(held)}
-
-
-def _named(name: str, each: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    if isinstance(each, nn.Module):
-        yield from ((f"{name}.{own}", parameter) for own, parameter in each.named_parameters())
-    elif isinstance(each, torch.Tensor) and each.is_leaf:
-        yield name, each  # type: ignore[misc]
-    else:
-        raise UsageError(
-            f"extra_parameters expects a module or a parameter for each name, got {type(each).__name__} for {name!r}; "
-            'type extra_parameters={"criterion": criterion}'
-        )
+def _checked(name: str, each: Any) -> nn.Parameter:
+    if isinstance(each, Tensor) and each.is_leaf:
+        return each  # type: ignore[return-value]
+    raise UsageError(
+        f"extra_parameters expects a module or a parameter for each name, got {type(each).__name__} for {name!r}; "
+        'type extra_parameters={"criterion": criterion}'
+    )

@@ -12,7 +12,8 @@ from torch import nn
 
 from ics.errors import UsageError
 from ics.landscape.copies import copied
-from ics.landscape.extra_parameters import ExtraParameters, optimized_beside
+from ics.landscape.extra_parameters import ExtraParameters
+from ics.recording.loss_modules import modules_of_loss
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -72,7 +73,9 @@ def extra_parameters_of(
     named = dict(given or {})
     if isinstance(loss_fn, nn.Module):
         named.setdefault("loss_fn", loss_fn)
-    return ExtraParameters({**named, **optimized_beside(model, optimizer, named)}, model=model)
+    groups = getattr(optimizer, "param_groups", None) or ()
+    trained = [each for group in groups for each in group["params"]]
+    return ExtraParameters(named, model=model, used=modules_of_loss(loss_fn), trained=trained)
 
 
 def holds_micro_batches(batch: Any) -> bool:

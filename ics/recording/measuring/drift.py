@@ -14,6 +14,7 @@ from ics import schema
 from ics.errors import UsageError
 from ics.landscape import RandomState, substituted
 from ics.landscape.attributes import AttributeSnapshot
+from ics.landscape.extra_parameters import ExtraParameters
 from ics.landscape.random_state import replayed
 from ics.landscape.substitution import attributes_kept, tensor_places
 from ics.probes.drift import SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
@@ -78,6 +79,7 @@ class SameBatchDrift:
         self._selection = selection
         self._grouping = grouping
         self._random_state: RandomState | None = None
+        self._extra = ExtraParameters()
         self._attributes: AttributeSnapshot | None = None
         self._reference: tuple[int, SitesOfPass] | None = None
 
@@ -92,7 +94,7 @@ class SameBatchDrift:
             self._batch = copy_batch(step.first_batch)
         if self._random_state is None:
             self._random_state = step.random_state
-        self._attributes = step.attributes
+        self._attributes, self._extra = step.attributes, step.setup.extra
         before = self._sites(step.before, step.buffers, halves=True)
         after = self._sites(step.after, step.buffers, halves=False)
         self._attributes = None
@@ -120,15 +122,15 @@ class SameBatchDrift:
     def _standing_at(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Iterator[None]:
         """Let the model hold copies, which it may write to: an embedding with max_norm does, and so does BatchNorm."""
         assert self._random_state is not None
-        places = tensor_places(self._model)  # what a criterion holds is left alone
-        leaves = {
-            name: nn.Parameter(value.detach().clone(), False) for name, value in parameters.items() if name in places
-        }
-        clones = {name: value.clone() for name, value in buffers.items() if name in places}
+        places = {**tensor_places(self._model), **self._extra.places}
+        leaves = {name: nn.Parameter(value.detach().clone(), False) for name, value in parameters.items()}
+        clones = {name: value.clone() for name, value in buffers.items()}
+        placed = {name: value for name, value in (leaves | clones).items() if name not in self._extra.bare}
         with (
             replayed(self._random_state, self._model),
-            attributes_kept(self._model),
-            substituted(self._model, {**leaves, **clones}, places=places),
+            attributes_kept(self._model, modules=(*self._model.modules(), *self._extra.modules)),
+            substituted(self._model, placed, places=places),
+            self._extra.exchanged(leaves),
             torch.no_grad(),
         ):
             if self._attributes is not None:
