@@ -31,6 +31,7 @@ _SHARED = (
     ModuleType,
     Iterator,
 )
+_KEPT = (*_ATOMS, *_SHARED)
 _DEPTH = 16
 
 
@@ -61,11 +62,11 @@ def same(value: Any, kept: Any) -> bool:
 
 def changes(value: Any) -> bool:
     """Return whether `value` may change without being assigned: a tensor, an array, a container, an object."""
-    return not isinstance(value, _ATOMS) and not isinstance(value, _SHARED)
+    return not isinstance(value, _KEPT)
 
 
 def _copied(value: Any, memo: dict[int, Any], depth: int) -> Any:
-    if isinstance(value, _ATOMS) or isinstance(value, _SHARED) or depth == 0:
+    if depth == 0 or isinstance(value, _KEPT):
         return value
     if id(value) in memo:
         return memo[id(value)]
@@ -90,10 +91,9 @@ def _copied(value: Any, memo: dict[int, Any], depth: int) -> Any:
 def _copied_tensor(value: Tensor) -> Tensor:
     """Return a clone in the layout of the original: other strides choose other kernels, and with them other bits."""
     made = value.detach().clone()
-    if made.layout == torch.strided and not made.is_nested and made.stride() != value.stride():
-        if 0 not in value.stride():  # expanded: its memory cannot be written apart
-            layout = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-            made = layout.copy_(made)
+    differs = made.layout == torch.strided and not made.is_nested and made.stride() != value.stride()
+    if differs and 0 not in value.stride():  # an expanded tensor's memory cannot be written apart
+        made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device).copy_(made)
     for name, held in vars(value).items():  # what a subclass, or the user, keeps beside the numbers
         vars(made).setdefault(name, held)
     return made.requires_grad_(value.requires_grad) if value.requires_grad else made
@@ -106,7 +106,7 @@ def _copied_tuple(value: tuple[Any, ...], memo: dict[int, Any], depth: int) -> A
     try:
         made = tuple.__new__(type(value), parts)
     except TypeError:  # what torch.max returns
-        return type(value)(parts)  # type: ignore[call-arg]
+        return type(value)(parts)
     if "__dict__" in dir(value):
         vars(made).update(vars(value))
     return made
@@ -155,7 +155,7 @@ def _same(value: Any, kept: Any, seen: set[int]) -> bool:
         return _same_tensor(value, kept)
     if isinstance(value, np.ndarray):
         return value.shape == kept.shape and value.dtype == kept.dtype and value.tobytes() == kept.tobytes()
-    if isinstance(value, _ATOMS) or isinstance(value, set | frozenset):
+    if isinstance(value, (*_ATOMS, set, frozenset)):
         return bool(value == kept)
     if isinstance(value, _SHARED):
         return False

@@ -32,7 +32,7 @@ def forced_eager() -> AbstractContextManager[object]:
 
 
 def copy_batch(batch: Any) -> Any:
-    """Return `batch` as it is now, whatever it is made of: loops write into batches, and loaders reuse their buffers."""
+    """Return `batch` as it is now, whatever it is made of: loops write into it, and loaders reuse its buffers."""
     return copied(batch)
 
 

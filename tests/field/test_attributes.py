@@ -1,4 +1,4 @@
-"""States that modules keep as plain attributes: replay sees them as before the block, training as the block left them."""
+"""States kept as plain attributes: replay sees them as before the block, training as the block left them."""
 
 from __future__ import annotations
 

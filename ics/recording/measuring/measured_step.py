@@ -74,7 +74,7 @@ class MeasuredStep:
             raise
 
     def _arm(self) -> None:
-        model, optimizer = self.setup.model, self.setup.optimizer
+        optimizer = self.setup.optimizer
         self._armed.enter_context(forced_eager())
         self.learning_rate = learning_rate(optimizer)
         if "update" in self.needs:
