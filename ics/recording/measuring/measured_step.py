@@ -179,7 +179,8 @@ class MeasuredStep:
     @cached_property
     def objective(self) -> Objective:
         """The loss of this batch as training saw it, a function of the parameters. Needs "loss"."""
-        if self.guessed and self.accumulate not in self.setup.found.readings:
+        found = self.setup.found.readings.get(self.accumulate)
+        if self.guessed and (found is None or found.fits is None):
             self.setup.found.readings[self.accumulate] = choose_reading(
                 lambda accumulate: self._objective_of(self.batch, accumulate=accumulate),
                 self.accumulate,
