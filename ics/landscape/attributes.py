@@ -65,7 +65,7 @@ class AttributeSnapshot:
             if copy is _ABSENT:
                 vars(module).pop(name, None)
             else:
-                vars(module)[name] = copied(copy, memo=memo)
+                vars(module)[name] = copied(copy, memo=memo, whole=False)
 
     def undo(self) -> None:
         """Note what has changed and put it back for good, tensors in place: others may hold them too."""
@@ -77,11 +77,11 @@ class AttributeSnapshot:
             elif copy is _ABSENT:
                 vars(module).pop(name, None)
             else:
-                vars(module)[name] = copied(copy)
+                vars(module)[name] = copied(copy, whole=False)
 
     def _of(self, module: nn.Module) -> Mapping[str, tuple[Any, Any]]:
         return {
-            name: (value, copied(value, memo=self._memo) if changes(value) else value)
+            name: (value, copied(value, memo=self._memo, whole=False) if changes(value) else value)
             for name, value in vars(module).items()
             if name not in _INTERNAL
         }

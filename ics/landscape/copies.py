@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import enum
-from collections import deque
+import pickle
+import random
+from collections import UserDict, UserList, deque
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
@@ -32,10 +35,15 @@ _SHARED = (
     Iterator,
 )
 _KEPT = (*_ATOMS, *_SHARED)
+_COMMON = frozenset({type(None), bool, int, float, str, bytes})
+_CONTAINERS = (dict, list, deque, bytearray, UserDict, UserList, MappingProxyType)
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
+_DATA = (*_ATOMS, *_CONTAINERS, tuple, set, frozenset, Tensor, np.ndarray)
 _DEPTH = 16
+_MOST = 100_000
 
 
-def copied(value: Any, *, memo: dict[int, Any] | None = None) -> Any:
+def copied(value: Any, *, memo: dict[int, Any] | None = None, whole: bool = True) -> Any:
     """Return `value` with every container and buffer in it copied, whatever their type; what is immutable is shared.
 
     Objects that are met twice stay one object. What cannot be copied is handed back itself.
@@ -43,6 +51,8 @@ def copied(value: Any, *, memo: dict[int, Any] | None = None) -> Any:
     Args:
         value: a batch, or the attribute of a module.
         memo: by the id of an object, what stands for it in the copy; grows.
+        whole: whether to look into every object, as into those of a batch; if not, only into such as hold nothing but
+            data: a module may hold what trains it, and with that everything.
 
     Example:
         >>> batch = {"x": torch.zeros(2), "names": ["a"]}
@@ -51,8 +61,7 @@ def copied(value: Any, *, memo: dict[int, Any] | None = None) -> Any:
         >>> kept
         {'x': tensor([0., 0.]), 'names': ['a']}
     """
-    kept_alive: dict[int, Any] = {} if memo is None else memo
-    return _copied(value, kept_alive, _DEPTH)
+    return _copied(value, {} if memo is None else memo, _DEPTH, whole)
 
 
 def same(value: Any, kept: Any) -> bool:
@@ -65,8 +74,8 @@ def changes(value: Any) -> bool:
     return not isinstance(value, _KEPT)
 
 
-def _copied(value: Any, memo: dict[int, Any], depth: int) -> Any:
-    if depth == 0 or isinstance(value, _KEPT):
+def _copied(value: Any, memo: dict[int, Any], depth: int, whole: bool) -> Any:
+    if type(value) in _COMMON or depth == 0 or isinstance(value, _KEPT):
         return value
     if id(value) in memo:
         return memo[id(value)]
@@ -77,11 +86,13 @@ def _copied(value: Any, memo: dict[int, Any], depth: int) -> Any:
         elif isinstance(value, np.ndarray):
             made = value.copy(order="K")
         elif isinstance(value, tuple):
-            made = _copied_tuple(value, memo, depth)
+            made = _copied_tuple(value, memo, depth, whole)
         elif isinstance(value, set | frozenset):
             made = copy.copy(value)
-        else:
-            made = _copied_object(value, memo, depth)
+        elif isinstance(value, _GENERATORS):
+            made = copy.deepcopy(value)
+        elif isinstance(value, _CONTAINERS) or (whole and _has_attributes(value)) or _is_data(value):
+            made = _copied_object(value, memo, depth, whole)
     except Exception:  # an object of its own ways: the loss sees it as it is
         made = value
     memo[id(value)] = made
@@ -99,8 +110,8 @@ def _copied_tensor(value: Tensor) -> Tensor:
     return made.requires_grad_(value.requires_grad) if value.requires_grad else made
 
 
-def _copied_tuple(value: tuple[Any, ...], memo: dict[int, Any], depth: int) -> Any:
-    parts = [_copied(part, memo, depth - 1) for part in value]
+def _copied_tuple(value: tuple[Any, ...], memo: dict[int, Any], depth: int, whole: bool) -> Any:
+    parts = [_copied(part, memo, depth - 1, whole) for part in value]
     if all(part is old for part, old in zip(parts, value, strict=True)):
         return value
     try:
@@ -112,29 +123,39 @@ def _copied_tuple(value: tuple[Any, ...], memo: dict[int, Any], depth: int) -> A
     return made
 
 
-def _copied_object(value: Any, memo: dict[int, Any], depth: int) -> Any:
+def _copied_object(value: Any, memo: dict[int, Any], depth: int, whole: bool) -> Any:
     """Return a shallow copy in which items and attributes are copies too, whoever forbids to assign them."""
     if isinstance(value, MappingProxyType):
-        return MappingProxyType(_copied(dict(value), memo, depth - 1))
+        return MappingProxyType({key: _copied(item, memo, depth - 1, whole) for key, item in value.items()})
     made = copy.copy(value)
     if made is value:
         return value
     memo[id(value)] = made  # before its parts: they may lead back to it
     if isinstance(value, dict):
         for key, item in dict.items(value):
-            new = _copied(item, memo, depth - 1)
+            new = _copied(item, memo, depth - 1, whole)
             if dict.get(made, key) is not new:
                 dict.__setitem__(made, key, new)
     elif isinstance(value, list):
-        list.__setitem__(made, slice(None), [_copied(item, memo, depth - 1) for item in list.__iter__(value)])
+        list.__setitem__(made, slice(None), [_copied(item, memo, depth - 1, whole) for item in list.__iter__(value)])
     elif isinstance(value, deque):
         for place, item in enumerate(value):
-            made[place] = _copied(item, memo, depth - 1)
+            made[place] = _copied(item, memo, depth - 1, whole)
     for name, held in list(_attributes(made)):
-        new = _copied(held, memo, depth - 1)
+        new = _copied(held, memo, depth - 1, whole)
         if new is not held:
             object.__setattr__(made, name, new)
     return made
+
+
+def _has_attributes(value: Any) -> bool:
+    return next(_attributes(value), None) is not None
+
+
+def _is_data(value: Any) -> bool:
+    """Whether an object holds data alone."""
+    held = [each for _, each in _attributes(value)]
+    return bool(held) and (is_dataclass(value) or all(isinstance(each, _DATA) for each in held))
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
@@ -155,10 +176,12 @@ def _same(value: Any, kept: Any, seen: set[int]) -> bool:
         return _same_tensor(value, kept)
     if isinstance(value, np.ndarray):
         return value.shape == kept.shape and value.dtype == kept.dtype and value.tobytes() == kept.tobytes()
-    if isinstance(value, (*_ATOMS, set, frozenset)):
+    if isinstance(value, (*_ATOMS, set, frozenset, bytearray)):
         return bool(value == kept)
-    if isinstance(value, _SHARED):
+    if isinstance(value, _SHARED) or len(seen) > _MOST:
         return False
+    if isinstance(value, _GENERATORS):
+        return pickle.dumps(value) == pickle.dumps(kept)
     seen.add(id(value))
     pairs: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
