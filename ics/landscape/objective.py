@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from ics.errors import LossError, UsageError, unknown_name
 from ics.landscape.agreement import Agreement, compare
+from ics.landscape.attributes import AttributeSnapshot
+from ics.landscape.copies import copied, same
+from ics.landscape.extra_parameters import ExtraParameters
 from ics.landscape.random_state import RandomState
 from ics.landscape.substitution import attributes_kept, substituted, tensor_places
 
@@ -48,6 +51,8 @@ class Objective:
             random numbers and buffers go on from one micro-batch to the next.
         random_state: the state of the generators before training's forward pass; default now.
         buffers: the buffers before training's forward pass; default clones of the present ones.
+        attributes: the modules' plain attributes before training's forward pass; default as they are.
+        extra: what the loss has parameters of beside the model, a criterion say.
 
     Raises:
         UsageError: a model without parameters, or `accumulate` without a list of micro-batches.
@@ -68,6 +73,8 @@ class Objective:
         accumulate: bool = False,
         random_state: RandomState | None = None,
         buffers: Mapping[str, Tensor] | None = None,
+        attributes: AttributeSnapshot | None = None,
+        extra: ExtraParameters | None = None,
     ) -> None:
         if next(model.parameters(), None) is None:
             raise UsageError(
@@ -79,21 +86,29 @@ class Objective:
                 f"accumulate=True expects a list of micro-batches, got {_describe(batch)}; type [batch] for one"
             )
         self.model = model
+        self.accumulate = accumulate
         self.batches: tuple[Any, ...] = tuple(batch) if accumulate else (batch,)
-        self.trainable = tuple(name for name, value in model.named_parameters() if value.requires_grad)
-        self._names = dict.fromkeys(name for name, _ in model.named_parameters())
+        self.extra = extra or ExtraParameters()
+        self._named = {**dict(model.named_parameters()), **self.extra.parameters}
+        self.trainable = tuple(name for name, value in self._named.items() if value.requires_grad)
         self._loss_fn = loss_fn
-        self._modules, self._places = tuple(model.modules()), tensor_places(model)
+        self._modules = (*model.modules(), *self.extra.modules)
+        self._places = {**tensor_places(model), **self.extra.places}
+        self._attributes = attributes or AttributeSnapshot(self._modules)
+        if attributes is not None:
+            attributes.note_changes()
+        self._written: dict[int, bool] = {}  # by (micro-)batch, whether the loss writes into it
         self._random_state = random_state or RandomState.capture(model)
-        present = dict(model.named_buffers()) if buffers is None else buffers
+        present = {**dict(model.named_buffers()), **self.extra.buffers()} if buffers is None else buffers
         self._buffers = {name: value.detach().clone() for name, value in present.items()}
         self._evaluates_often = False
         self.writes_parameters = True  # until an evaluation has shown that the model does not
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The model's present parameter values, detached but not copied."""
-        return {name: value.detach() for name, value in self.model.named_parameters()}
+        """The present parameter values, detached but not copied."""
+        named = {**dict(self.model.named_parameters()), **self.extra.parameters}
+        return {name: value.detach() for name, value in named.items()}
 
     def __call__(
         self,
@@ -159,11 +174,15 @@ class Objective:
             # `enable_grad`: the caller may be inside `torch.no_grad()`, in an evaluation loop for example.
             with (
                 attributes_kept(self.model, modules=self._modules),
-                substituted(self.model, {**leaves, **buffers}, places=self._places),
+                substituted(self.model, self._placed({**leaves, **buffers}), places=self._places),
+                self.extra.exchanged(leaves),
                 torch.enable_grad(),
             ):
+                self._attributes.put_back()
                 yield
         finally:
+            if not self._attributes.noted:  # the first evaluation shows what the model writes into
+                self._attributes.undo()
             if drawn is not None:
                 drawn.restore()
 
@@ -179,8 +198,16 @@ class Objective:
             drawn.restore()
 
     def loss(self, batch: Any) -> Tensor:
-        """Return the loss of one (micro-)batch at whatever the model holds, still attached to its graph."""
-        loss = self._loss_fn(self.model, batch)
+        """Return the loss of one (micro-)batch at whatever the model holds, still attached to its graph.
+
+        A loss that writes into its batch, or takes something out of it, gets a copy each time; which losses do is seen
+        the first time.
+        """
+        written = self._written.get(id(batch))
+        handed = batch if written is False else copied(batch)
+        loss = self._loss_fn(self.model, handed)
+        if written is None and any(batch is each for each in self.batches):
+            self._written[id(batch)] = not same(handed, batch)
         if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point()):
             raise LossError(
                 f"loss_fn must return one number as a tensor, got {_describe(loss)}; return the training loss itself, "
@@ -224,11 +251,15 @@ class Objective:
         assert total is not None
         return total, gradients
 
+    def _placed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the values that sit in a module; the others are exchanged where they are used."""
+        return {name: value for name, value in values.items() if name not in self.extra.bare}
+
     def _check_names(self, names: Sequence[str], *, given: Mapping[str, Tensor]) -> None:
         for name in names:
-            if name not in self._names:
-                raise unknown_name("parameter", name, self._names)
-        missing = [name for name in self._names if name not in given]
+            if name not in self._named:
+                raise unknown_name("parameter", name, self._named)
+        missing = [name for name in self._named if name not in given]
         if missing:
             raise UsageError(
                 f"an objective expects a value for every parameter, got none for {', '.join(missing)}; "

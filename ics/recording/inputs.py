@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from ics.errors import UsageError
+from ics.landscape.copies import copied
+from ics.landscape.extra_parameters import ExtraParameters
+from ics.recording.loss_modules import modules_of_loss
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -27,16 +32,50 @@ def forced_eager() -> AbstractContextManager[object]:
 
 
 def copy_batch(batch: Any) -> Any:
-    """Return `batch` with every tensor cloned: a loader may reuse its buffers for the next one."""
-    if isinstance(batch, Tensor):
-        return batch.detach().clone()
-    if isinstance(batch, Mapping):
-        return type(batch)({key: copy_batch(value) for key, value in batch.items()})  # type: ignore[call-arg]
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a namedtuple takes its fields one by one
-        return type(batch)(*(copy_batch(value) for value in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(copy_batch(value) for value in batch)
-    return batch
+    """Return `batch` as it is now, whatever it is made of: loops write into it, and loaders reuse its buffers."""
+    return copied(batch)
+
+
+def readable_twice(batch: Any, *, replays: bool) -> Any:
+    """Return the batch; None for an iterator, which nobody but the user's loop may read.
+
+    Args:
+        batch: as it was handed in.
+        replays: whether an instrument runs the model on the batch again.
+
+    Raises:
+        UsageError: an iterator where an instrument runs the model on the batch again.
+    """
+    parts = batch if type(batch) in (tuple, list) else (batch,)
+    if not any(hasattr(type(part), "__next__") and not hasattr(type(part), "__getitem__") for part in parts):
+        return batch
+    if replays:
+        raise UsageError(
+            f"recorder.step expects a batch that can be read twice, got an iterator ({type(batch).__name__}); "
+            "type batch = next(iterator) before the block, or list(iterator) for micro-batches"
+        )
+    return None
+
+
+def extra_parameters_of(
+    model: nn.Module, loss_fn: Any, given: Mapping[str, nn.Module | nn.Parameter] | None, optimizers: Iterable[Any]
+) -> ExtraParameters:
+    """Return the parameters that the loss has beside the model's: named by the user, its own, or those of its optimizers.
+
+    Raises:
+        UsageError: `given` is no mapping from names to modules and parameters.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise UsageError(
+            f"extra_parameters expects names with modules or parameters, got {type(given).__name__}; "
+            'type extra_parameters={"criterion": criterion}'
+        )
+    named = dict(given or {})
+    if isinstance(loss_fn, nn.Module):
+        named.setdefault("loss_fn", loss_fn)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    trained = [each for group in groups for each in group["params"]]
+    return ExtraParameters(named, model=model, used=modules_of_loss(loss_fn), trained=trained)
 
 
 def holds_micro_batches(batch: Any) -> bool:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ics import landscape, schema
-from ics.errors import UsageError
+from ics.errors import IcsError, LossError, UsageError
 from ics.landscape import Objective, RandomState, make_transition, substituted
+from ics.landscape.attributes import AttributeSnapshot
 from ics.probes import Probes, find_layers, select_layers
-from ics.recording.inputs import feed, forced_eager, holds_micro_batches, unwrapped
+from ics.recording.inputs import extra_parameters_of, feed, forced_eager, holds_micro_batches, unwrapped
+from ics.recording.measuring.batch_reading import choose_reading
 from ics.recording.writing.transfer import to_host
 from ics.records import Block, Layer
 
@@ -210,12 +212,14 @@ def activation_stats(
     state = RandomState.capture(model)
     # Clones for the pass to write to: BatchNorm in training mode updates its running statistics even without gradients.
     buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+    attributes = AttributeSnapshot(model.modules())
     probes = Probes(model, activations=True, gradients=False, normalization=False, layers=layers)
     try:
         with forced_eager(), torch.no_grad(), substituted(model, buffers), probes:
             (forward or feed)(model, batch)
     finally:
         state.restore()
+        attributes.undo()
     return as_frame(*probes.blocks())
 
 
@@ -337,9 +341,23 @@ def objective_of(
     micro_batches: bool | None = None,
     random_state: RandomState | None = None,
 ) -> Objective:
-    """Return the loss of a batch; without `micro_batches`, the batch decides whether it is a list of micro-batches."""
-    accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
-    return Objective(model, loss_fn, batch, accumulate=accumulate, random_state=random_state)
+    """Return the loss of a batch; whether it is a list of micro-batches is seen from it unless it is said."""
+    extra = extra_parameters_of(model, loss_fn, None, None)
+    if micro_batches is not None or type(batch) is not list or not batch:
+        accumulate = bool(micro_batches)
+        return Objective(model, loss_fn, batch, accumulate=accumulate, random_state=random_state, extra=extra)
+
+    def reading(accumulate: bool) -> Objective:
+        return Objective(model, loss_fn, batch, accumulate=accumulate, random_state=random_state, extra=extra)
+
+    try:
+        before = reading(False).parameters
+        found = choose_reading(reading, holds_micro_batches(batch), len(batch), before=before, used={})
+    except UsageError:
+        raise
+    except IcsError as error:
+        raise LossError(str(error)) from error
+    return reading(found.accumulate)
 
 
 def transition_to(
@@ -352,16 +370,14 @@ def transition_to(
     learning_rate: float | None = None,
 ) -> landscape.Transition:
     """Return the transition from the model's present parameters to those `after` the update."""
-    accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
-    # One state for both batches: with other dropout masks, the floor would contain the noise of these too.
     state = RandomState.capture(model)
-    objective = objective_of(model, loss_fn, batch, micro_batches=accumulate, random_state=state)
-    second = (
-        None
-        if second_batch is None
-        else objective_of(model, loss_fn, second_batch, micro_batches=accumulate, random_state=state)
-    )
-    before = {name: value.detach() for name, value in model.named_parameters()}
+    objective = objective_of(model, loss_fn, batch, micro_batches=micro_batches, random_state=state)
+    second = None
+    if second_batch is not None:
+        second = Objective(
+            model, loss_fn, second_batch, accumulate=objective.accumulate, random_state=state, extra=objective.extra
+        )
+    before = objective.parameters
     return make_transition(
         objective,
         before=before,

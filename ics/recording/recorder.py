@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ics import stats
 from ics.errors import MeasurementWarning, UsageError
 from ics.recording.budget.rule import Budget
-from ics.recording.inputs import copy_batch, holds_micro_batches, unwrapped
+from ics.recording.inputs import copy_batch, extra_parameters_of, holds_micro_batches, readable_twice, unwrapped
 from ics.recording.instrument_base import Instrument, all_needs, check_block
 from ics.recording.instruments import INSTRUMENTS, Choosable, default_options
 from ics.recording.measuring.measured_step import Batch, MeasuredStep
@@ -58,7 +58,10 @@ class Recorder:
             one layer; "leaf" makes every module with parameters a layer of its own.
         options: keyword options by instrument, e.g. `{"gradient_line": {"etas": [0.05, 0.1, 0.2]}}`; they override
             those of a preset.
-        config: anything that JSON can hold; stored in run.json.
+        extra_parameters: parameters that the loss has beside the model's, by name a module or a parameter, e.g.
+            `{"criterion": criterion}`; a loss_fn that is a module, and what the optimizer trains beside the model, need
+            not be named.
+        config: anything that JSON holds; stored in run.json.
         seed: stored in run.json, so that runs can be paired.
         strict: raise the error of a failed measurement instead of warning once and switching the instrument off.
         overwrite: replace a run that is already at `to`.
@@ -94,6 +97,7 @@ class Recorder:
         layers: Any = None,
         grouping: Literal["paper", "leaf"] = "paper",
         options: Mapping[str, Mapping[str, Any]] | None = None,
+        extra_parameters: Mapping[str, nn.Module | nn.Parameter] | None = None,
         config: Mapping[str, Any] | None = None,
         seed: int | None = None,
         strict: bool = False,
@@ -110,10 +114,12 @@ class Recorder:
         choice = choose(instruments, options, loss_fn=loss_fn)
         self._instruments, self._schedules = dict(choice.instruments), dict(choice.schedules)
         shared = default_options(self._instruments)
-        optimizers = as_optimizers(optimizer)
-        self._setup = Setup(unwrapped(model), loss_fn, optimizers, grad_scaler, layers, grouping, shared)
-        self._kept = {name: instrument.begin(self._setup) for name, instrument in self._instruments.items()}
         self._needs = {name: all_needs(instrument) for name, instrument in self._instruments.items()}
+        evaluates = any("loss" in needs for needs in self._needs.values())
+        optimizers = as_optimizers(optimizer)
+        extra = extra_parameters_of(unwrapped(model), loss_fn, extra_parameters, optimizers if evaluates else ())
+        self._setup = Setup(unwrapped(model), loss_fn, optimizers, grad_scaler, layers, grouping, shared, extra=extra)
+        self._kept = {name: instrument.begin(self._setup) for name, instrument in self._instruments.items()}
         self._budget = None if budget is None else self._prepared(budget, device=next(model.parameters()).device)
         self._clock = time.perf_counter
         self._strict = strict
@@ -121,6 +127,7 @@ class Recorder:
         self._upcoming: frozenset[str] | None = None
         self._layers_are_stored = False
         self._previous: Batch | None = None
+        self._copy: Any = None
         self._objective_checked = False
         self._told: set[str] = set()
         self._given_optimizer = optimizer
@@ -153,9 +160,10 @@ class Recorder:
                 mappings is one (torch's default collate makes lists of tensors).
 
         Raises:
-            UsageError: an instrument that is due evaluates the loss, and no batch was given.
+            UsageError: an instrument that is due evaluates the loss, and no batch was given; or an iterator was.
         """
         due = self._due()
+        batch = readable_twice(batch, replays=any("replay" in self._needs[name] for name in self._schedules))
         if self._budget is not None:
             self._budget.start()  # here, so that the time of the step includes arming
         if batch is None and any(self._instruments[name].needs_batch(self._kept[name]) for name in due):
@@ -165,13 +173,29 @@ class Recorder:
             )
         accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
         number = self._next_step
+        guessed = micro_batches is None and type(batch) is list and bool(batch)
         measured = None
         if due:
             needs = frozenset[str]().union(*(self._needs[name] for name in due))
             measured = MeasuredStep(
-                self._setup, due, needs, number, batch, accumulate, previous=self._previous, kept=self._kept
+                self._setup, due, needs, number, batch, accumulate, self._previous, self._kept, guessed=guessed
             )
-        return Step(self, number, measured, (batch, accumulate))
+        return Step(self, number, measured, (self._before_block(batch, measured), accumulate))
+
+    def _before_block(self, batch: Any, measured: MeasuredStep | None) -> Any:
+        """Return the batch, in a copy from before the block where this step replays it, or the next one may."""
+        when = self._schedules.get("gradient_shift")
+        replays = measured is not None and measured.replays
+        if not replays and (when is None or not when.due(self._next_step + 1)):
+            return batch
+        started = self._clock()
+        self._copy = copy_batch(batch)
+        if self._budget is not None and measured is None:  # no part of training's own time
+            self._budget.spend(self._clock() - started)
+            self._budget.start()
+        if measured is not None and replays:
+            measured.batch = self._copy
+        return self._copy
 
     def close(self, *, state: str = "completed") -> None:
         """Write what is left, compact the run and mark its end; safe to call twice."""
@@ -320,7 +344,11 @@ class Recorder:
             self._warn(note[1])
 
     def _check_objective(self, measured: MeasuredStep) -> None:
-        """Check that `loss_fn` gives the trained loss, and the same value when it is evaluated again."""
+        """Is the loss that is measured the loss that is trained, and the same when it is evaluated again?"""
+        for reading in self._setup.found.readings.values():
+            self._buffer.update_info(batch=reading.why)
+            if reading.fits is False and reading.accumulate:
+                self._warn(f"the batch was {reading.why}")
         explained = situation(measured.parameters.steps, self._given_optimizer)
         agreement = replace(measured.objective.check(measured.gradients, at=measured.before), situation=explained)
         self._buffer.update_info(objective=agreement.describe())
@@ -331,7 +359,8 @@ class Recorder:
         """Decide what the next step measures; keep this batch if the noise floor of the shift needs a second one."""
         started = 0.0 if self._budget is None else self._clock()
         wanted = "gradient_shift" in self._due() and batch[0] is not None
-        self._previous = (copy_batch(batch[0]), batch[1]) if wanted else None
+        kept, self._copy = self._copy, None  # a budget may measure when no schedule said so: then a copy from now
+        self._previous = (batch[0] if batch[0] is kept else copy_batch(batch[0]), batch[1]) if wanted else None
         if self._budget is not None:
             if self._budget.changed:
                 self._buffer.update_info(budget=self._budget.describe())

@@ -70,10 +70,15 @@ class ParameterWatch:
     """The parameters of a model from step to step: which they are, their values before the step, their numbers.
 
     What depends on the names and shapes is worked out once, and again when the model is found changed.
+
+    Args:
+        model: the model.
+        beside: parameters that are trained with it, a criterion's say, by names of their own.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, beside: Mapping[str, nn.Parameter] | None = None) -> None:
         self._model = model
+        self._beside = dict(beside or {})
         self._dicts: list[dict[str, Any]] = []
         self._held: tuple[int, ...] = ()
         self._kept_alive: list[Any] = []  # or an id could be that of a newer object
@@ -90,7 +95,7 @@ class ParameterWatch:
             self._dicts = [each for pair in held for each in pair]
             self._kept_alive = list(chain.from_iterable(map(dict.values, self._dicts)))
             self._held = tuple(map(id, self._kept_alive))
-            self._named = dict(self._model.named_parameters())
+            self._named = {**dict(self._model.named_parameters()), **self._beside}
         return self._named
 
     @torch.no_grad()

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from ics import schema
 from ics.errors import UsageError
 from ics.landscape import RandomState, substituted
+from ics.landscape.attributes import AttributeSnapshot
+from ics.landscape.extra_parameters import ExtraParameters
 from ics.landscape.random_state import replayed
-from ics.landscape.substitution import attributes_kept
+from ics.landscape.substitution import attributes_kept, tensor_places
 from ics.probes.drift import DISTANCES, SitesOfPass, checked_sites, drift_block, drift_rows, sites_of_pass
 from ics.probes.structure.grouping import Grouping
 from ics.recording.inputs import copy_batch, feed
@@ -77,6 +79,8 @@ class SameBatchDrift:
         self._selection = selection
         self._grouping = grouping
         self._random_state: RandomState | None = None
+        self._extra = ExtraParameters()
+        self._attributes: AttributeSnapshot | None = None
         self._reference: tuple[int, SitesOfPass] | None = None
 
     @property
@@ -87,11 +91,13 @@ class SameBatchDrift:
     def measure(self, step: MeasuredStep, *, unmoved: str | None = None) -> Block:
         """Return the rows of one step; its batch becomes the probe batch if there is none yet."""
         if self._batch is None:
-            self._batch = copy_batch(step.batch[0] if step.accumulate else step.batch)
+            self._batch = copy_batch(step.first_batch)
         if self._random_state is None:
             self._random_state = step.random_state
+        self._attributes, self._extra = step.attributes, step.setup.extra
         before = self._sites(step.before, step.buffers, halves=True)
         after = self._sites(step.after, step.buffers, halves=False)
+        self._attributes = None
         rows = drift_rows(after, before, reference="before_update", floor=before)
         if unmoved is not None:  # a drift of 0 would say that an update changed nothing
             rows = [{**row, **dict.fromkeys(DISTANCES), "null_reason": unmoved} for row in rows]
@@ -118,12 +124,17 @@ class SameBatchDrift:
     def _standing_at(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Iterator[None]:
         """Give the model copies that it may write to: an embedding with max_norm does so, and BatchNorm."""
         assert self._random_state is not None
+        places = {**tensor_places(self._model), **self._extra.places}
         leaves = {name: nn.Parameter(value.detach().clone(), False) for name, value in parameters.items()}
         clones = {name: value.clone() for name, value in buffers.items()}
+        placed = {name: value for name, value in (leaves | clones).items() if name not in self._extra.bare}
         with (
             replayed(self._random_state, self._model),
-            attributes_kept(self._model),
-            substituted(self._model, {**leaves, **clones}),
+            attributes_kept(self._model, modules=(*self._model.modules(), *self._extra.modules)),
+            substituted(self._model, placed, places=places),
+            self._extra.exchanged(leaves),
             torch.no_grad(),
         ):
+            if self._attributes is not None:
+                self._attributes.put_back()
             yield

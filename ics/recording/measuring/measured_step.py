@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ics.landscape import Objective, RandomState, Transition, make_transition
+from ics.landscape.attributes import AttributeSnapshot
 from ics.probes import Probes, find_layers, select_layers
 from ics.probes.hooks import before_optimizer_step
 from ics.recording.inputs import forced_eager
+from ics.recording.measuring.batch_reading import choose_reading
 from ics.recording.measuring.setup import Setup
 from ics.recording.measuring.step_parameters import StepParameters
 from ics.recording.optimizers import NOT_STEPPED, learning_rate
@@ -39,10 +41,11 @@ class MeasuredStep:
         due: names of the instruments that are due.
         needs: what they need; see `ics.Instrument`.
         number: optimizer steps done before this one, from 0.
-        batch: the batch as it was handed to `Recorder.step`.
+        batch: the batch as it was handed to `Recorder.step`; a copy from before the block where anything replays.
         accumulate: whether it is a list of micro-batches.
-        previous: the previous step's batch, the second batch of the noise floor; None if it was not kept.
-        kept: what each instrument keeps from step to step, by its name.
+        guessed: whether that was seen from a list, not said: then it is held against the gradient training used.
+        previous: the batch of the step before, the second batch of the noise floor; None if it was not kept.
+        kept: by instrument, what it keeps from step to step.
         learning_rate: of the first parameter group as the optimizer stepped; None without an optimizer.
     """
 
@@ -54,12 +57,14 @@ class MeasuredStep:
     accumulate: bool
     previous: Batch | None
     kept: Mapping[str, Any]
+    guessed: bool = False
     learning_rate: float | None = None
     attached: dict[str, ExitStack] = field(default_factory=dict)
     _armed: ExitStack = field(default_factory=ExitStack)
     _probes: Probes | None = None
     _parameters: StepParameters | None = None
     _buffers: dict[str, Tensor] | None = None
+    _attributes: AttributeSnapshot | None = None
     _random_state: RandomState | None = None
 
     def arm(self) -> None:
@@ -71,14 +76,13 @@ class MeasuredStep:
             raise
 
     def _arm(self) -> None:
-        model, optimizers = self.setup.model, self.setup.optimizers
+        optimizers = self.setup.optimizers
         self._armed.enter_context(forced_eager())
         self.learning_rate = learning_rate(optimizers)
         if "update" in self.needs:
             self._parameters = self._keep_parameters()
-            if self._replays:
-                self._buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
-                self._random_state = RandomState.capture(model)
+            if self.replays:
+                self._keep_state()
             for optimizer in optimizers:
                 handle = before_optimizer_step(optimizer, partial(self._optimizer_steps, optimizer))
                 self._armed.callback(handle.remove)
@@ -96,8 +100,8 @@ class MeasuredStep:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Run evaluations eagerly, and restore the random state at the end."""
-        if not self._replays:  # nothing is evaluated
+        """The context of all evaluations: eager, and with the random state put back at its end."""
+        if not self.replays:  # nothing is evaluated
             yield
             return
         # Evaluations rewind the generators to before the block; training goes on from where it left them.
@@ -164,21 +168,47 @@ class MeasuredStep:
         return _kept(self._buffers, "replay")
 
     @property
+    def attributes(self) -> AttributeSnapshot:
+        """The plain attributes of modules as they were before the block. Needs "replay"."""
+        kept = _kept(self._attributes, "replay")
+        kept.note_changes()
+        return kept
+
+    @property
     def random_state(self) -> RandomState:
         """The random state as it was before the block. Needs "replay"."""
         return _kept(self._random_state, "replay")
 
     @cached_property
     def objective(self) -> Objective:
-        """The loss of this batch as training saw it, as a function of the parameters. Needs "loss"."""
-        return self._objective_of(self.batch, accumulate=self.accumulate)
+        """The loss of this batch as training saw it, a function of the parameters. Needs "loss"."""
+        found = self.setup.found.readings.get(self.accumulate)
+        if self.guessed and (found is None or found.fits is None):
+            self.setup.found.readings[self.accumulate] = choose_reading(
+                lambda accumulate: self._objective_of(self.batch, accumulate=accumulate),
+                self.accumulate,
+                len(self.batch),
+                before=self.before,
+                used=self.gradients,
+            )
+        return self._objective_of(self.batch, accumulate=self._read(self.accumulate))
+
+    @property
+    def first_batch(self) -> Any:
+        """The batch, or the first of its micro-batches."""
+        if self.guessed and self._can_replay:
+            return self.objective.batches[0]
+        return self.batch[0] if self.accumulate else self.batch
 
     @cached_property
     def transition(self) -> Transition:
-        """W(t) to W(t+1) on this batch, with the previous batch for the noise floor. Needs "loss"."""
-        second = None if self.previous is None else self._objective_of(self.previous[0], accumulate=self.previous[1])
+        """W(t) to W(t+1) on this batch, with the batch before for the noise floor. Needs "loss"."""
+        objective = self.objective  # first: it finds out what a list is
+        second = None
+        if self.previous is not None:
+            second = self._objective_of(self.previous[0], accumulate=self._read(self.previous[1]))
         return make_transition(
-            self.objective,
+            objective,
             before=self.before,
             after=self.after,
             second=second,
@@ -205,8 +235,8 @@ class MeasuredStep:
         return {} if self._parameters is None else self._parameters.norms()
 
     @property
-    def _replays(self) -> bool:
-        """Whether a pass is run again from the kept buffers and random state: for an instrument, or to find layers."""
+    def replays(self) -> bool:
+        """Whether a pass is run again, from the buffers and random state of before: by an instrument, or for layers."""
         return "replay" in self.needs or (self._can_replay and not self.setup.found.layers)
 
     @property
@@ -220,6 +250,18 @@ class MeasuredStep:
         unknown = "layers" in self.needs and not self.setup.found.layers and not self._can_replay
         return of_gradients or unknown or bool(self.due & {"activations", "normalization"})
 
+    def _keep_state(self) -> None:
+        model, extra = self.setup.model, self.setup.extra
+        present = {**dict(model.named_buffers()), **extra.buffers()}
+        self._buffers = {name: value.detach().clone() for name, value in present.items()}
+        self._attributes = AttributeSnapshot([*model.modules(), *extra.modules])
+        self._random_state = RandomState.capture(model)
+
+    def _read(self, accumulate: bool) -> bool:
+        """Return whether a list is micro-batches: what such a list turned out to be, unless the user said it."""
+        found = self.setup.found.readings.get(accumulate) if self.guessed else None
+        return accumulate if found is None else found.accumulate
+
     def _keep_parameters(self) -> StepParameters:
         options = self.setup.in_the_pass["gradients"]
         rows = {name: options[name] for name in ("histogram", "per_channel")}
@@ -227,7 +269,7 @@ class MeasuredStep:
             self.setup.parameters,
             self.setup.optimizers,
             rows=rows if "gradients" in self.due else None,
-            replays=self._replays,
+            replays=self.replays,
         )
 
     def _objective_of(self, batch: Any, *, accumulate: bool) -> Objective:
@@ -239,6 +281,8 @@ class MeasuredStep:
             accumulate=accumulate,
             random_state=self.random_state,
             buffers=self.buffers,
+            attributes=self.attributes,
+            extra=self.setup.extra,
         )
 
     def _optimizer_steps(self, optimizer: torch.optim.Optimizer) -> None:

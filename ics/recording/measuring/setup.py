@@ -10,16 +10,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ics.landscape.extra_parameters import ExtraParameters
 from ics.probes import ParameterWatch, Plans, Probes
+from ics.recording.measuring.batch_reading import Reading
 from ics.recording.optimizers import Optimizers
 from ics.records import Layer
 
 
 @dataclass
 class Found:
-    """What one measured step found out and later ones reuse."""
+    """What measured steps found out, and later ones need not find again.
+
+    Attributes:
+        layers: in the order of execution.
+        readings: what lists turned out to be, by what they were taken for: whether micro-batches.
+    """
 
     layers: tuple[Layer, ...] = ()
+    readings: dict[bool, Reading] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class Setup:
         grad_scaler: what scales the loss, if anything does.
         selection: which layers were asked for.
         grouping: which modules make up a layer.
-        in_the_pass: options of the instruments that are measured together in training's passes.
+        in_the_pass: options of the instruments that share one look at training's passes.
+        extra: parameters of the loss that are not the model's.
     """
 
     model: nn.Module
@@ -43,13 +52,14 @@ class Setup:
     selection: Any
     grouping: Literal["paper", "leaf"]
     in_the_pass: Mapping[str, Mapping[str, Any]]
+    extra: ExtraParameters = field(default_factory=ExtraParameters)
     plans: Plans = field(default_factory=Plans)
     found: Found = field(default_factory=Found)
 
     @cached_property
     def parameters(self) -> ParameterWatch:
-        """The parameters of the model, from step to step."""
-        return ParameterWatch(self.model)
+        """The parameters of the model and of the loss, from step to step."""
+        return ParameterWatch(self.model, beside=self.extra.parameters)
 
     def probes(self, due: frozenset[str]) -> Probes:
         """Return probes, not yet attached, for what is due in the passes of a step."""

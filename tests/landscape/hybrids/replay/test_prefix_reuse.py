@@ -154,8 +154,9 @@ def test_batch_norm_alone_does_not_keep_the_second_micro_batch_from_being_replay
 def test_a_batch_that_the_model_writes_into_stays_the_user_s_own():
     torch.manual_seed(0)
     batch = vectors()
-    place, wanted = batch[0].data_ptr(), batch[0].clamp(0.0, 1.0)
-    assert_equal_to_the_reference(*moved(TRICKY["overwriting"](), cross_entropy, batch))
+    place, wanted = batch[0].data_ptr(), batch[0].clone()
+    transition, layers, _ = moved(TRICKY["overwriting"](), cross_entropy, batch)
+    dict(prefix_reuse(plan_hybrids(transition, layers=layers, selected=[layer.name for layer in layers])))
     assert batch[0].data_ptr() == place
     assert torch.equal(batch[0], wanted)
 

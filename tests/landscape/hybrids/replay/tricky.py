@@ -259,8 +259,9 @@ class Overwriting(nn.Module):
         self.middle, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
 
     def forward(self, x):
-        h = self.stem(self.relu(x).clone())
+        h = self.relu(x)
         x.clamp_(max=1.0)
+        h = self.stem(h.clone())
         return self.head(torch.tanh(self.middle(torch.tanh(h)) + x))
 
 
