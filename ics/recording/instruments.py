@@ -8,12 +8,21 @@ from typing import Any
 
 from ics import schema
 from ics.errors import UsageError, unknown_name
-from ics.landscape import attribution, curvature, default_etas, gradient_line, gradient_shift
+from ics.landscape import (
+    attribution,
+    check_directions,
+    checked_etas,
+    curvature,
+    default_etas,
+    gradient_line,
+    gradient_shift,
+    passes_of,
+)
 from ics.probes import select_layers
 from ics.recording.instrument_base import Instrument, Need, all_needs, check_instrument
 from ics.recording.measuring.drift import SameBatchDrift
 from ics.recording.measuring.measured_step import MeasuredStep
-from ics.recording.measuring.setup import Setup
+from ics.recording.measuring.setup import Setup, check_layers
 from ics.recording.schedule import Schedule, as_schedule, every
 from ics.records import Block
 
@@ -102,6 +111,10 @@ class GradientShift(Instrument):
     default = every(100)
     cost = 2
 
+    def begin(self, setup: Setup) -> None:
+        """Check the options."""
+        passes_of(batched=self.batched, chunk=self.chunk)
+
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of the selected layers."""
         options: dict[str, Any] = {"linearised": self.linearised, "batched": self.batched, "chunk": self.chunk}
@@ -142,6 +155,12 @@ class GradientLine(Instrument):
     needs = frozenset[Need]({"loss"})
     default = every(100)
     cost = 2
+
+    def begin(self, setup: Setup) -> None:
+        """Check the options."""
+        checked_etas(self.etas or ())
+        check_directions(self.directions)
+        check_layers(setup.model, self.layers)
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of the whole net, then those of the layers that are moved alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.errors import MeasurementWarning, UsageError
+from ics.errors import LossError, MeasurementWarning, UsageError
 from ics.recording.budget.rule import Budget
 from ics.recording.inputs import copy_batch, holds_micro_batches, unwrapped
 from ics.recording.instrument_base import Instrument, all_needs, check_block
@@ -114,6 +115,7 @@ class Recorder:
         self._budget = None if budget is None else self._prepared(budget, device=next(model.parameters()).device)
         self._clock = time.perf_counter
         self._strict = strict
+        self._told: set[str] = set()
         self._next_step = 0
         self._upcoming: frozenset[str] | None = None
         self._layers_are_stored = False
@@ -131,7 +133,7 @@ class Recorder:
         }
         own = [each.table for each in self._instruments.values() if not _is_built_in(each)]
         writer = Writer(self.path, info=info, overwrite=overwrite, tables=own)
-        self._buffer = RecordBuffer(writer, flush_every=flush_every)
+        self._buffer = RecordBuffer(writer, flush_every=flush_every, strict=strict)
         for note in choice.notes:
             self._buffer.note(note)
         atexit.register(self.close, state="interrupted")
@@ -146,16 +148,14 @@ class Recorder:
                 mappings (torch's default collate makes lists of tensors).
 
         Raises:
-            UsageError: an instrument that is due evaluates the loss, and no batch was given.
+            UsageError: at the first step (at any, if `strict`), an instrument that is due evaluates the loss, and no
+                batch was given.
         """
         due = self._due()
         if self._budget is not None:
             self._budget.start()
-        if batch is None and any(self._instruments[name].needs_batch(self._kept[name]) for name in due):
-            raise UsageError(
-                f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
-                "type recorder.step(batch)"
-            )
+        if batch is None:
+            due = self._without_batch(due)
         accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
         number = self._next_step
         measured = None
@@ -165,6 +165,20 @@ class Recorder:
                 self._setup, due, needs, number, batch, accumulate, previous=self._previous, kept=self._kept
             )
         return Step(self, number, measured, (batch, accumulate))
+
+    def _without_batch(self, due: frozenset[str]) -> frozenset[str]:
+        """Return what can be measured of a step without its batch; that there is none is told at the first step."""
+        lacking = sorted(name for name in due if self._instruments[name].needs_batch(self._kept[name]))
+        if not lacking:
+            return due
+        text = (
+            f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
+            "type recorder.step(batch)"
+        )
+        if self._strict or self._next_step == 0:
+            raise UsageError(text)
+        self._warn_once("batch", f"{text}; {' and '.join(lacking)} left out at steps without one")
+        return due - set(lacking)
 
     def close(self, *, state: str = "completed") -> None:
         """Write what is left, compact the run and mark its end; safe to call twice."""
@@ -234,7 +248,7 @@ class Recorder:
             for name, context in measured.attached.items():
                 self._guarded(measured.number, {name}, partial(context.__exit__, kind, error, traceback))
         finally:
-            measured.disarm(kind, error, traceback)
+            self._guarded(measured.number, (), partial(measured.disarm, kind, error, traceback))
 
     def abandon_step(self) -> None:
         """A step failed in the user's code: none of it counts, and what was recorded before goes to disk now."""
@@ -245,8 +259,7 @@ class Recorder:
         started = self._clock() if measured is not None or self._budget is not None else 0.0
         parts: dict[frozenset[str], float] = {}
         if measured is not None:
-            with measured.undisturbed():
-                parts = self._measure(row, measured)
+            parts = self._guarded(measured.number, (), partial(self._measure_undisturbed, row, measured)) or {}
             row |= {"measuring_duration": self._clock() - started}
         self._next_step += 1
         self._upcoming = None
@@ -254,7 +267,11 @@ class Recorder:
         if self._budget is not None:
             due = None if measured is None else measured.due & self._schedules.keys()
             self._budget.stop(due, parts, recording=self._clock() - started)
-        self._prepare(batch)
+        self._guarded(row["step"], (), partial(self._prepare, batch))
+
+    def _measure_undisturbed(self, row: dict[str, Any], measured: MeasuredStep) -> dict[frozenset[str], float]:
+        with measured.undisturbed():
+            return self._measure(row, measured)
 
     def _measure(self, row: dict[str, Any], measured: MeasuredStep) -> dict[frozenset[str], float]:
         """Buffer what is due, and return the seconds by the instruments that they served."""
@@ -264,7 +281,11 @@ class Recorder:
             self._buffer.update_info(layers=layers_as_json(layers))
             self._layers_are_stored = bool(layers)
         parts = {frozenset[str](): self._clock() - started}
-        row |= {"learning_rate": measured.learning_rate, **(self._guarded(step, (), measured.norms) or {})}
+        rate = measured.learning_rate
+        if rate is not None and not math.isfinite(rate):
+            text = f"the learning rate is {rate} at step {step}: it is recorded as it is, and gives no step sizes"
+            self._warn_once("learning rate", text)
+        row |= {"learning_rate": rate, **(self._guarded(step, (), measured.norms) or {})}
         for served, measure in self._measurements(measured):
             if self._schedules.keys() & served:
                 started = self._clock()
@@ -320,16 +341,23 @@ class Recorder:
             self._budget.spend(self._clock() - started)
 
     def _guarded(self, step: int, instruments: Iterable[str], measure: Callable[[], Any]) -> Any:
-        """Run a measurement whose error must not kill a training of hours (unless `strict`)."""
+        """Run a measurement whose error must not kill a training of hours (unless `strict`).
+
+        What is said of a `loss_fn` at the first step is said of the set-up, when nothing is lost yet. A warning comes
+        as an error only where the user made errors of warnings.
+        """
         try:
             return measure()
         except Exception as error:
-            if self._strict or isinstance(error, UsageError):
+            at_first = step == 0 and isinstance(error, LossError)
+            if self._strict or at_first or isinstance(error, MeasurementWarning):
                 raise
             names = sorted(self._schedules.keys() & set(instruments))
             self._switch_off(names)
             what = f"{' and '.join(names)} switched off" if names else "a part of the measurement is missing"
-            self._warn(f"{what} at step {step}: {type(error).__name__}: {error}")
+            said = f"{type(error).__name__}: {error}"
+            # An instrument fails once; what belongs to none may fail at every step.
+            self._warn_once(f"{names} {said}", f"{what} at step {step}: {said}")
             return None
 
     def _switch_off(self, names: Iterable[str]) -> None:
@@ -338,6 +366,11 @@ class Recorder:
         if self._budget is not None:
             self._budget.forget(names)
         self._upcoming = None if self._upcoming is None else self._upcoming & self._schedules.keys()
+
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self._warn(text)
 
     def _warn(self, text: str) -> None:
         self._buffer.note(text)

@@ -157,7 +157,8 @@ def _split(tensor: Tensor) -> Sequence[Tensor]:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    values = require_floating(tensor)
+    """Return the entries in one row; of complex ones real and imaginary parts, which have the same norm and product."""
+    values = require_floating(torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor)
     return (values.to_dense() if values.is_sparse else values).reshape(-1)  # sparse: the gradient of an Embedding
 
 

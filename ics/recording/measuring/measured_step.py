@@ -119,8 +119,7 @@ class MeasuredStep:
         found = self.setup.found
         if not found.layers:
             if self._can_replay:
-                objective = self.objective
-                found.layers = find_layers(self.model, lambda: objective(self.before), grouping=self.setup.grouping)
+                found.layers = find_layers(self.model, self._run_forward, grouping=self.setup.grouping)
             elif self._probes is not None:
                 found.layers = self._probes.layers()
         return found.layers
@@ -188,6 +187,12 @@ class MeasuredStep:
         Not where only the passes are looked at: on small models they would cost more than all that was asked for.
         """
         return {} if self._parameters is None else self._parameters.norms()
+
+    def _run_forward(self) -> None:
+        """Run the passes of the batch again, and none backward: not every model can be differentiated once more."""
+        with self.objective.standing_at(self.objective.leaves(self.before)):
+            for batch in self.objective.batches:
+                self.objective.loss(batch)
 
     @property
     def _replays(self) -> bool:

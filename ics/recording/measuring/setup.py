@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
-from ics.probes import ParameterWatch, Plans, Probes
+from ics.errors import UsageError
+from ics.probes import ParameterWatch, Plans, Probes, select_layers
+from ics.probes.structure.grouping import declared_layers
 from ics.records import Layer
 
 
@@ -45,6 +48,9 @@ class Setup:
     plans: Plans = field(default_factory=Plans)
     found: Found = field(default_factory=Found)
 
+    def __post_init__(self) -> None:
+        check_layers(self.model, self.selection)
+
     @cached_property
     def parameters(self) -> ParameterWatch:
         """The parameters of the model, from step to step."""
@@ -65,3 +71,17 @@ class Setup:
             normalization_per_channel=options["normalization"]["per_channel"],
             **options["activations"],
         )
+
+
+def check_layers(model: nn.Module, selection: Any) -> None:
+    """Raise `UsageError` for a selection that no module of the model fits; what fits may still never run.
+
+    A predicate may ask for what is known only of layers that ran, and a lazy module has no parameters to count yet.
+    """
+    if selection is not None and not any(isinstance(each, UninitializedParameter) for each in model.parameters()):
+        try:
+            select_layers(declared_layers(model), selection)
+        except Exception as error:
+            asks = callable(selection) and not isinstance(selection, type)
+            if not asks and isinstance(error, UsageError):
+                raise

@@ -46,25 +46,29 @@ class RecordBuffer:
     256 MiB wait to be written, a flush waits until there is room.
 
     A disk that takes nothing is warned about once, and rows are kept and tried again. Other errors of the thread are
-    raised by the next call that flushes. Who exits, or is interrupted in the midst of a call, loses nothing that was
+    raised by the next call that flushes if it is `strict`; if not, what it was that failed is warned about once, noted,
+    and left out from then on. Who exits, or is interrupted in the midst of a call, loses nothing that was
     added before. A forked process has no part in the buffer: what it closes stays as it is.
     """
 
-    def __init__(self, writer: Writer, *, flush_every: int) -> None:
+    def __init__(self, writer: Writer, *, flush_every: int, strict: bool = True) -> None:
         self._writer = writer
         self._flush_every = flush_every
+        self._strict = strict
         # The last page is the open one. Appending another turns it, in one step that no interrupt can cut in two.
         self._pages: deque[_Page] = deque([_Page()])
         self._notes: list[str] = []
         self._info: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._disk = DiskWriter(writer, note=self._keep_note, keep=self._keep)
+        self._disk = DiskWriter(writer, note=self._keep_note, keep=self._keep, strict=strict)
         self._background = Background(self._work, name="ics-writing", prepare=compute_alone)
         self._flushed = time.perf_counter()
         self._closed = False
 
     def add(self, block: Block, *, step: int) -> None:
         """Keep the rows of a block until the next flush; nobody may write into its tensors from now on."""
+        if block.table in self._disk.off:
+            return
         sizes = tensor_sizes(block)
         page = self._pages[-1]
         page.num_values += sum(sizes)
@@ -117,7 +121,7 @@ class RecordBuffer:
         try:
             self._turn_page()
         except Exception as error:  # what cannot be copied is lost, what can is written
-            self._disk.error = self._disk.error or error
+            self._disk.failed(None, error)
         self._background.stop()
         self._writer.close(state=state)
         self._closed = True
@@ -127,10 +131,25 @@ class RecordBuffer:
         """Start the copy of what is pending and leave it to the thread, once there is room."""
         page = self._pages[-1]
         if page.blocks or page.rows:
-            page.sent = send([*page.blocks, *([_step_block(page.rows)] if page.rows else [])])
+            page.sent = self._send([*page.blocks, *([_step_block(page.rows)] if page.rows else [])])
             if self._waiting_bytes() + page.num_bytes > _QUEUE_BYTES:
                 self._background.wait(lambda: self._waiting_bytes() + page.num_bytes <= _QUEUE_BYTES)
             self._pages.append(_Page())
+
+    def _send(self, blocks: list[Block]) -> Sent:
+        """Start the copy of blocks; where that fails, of each table by itself, so that the others are copied."""
+        try:
+            return send(blocks)
+        except Exception:
+            if self._strict:
+                raise
+            sent = Sent()
+        for table in dict.fromkeys(block.table for block in blocks):
+            try:
+                sent.tables.extend(send([block for block in blocks if block.table == table]).tables)
+            except Exception as error:
+                self._disk.failed(table, error)
+        return sent
 
     def _waiting_bytes(self) -> int:
         return sum(page.num_bytes for page in list(self._pages)[:-1])
