@@ -63,13 +63,15 @@ class DiskWriter:
 
     def write(self) -> None:
         """Write what the writer holds; what cannot be written it keeps."""
-        with self._keeping_errors():
-            try:
-                self._writer.flush()
-            except (OSError, StoreError) as error:
-                self._disk_failed(f"rows could not be written and are kept in memory: {error}")
-            else:
-                self._failing = False
+        failing = False
+        for table in self._writer.tables:
+            with self._keeping_errors(table):
+                try:
+                    self._writer.flush(table)
+                except (OSError, StoreError) as error:
+                    self._disk_failed(f"rows could not be written and are kept in memory: {error}")
+                    failing = True
+        self._failing = failing
 
     def write_info(self, fields: Mapping[str, Any]) -> bool:
         """Write fields of run.json; return whether that came to an end, well or with a mistake that is kept."""
@@ -88,6 +90,7 @@ class DiskWriter:
         elif table is None or table not in self.off:
             if table is not None:
                 self.off.add(table)
+                self._writer.forget(table)
             what = "a part of the record is missing" if table is None else f"the table {table} is switched off"
             self._warn_once(f"{what}, all else is recorded: {type(error).__name__}: {error}")
 
