@@ -177,3 +177,18 @@ def test_the_shift_of_a_complex_layer_is_that_of_its_real_and_imaginary_parts(tm
     rows = ics.open_run(tmp_path).table("gradient_shift").query("step == 1 and layer == 'c' and parameters == 'all'")
     assert rows["shift_l2"].item() == pytest.approx((shifted - at).norm().item(), rel=1e-3)
     assert rows["shift_cosine"].item() == pytest.approx(torch.cosine_similarity(shifted, at, dim=0).item(), abs=1e-5)
+
+
+def test_sites_of_a_complex_layer_are_null_and_say_why_at_every_step(tmp_path):
+    train("ComplexWeights", tmp_path, PASSES)
+    run = ics.open_run(tmp_path)
+    rows = run.table("activations")
+    assert len(rows) == 3 * 7
+    theirs = rows[rows["layer"] == "c"]
+    assert sorted(theirs["site"]) == ["input"] * 3 + ["preactivation"] * 3
+    assert theirs["null_reason"].str.contains("complex").all()
+    assert theirs["mean"].isna().all()
+    assert rows[rows["layer"] != "c"]["null_reason"].isna().all()
+    gradients = run.table("gradients").query("kind == 'site' and layer == 'c'")
+    assert gradients["null_reason"].str.contains("complex").all()
+    assert len(gradients) == 6
