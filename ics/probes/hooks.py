@@ -251,7 +251,7 @@ class Watch:
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         calls = self._current()
-        if calls is not None:
+        if calls is not None and module in self._names:  # a shallow copy of a module shares its hooks
             if self._learner is not None:
                 self._guarded(self._learner.enter, module, args)
             self._guarded(calls.tracker.enter, module, (args, kwargs))

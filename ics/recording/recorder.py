@@ -23,7 +23,7 @@ from ics.recording.inputs import copy_batch, holds_micro_batches, unwrapped
 from ics.recording.instrument_base import Instrument, all_needs, check_block
 from ics.recording.instruments import INSTRUMENTS, Choosable, default_options
 from ics.recording.measuring.measured_step import Batch, MeasuredStep
-from ics.recording.measuring.setup import Setup
+from ics.recording.measuring.setup import SHARDED, Setup
 from ics.recording.presets import choose
 from ics.recording.provenance import layers_as_json, provenance
 from ics.recording.step import Step
@@ -136,6 +136,9 @@ class Recorder:
         self._buffer = RecordBuffer(writer, flush_every=flush_every, strict=strict)
         for note in choice.notes:
             self._buffer.note(note)
+        if self._setup.is_sharded and (replaying := sorted(n for n, each in self._needs.items() if "replay" in each)):
+            self._switch_off(replaying)
+            self._warn(f"{' and '.join(replaying)} switched off: {SHARDED}")
         atexit.register(self.close, state="interrupted")
 
     def step(self, batch: Any = None, *, micro_batches: bool | None = None) -> Step:
@@ -349,7 +352,8 @@ class Recorder:
         try:
             return measure()
         except Exception as error:
-            at_first = step == 0 and isinstance(error, LossError)
+            # That the loss depends on no parameter may lie with what wraps the model, what it returns does not.
+            at_first = step == 0 and isinstance(error, LossError) and "one number" in str(error)
             if self._strict or at_first or isinstance(error, MeasurementWarning):
                 raise
             names = sorted(self._schedules.keys() & set(instruments))

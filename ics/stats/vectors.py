@@ -118,6 +118,8 @@ def _kernels(tensors: Sequence[Tensor]) -> Any:
         return None
     if sum(x.numel() for x in tensors) < _LONG:
         return None
+    if not all(x.data_ptr() for x in tensors if x.numel()):  # a wrapper (DTensor) hides where its values are
+        return None
     return getattr(fused_way("cpu"), "vectors", None)
 
 

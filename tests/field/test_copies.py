@@ -136,3 +136,13 @@ def test_an_input_that_needs_a_gradient_is_saved_without_a_warning(tmp_path):
                 torch.save(x, io.BytesIO())
                 assert torch.equal(copy.deepcopy(x), x)
                 out.sum().backward()
+
+
+def test_a_shallow_copy_that_is_called_shares_the_hooks_and_is_not_taken_for_a_module(tmp_path):
+    def call(model):
+        with torch.no_grad():
+            copy.copy(model.eval())(torch.zeros(1, 4))
+        model.train()
+
+    train(mlp, tmp_path, call, steps=1)
+    assert set(ics.open_run(tmp_path).table("activations")["layer"]) == {"0", "3"}

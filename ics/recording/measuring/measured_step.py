@@ -201,7 +201,8 @@ class MeasuredStep:
 
     @property
     def _can_replay(self) -> bool:
-        return "update" in self.needs and self.setup.loss_fn is not None and self.batch is not None
+        given = self.setup.loss_fn is not None and self.batch is not None
+        return "update" in self.needs and given and not self.setup.is_sharded
 
     @property
     def _looks_at_passes(self) -> bool:

@@ -16,6 +16,12 @@ from ics.probes import ParameterWatch, Plans, Probes, select_layers
 from ics.probes.structure.grouping import declared_layers
 from ics.records import Layer
 
+SHARDED = (
+    "the model is sharded (FSDP) and gathers its parameters itself, so it cannot be run again at other values of them; "
+    "train unsharded (DistributedDataParallel) to measure this"
+)
+_SHARDING = {"FullyShardedDataParallel", "FSDPModule"}
+
 
 @dataclass
 class Found:
@@ -50,6 +56,11 @@ class Setup:
 
     def __post_init__(self) -> None:
         check_layers(self.model, self.selection)
+
+    @cached_property
+    def is_sharded(self) -> bool:
+        """Whether hooks of the model's wrapper exchange its parameters, which a pass of ours would confuse."""
+        return any(_SHARDING & {kind.__name__ for kind in type(each).__mro__} for each in self.model.modules())
 
     @cached_property
     def parameters(self) -> ParameterWatch:
