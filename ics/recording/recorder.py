@@ -59,7 +59,7 @@ class Recorder:
             those of a preset.
         config: anything that JSON holds; stored in run.json.
         seed: stored in run.json, so that runs can be paired.
-        strict: raise an error of a measurement instead of warning once and switching the instrument off.
+        strict: raise an error of a measurement instead of warning once and switching off what failed.
         overwrite: replace a run that is already at `to`.
         flush_every: write what was recorded after this many steps, or every 30 s.
         budget: seconds of recording per second of training that are allowed, e.g. 0.02: schedules are stretched to
@@ -67,7 +67,8 @@ class Recorder:
 
     Raises:
         UsageError: a model without parameters, an instrument that lacks what it needs, an existing run.
-        SelectionError: an instrument, option or layer that is not there.
+        SelectionError: an instrument, option or layer that is not there. A layer that is there and does not run is
+            warned about at the first measured step.
 
     Example:
         >>> recorder = Recorder(model, loss_fn, to="runs/mlp-0", optimizer=optimizer)   # doctest: +SKIP
