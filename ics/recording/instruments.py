@@ -184,6 +184,8 @@ class Curvature(Instrument):
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the row of the step."""
+        if odd := [name for name, value in step.before.items() if value.is_complex()]:
+            raise UsageError(f"curvature expects real parameters, got the complex {odd[0]}; leave it out")
         options: dict[str, Any] = {"tolerance": self.tolerance, "max_products": self.max_products}
         return [curvature(step.transition, num_eigenvalues=self.num_eigenvalues, **options)]
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ics
+from ics.errors import MeasurementWarning
 
 PASSES = ("activations", "gradients", "normalization")
 LANDSCAPE = ("gradient_shift", "gradient_line", "attribution", "drift")
@@ -192,3 +193,11 @@ def test_sites_of_a_complex_layer_are_null_and_say_why_at_every_step(tmp_path):
     gradients = run.table("gradients").query("kind == 'site' and layer == 'c'")
     assert gradients["null_reason"].str.contains("complex").all()
     assert len(gradients) == 6
+
+
+@pytest.mark.parametrize("name", ["ComplexWeights", "ComplexParameter"])
+def test_curvature_of_complex_parameters_is_left_out_in_our_words_and_alone(name, tmp_path):
+    with pytest.warns(MeasurementWarning, match="curvature switched off .* expects real parameters") as caught:
+        train(name, tmp_path, ("curvature", "gradient_shift"))
+    assert len(caught) == 1
+    assert set(ics.open_run(tmp_path).table("gradient_shift")["step"]) == {0, 1, 2}
