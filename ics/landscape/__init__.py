@@ -3,8 +3,8 @@
 from ics.landscape.agreement import Agreement
 from ics.landscape.measures.attribution import attribution
 from ics.landscape.measures.curvature import curvature
-from ics.landscape.measures.gradient_line import default_etas, gradient_line
-from ics.landscape.measures.gradient_shift import gradient_shift
+from ics.landscape.measures.gradient_line import check_directions, checked_etas, default_etas, gradient_line
+from ics.landscape.measures.gradient_shift import gradient_shift, passes_of
 from ics.landscape.measures.hessian import HessianAt
 from ics.landscape.measures.linearised import compare_linearised, linearised_shift
 from ics.landscape.measures.slices import loss_slice
@@ -21,6 +21,8 @@ __all__ = [
     "RandomState",
     "Transition",
     "attribution",
+    "check_directions",
+    "checked_etas",
     "compare_linearised",
     "curvature",
     "default_etas",
@@ -29,5 +31,6 @@ __all__ = [
     "linearised_shift",
     "loss_slice",
     "make_transition",
+    "passes_of",
     "substituted",
 ]

@@ -179,6 +179,9 @@ class _DistributionObserver:
             if self.with_halves:
                 self.halves.setdefault(site.key, []).append(_halved(values, axis))
 
+    def unmeasured(self, site: Site, reason: str) -> None:
+        """Take nothing."""
+
     def withdraw(self, site: Site) -> None:
         """Take back a site that turned out to be none."""
         self.whole.pop(site.key, None)

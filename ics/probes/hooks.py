@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import operator
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -71,12 +73,59 @@ def _after_first_call(closure: Callable[..., Any], callback: Callable[[], None])
     return wrapped
 
 
+class ModuleHook(partial[Any]):
+    """A hook on a module, of which a copy (`copy.deepcopy`, `torch.save`) does nothing and knows nothing of `ics`.
+
+    A subclass of `partial`, since calling it adds no call of a Python function to that of what it wraps.
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy as a function of the standard library that takes anything and returns None."""
+        return getattr, (nullcontext(), "__exit__")
+
+
+class Unhooked:
+    """Lies beside the hooks of a module, is never called, and takes a hook out of the copy of the module.
+
+    Copying it, or loading it from a file, deletes an entry of the copy of a mapping: both `copy` and `pickle` make
+    one copy of the mapping for the copied module and for this. None stays in its place. It must lie in another mapping
+    than the hook: `pickle` fills a mapping only once all of its values are there.
+    """
+
+    __slots__ = ("_hooks", "_key")
+
+    def __init__(self, hooks: MutableMapping[Any, Any], key: str) -> None:
+        self._hooks, self._key = hooks, key
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy as the deletion of the hook's copy."""
+        return operator.delitem, (self._hooks, self._key)
+
+
+class TensorHook:
+    """A hook on a tensor, which torch leaves out of copies of the tensor without a warning."""
+
+    __slots__ = ("_take",)
+    __torch_unserializable__ = True
+
+    def __init__(self, take: Callable[[Tensor], None]) -> None:
+        self._take = take
+
+    def __call__(self, gradient: Tensor | None) -> None:
+        """Take a gradient; a value returned would replace it."""
+        if gradient is not None:
+            self._take(gradient)
+
+
 class Hooks:
-    """Hooks on modules and tensors, and what removes them."""
+    """Hooks on modules and tensors, and what removes them.
+
+    A model that is copied or saved while it has them gives a copy without them.
+    """
 
     def __init__(self) -> None:
         self._handles: list[Removable] = []
-        self._keys: list[tuple[MutableMapping[int, Any], int]] = []
+        self._keys: list[tuple[MutableMapping[Any, Any], Any]] = []
 
     def around_each(
         self, modules: Iterable[nn.Module], before: Callable[..., None], after: Callable[..., None]
@@ -85,10 +134,18 @@ class Hooks:
 
         If a module takes no hook, none of the others keeps one. `after` is called with None where the module raises.
         """
+        first, last = ModuleHook(before), ModuleHook(after)
         try:
             for module in modules:
-                self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+                number = module.register_forward_pre_hook(first, with_kwargs=True).id
+                self._rename(number, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+                number = module.register_forward_hook(last, with_kwargs=True, always_call=True).id
+                self._rename(
+                    number,
+                    module._forward_hooks,
+                    module._forward_hooks_with_kwargs,
+                    module._forward_hooks_always_called,
+                )
         except BaseException:
             self.remove()
             raise
@@ -98,19 +155,18 @@ class Hooks:
 
         One key serves all of them: a handle for each module takes longer to make than its hook takes to run.
         """
-        key = RemovableHandle(OrderedDict()).id  # no other hook of any module has it
+        number = RemovableHandle(OrderedDict()).id  # no other hook of any module has it
+        hook, key, beside = ModuleHook(take), f"ics {number}", f"ics beside {number}"
         for module in modules:
-            module._forward_hooks[key] = take
-            self._keys.append((module._forward_hooks, key))
+            hooks: MutableMapping[Any, Any] = module._forward_hooks
+            marks: MutableMapping[Any, Any] = module._forward_hooks_with_kwargs
+            hooks[key] = hook
+            marks[beside] = Unhooked(hooks, key)  # under another key: the hook itself takes no keyword arguments
+            self._keys += (hooks, key), (marks, beside)
 
     def on_gradient(self, tensor: Tensor, take: Callable[[Tensor], None]) -> None:
         """Call `take` with the gradient of a tensor as it is now, whatever is written to the tensor later."""
-
-        def hook(gradient: Tensor | None) -> None:  # a value returned would replace the gradient
-            if gradient is not None:
-                take(gradient)
-
-        self._handles.append(tensor.register_hook(hook))
+        self._handles.append(tensor.register_hook(TensorHook(take)))
 
     def on_node(self, tensor: Tensor, take: Callable[[NodeGradients, NodeGradients], None]) -> None:
         """Call `take` with what the function that made a tensor sends back to its inputs, and what it is handed."""
@@ -129,6 +185,20 @@ class Hooks:
             hooks.pop(key, None)
         self._handles.clear()
         self._keys.clear()
+
+    def _rename(
+        self, number: int, hooks: MutableMapping[Any, Any], marks: MutableMapping[Any, Any], *others: Any
+    ) -> None:
+        """Keep a registered hook under a key of our own, and have copies come out without it.
+
+        In `marks`, that it takes keyword arguments, stands what does so: torch looks up the key alone. What is left of
+        `marks` in a model that was loaded must not be taken for the mark of a hook that then has the same number.
+        """
+        key = f"ics {number}"
+        for mapping in (hooks, marks, *others):
+            mapping[key] = mapping.pop(number)
+            self._keys.append((mapping, key))
+        marks[key] = Unhooked(hooks, key)
 
 
 class Watch:
@@ -216,7 +286,7 @@ class Watch:
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         calls = self._current()
-        if calls is not None:
+        if calls is not None and module in self._names:  # a shallow copy of a module shares its hooks
             if self._learner is not None:
                 self._guarded(self._learner.enter, module, args)
             self._guarded(calls.tracker.enter, module, (args, kwargs))

@@ -59,6 +59,9 @@ class SiteValues:
             with undisturbed(tensor):
                 self._add(site, self._value(site, tensor.detach()))
 
+    def unmeasured(self, site: Site, reason: str) -> None:
+        """Take nothing."""
+
     def withdraw(self, site: Site) -> None:
         """Remove the row of a site that turned out not to be one."""
         self.rows.pop((self.forward, site.key), None)
@@ -171,6 +174,9 @@ class _Nothing:
     """Ignores every tensor: what a checkpointed segment recomputes was already seen in the forward pass."""
 
     def site(self, site: Site, tensor: Tensor) -> None:
+        """Take nothing."""
+
+    def unmeasured(self, site: Site, reason: str) -> None:
         """Take nothing."""
 
     def withdraw(self, site: Site) -> None:

@@ -60,7 +60,7 @@ def readable_twice(batch: Any, *, replays: bool) -> Any:
 def extra_parameters_of(
     model: nn.Module, loss_fn: Any, given: Mapping[str, nn.Module | nn.Parameter] | None, optimizers: Iterable[Any]
 ) -> ExtraParameters:
-    """Return the parameters that the loss has beside the model's: named by the user, its own, or those of its optimizers.
+    """Return the parameters that the loss has beside the model: named by the user, its own, or its optimizers'.
 
     Raises:
         UsageError: `given` is no mapping from names to modules and parameters.

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ics import schema
 from ics.errors import UsageError, unknown_name
-from ics.landscape import attribution, curvature, default_etas, gradient_line, gradient_shift
+from ics.landscape import (
+    attribution,
+    check_directions,
+    checked_etas,
+    curvature,
+    default_etas,
+    gradient_line,
+    gradient_shift,
+    passes_of,
+)
 from ics.probes import select_layers
-from ics.recording.instrument_base import Instrument, Need, all_needs, check_instrument
+from ics.recording.instrument_base import Instrument, Need, all_needs, check_block, check_instrument
 from ics.recording.measuring.drift import SameBatchDrift
 from ics.recording.measuring.measured_step import MeasuredStep
-from ics.recording.measuring.setup import Setup
+from ics.recording.measuring.setup import Setup, check_layers
 from ics.recording.schedule import Schedule, as_schedule, every
 from ics.records import Block, Layer
 
@@ -106,6 +116,10 @@ class GradientShift(Instrument):
     default = every(100)
     cost = 2
 
+    def begin(self, setup: Setup) -> None:
+        """Check the options."""
+        passes_of(batched=self.batched, chunk=self.chunk)
+
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of the selected layers."""
         if step.unmoved is not None:
@@ -157,6 +171,12 @@ class GradientLine(Instrument):
     default = every(100)
     cost = 2
 
+    def begin(self, setup: Setup) -> None:
+        """Check the options."""
+        checked_etas(self.etas or ())
+        check_directions(self.directions)
+        check_layers(setup.model, self.layers)
+
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the rows of the whole net, then those of the layers that are moved alone."""
         etas = self.etas or default_etas(step.learning_rate)
@@ -179,6 +199,8 @@ class Curvature(Instrument):
 
     def measure(self, step: MeasuredStep) -> Iterable[Block]:
         """Return the row of the step."""
+        if odd := [name for name, value in step.before.items() if value.is_complex()]:
+            raise UsageError(f"curvature expects real parameters, got the complex {odd[0]}; leave it out")
         options: dict[str, Any] = {"tolerance": self.tolerance, "max_products": self.max_products}
         return [curvature(step.transition, num_eigenvalues=self.num_eigenvalues, **options)]
 
@@ -333,3 +355,33 @@ def _null_rows(table: schema.Table, layers: Sequence[Layer], keys: Mapping[str, 
     columns |= {"layer": [layer.name for layer, _ in rows], "layer_index": [layer.index for layer, _ in rows]}
     columns |= {name: [cells[place] for _, place in rows] for name, cells in keys.items()}
     return Block(table.name, columns | {"null_reason": [reason] * len(rows)})
+
+
+def is_built_in(instrument: Instrument) -> bool:
+    """Return whether an instrument came with `ics`."""
+    return INSTRUMENTS.get(instrument.name) is type(instrument)
+
+
+def measurements(
+    instruments: Mapping[str, Instrument], measured: MeasuredStep
+) -> Iterator[tuple[frozenset[str], Callable[[], list[Block]]]]:
+    """Yield what is due, the cheapest first: the instruments that a measurement serves, and the measurement."""
+    together = frozenset(name for name in measured.due if name in measured.setup.in_the_pass)
+    if together:  # first and by itself, so that those whom it serves share its cost
+
+        def lay_out_pass_rows() -> list[Block]:
+            _ = measured.pass_rows
+            return []
+
+        yield together, lay_out_pass_rows
+    places = {name: (instruments[name].cost, place) for place, name in enumerate(instruments)}
+    for name in sorted(measured.due, key=places.__getitem__):
+        yield frozenset({name}), partial(_blocks, instruments[name], measured)
+
+
+def _blocks(instrument: Instrument, measured: MeasuredStep) -> list[Block]:
+    blocks = list(instrument.measure(measured))
+    if not is_built_in(instrument):
+        for block in blocks:
+            check_block(block, instrument.table)
+    return blocks

@@ -342,7 +342,7 @@ def objective_of(
     random_state: RandomState | None = None,
 ) -> Objective:
     """Return the loss of a batch; whether it is a list of micro-batches is seen from it unless it is said."""
-    extra = extra_parameters_of(model, loss_fn, None, None)
+    extra = extra_parameters_of(model, loss_fn, None, ())
     if micro_batches is not None or type(batch) is not list or not batch:
         accumulate = bool(micro_batches)
         return Objective(model, loss_fn, batch, accumulate=accumulate, random_state=random_state, extra=extra)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.errors import MeasurementWarning, UsageError
+from ics.errors import UsageError
 from ics.recording.budget.rule import Budget
+from ics.recording.guard import Guard
 from ics.recording.inputs import copy_batch, extra_parameters_of, holds_micro_batches, readable_twice, unwrapped
-from ics.recording.instrument_base import Instrument, all_needs, check_block
-from ics.recording.instruments import INSTRUMENTS, Choosable, default_options
+from ics.recording.instrument_base import all_needs
+from ics.recording.instruments import Choosable, default_options, is_built_in, measurements
 from ics.recording.measuring.measured_step import Batch, MeasuredStep
-from ics.recording.measuring.setup import Setup
+from ics.recording.measuring.setup import SHARDED, Setup
 from ics.recording.optimizers import as_optimizers, situation, steps_note
 from ics.recording.presets import choose
 from ics.recording.provenance import layers_as_json, provenance
 from ics.recording.step import Step
 from ics.recording.writing.buffer import RecordBuffer
-from ics.records import Block
 from ics.store import Writer
 
 
@@ -63,7 +63,7 @@ class Recorder:
             not be named.
         config: anything that JSON holds; stored in run.json.
         seed: stored in run.json, so that runs can be paired.
-        strict: raise the error of a failed measurement instead of warning once and switching the instrument off.
+        strict: raise an error of a measurement instead of warning once and switching off what failed.
         overwrite: replace a run that is already at `to`.
         flush_every: write the recorded rows after this many steps, or every 30 s.
         budget: allowed seconds of recording per second of training, e.g. 0.02. Schedules are stretched to keep it
@@ -71,7 +71,8 @@ class Recorder:
 
     Raises:
         UsageError: a model without parameters, an instrument that lacks what it needs, an existing run.
-        SelectionError: an unknown instrument, option or layer.
+        SelectionError: an instrument, option or layer that is not there. A layer that is there and does not run is
+            warned about at the first measured step.
 
     Example:
         >>> recorder = Recorder(model, loss_fn, to="runs/mlp-0", optimizer=optimizer)   # doctest: +SKIP
@@ -129,7 +130,6 @@ class Recorder:
         self._previous: Batch | None = None
         self._copy: Any = None
         self._objective_checked = False
-        self._told: set[str] = set()
         self._given_optimizer = optimizer
         info = {
             "config": dict(config or {}),
@@ -141,13 +141,16 @@ class Recorder:
             "layers": [],
             **provenance(model),
         }
-        own = [each.table for each in self._instruments.values() if not _is_built_in(each)]
+        own = [each.table for each in self._instruments.values() if not is_built_in(each)]
         # The folder comes last: a mistake found above must not have cleared the run that `overwrite` replaces.
         writer = Writer(self.path, info=info, overwrite=overwrite, tables=own)
-        self._buffer = RecordBuffer(writer, flush_every=flush_every)
+        self._buffer = RecordBuffer(writer, flush_every=flush_every, strict=strict)
+        self._guard = Guard(self._buffer, self._schedules, switch_off=self._switch_off, strict=strict)
         for note in choice.notes:
             self._buffer.note(note)
-        # For scripts that end without `close`, which removes it: the handler keeps the recorder and its model alive.
+        if self._setup.is_sharded and (replaying := sorted(n for n, each in self._needs.items() if "replay" in each)):
+            self._switch_off(replaying)
+            self._guard.warn(f"{' and '.join(replaying)} switched off: {SHARDED}")
         atexit.register(self.close, state="interrupted")
 
     def step(self, batch: Any = None, *, micro_batches: bool | None = None) -> Step:
@@ -160,17 +163,15 @@ class Recorder:
                 mappings is one (torch's default collate makes lists of tensors).
 
         Raises:
-            UsageError: an instrument that is due evaluates the loss, and no batch was given; or an iterator was.
+            UsageError: at the first step (at any, if `strict`), an instrument that is due evaluates the loss, and no
+                batch was given; or an iterator was.
         """
         due = self._due()
         batch = readable_twice(batch, replays=any("replay" in self._needs[name] for name in self._schedules))
         if self._budget is not None:
-            self._budget.start()  # here, so that the time of the step includes arming
-        if batch is None and any(self._instruments[name].needs_batch(self._kept[name]) for name in due):
-            raise UsageError(
-                f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
-                "type recorder.step(batch)"
-            )
+            self._budget.start()
+        if batch is None:
+            due = self._without_batch(due)
         accumulate = holds_micro_batches(batch) if micro_batches is None else micro_batches
         number = self._next_step
         guessed = micro_batches is None and type(batch) is list and bool(batch)
@@ -196,6 +197,20 @@ class Recorder:
         if measured is not None and replays:
             measured.batch = self._copy
         return self._copy
+
+    def _without_batch(self, due: frozenset[str]) -> frozenset[str]:
+        """Return what can be measured of a step without its batch; that there is none is told at the first step."""
+        lacking = sorted(name for name in due if self._instruments[name].needs_batch(self._kept[name]))
+        if not lacking:
+            return due
+        text = (
+            f"step {self._next_step} runs the model on its batch again and expects the batch, got none; "
+            "type recorder.step(batch)"
+        )
+        if self._strict or self._next_step == 0:
+            raise UsageError(text)
+        self._guard.warn_once("batch", f"{text}; {' and '.join(lacking)} left out at steps without one")
+        return due - set(lacking)
 
     def close(self, *, state: str = "completed") -> None:
         """Write what is left, compact the run and mark its end; safe to call twice."""
@@ -239,12 +254,12 @@ class Recorder:
             measured.arm()
             return True
 
-        if not self._guarded(step, measured.due, arm):
+        if not self._guard.run(step, measured.due, arm):
             return False
         try:
             for name in sorted(measured.due & self._schedules.keys()):
                 measured.attached[name] = ExitStack()
-                self._guarded(step, {name}, partial(self._attach, measured, name))
+                self._guard.run(step, {name}, partial(self._attach, measured, name))
         except BaseException as error:  # of a strict recorder: the block is not entered, so nobody else detaches
             self.disarm_step(measured, type(error), error, error.__traceback__)
             raise
@@ -263,9 +278,9 @@ class Recorder:
         """Detach what was armed, each instrument by itself."""
         try:
             for name, context in measured.attached.items():
-                self._guarded(measured.number, {name}, partial(context.__exit__, kind, error, traceback))
+                self._guard.run(measured.number, {name}, partial(context.__exit__, kind, error, traceback))
         finally:
-            measured.disarm(kind, error, traceback)
+            self._guard.run(measured.number, (), partial(measured.disarm, kind, error, traceback))
 
     def abandon_step(self) -> None:
         """Drop a step whose block raised, and write what was recorded before it now."""
@@ -276,8 +291,7 @@ class Recorder:
         started = self._clock() if measured is not None or self._budget is not None else 0.0
         parts: dict[frozenset[str], float] = {}
         if measured is not None:
-            with measured.undisturbed():
-                parts = self._measure(row, measured)
+            parts = self._guard.run(measured.number, (), partial(self._measure_undisturbed, row, measured)) or {}
             row |= {"measuring_duration": self._clock() - started}
         # Before the row is added: that may flush and raise an earlier error, yet the step has been trained and counts.
         self._next_step += 1
@@ -286,74 +300,59 @@ class Recorder:
         if self._budget is not None:
             due = None if measured is None else measured.due & self._schedules.keys()
             self._budget.stop(due, parts, recording=self._clock() - started)
-        self._prepare(batch)
+        self._guard.run(row["step"], (), partial(self._prepare, batch))
+
+    def _measure_undisturbed(self, row: dict[str, Any], measured: MeasuredStep) -> dict[frozenset[str], float]:
+        with measured.undisturbed():
+            return self._measure(row, measured)
 
     def _measure(self, row: dict[str, Any], measured: MeasuredStep) -> dict[frozenset[str], float]:
         """Buffer what is due, and return the seconds spent, by the instruments that they served."""
         step, started = row["step"], self._clock()
         if not self._layers_are_stored:
-            layers = self._guarded(step, (), lambda: measured.layers) or ()
+            layers = self._guard.run(step, (), lambda: measured.layers) or ()
             self._buffer.update_info(layers=layers_as_json(layers))
             self._layers_are_stored = bool(layers)
         parts = {frozenset[str](): self._clock() - started}
-        row |= {"learning_rate": measured.learning_rate, **(self._guarded(step, (), measured.norms) or {})}
+        rate = measured.learning_rate
+        if rate is not None and not math.isfinite(rate):
+            text = f"the learning rate is {rate} at step {step}: it is recorded as it is, and gives no step sizes"
+            self._guard.warn_once("learning rate", text)
+        row |= {"learning_rate": rate, **(self._guard.run(step, (), measured.norms) or {})}
         if self._setup.optimizers and "update" in measured.needs:
-            self._guarded(step, (), lambda: self._note_steps(measured))
-        for served, measure in self._measurements(measured):
+            self._guard.run(step, (), lambda: self._note_steps(measured))
+        for served, measure in measurements(self._instruments, measured):
             if self._schedules.keys() & served:  # else an error at this very step has switched all of them off
                 started = self._clock()
-                for block in self._guarded(step, served, measure) or ():
+                for block in self._guard.run(step, served, measure) or ():
                     self._buffer.add(block, step=step)
                 parts[served] = parts.get(served, 0.0) + self._clock() - started
         evaluates = any("loss" in self._needs[name] for name in measured.due & self._schedules.keys())
         if evaluates and not self._objective_checked and measured.unmoved is None:  # else no gradient was used
             self._objective_checked = True
             started = self._clock()
-            self._guarded(step, (), lambda: self._check_objective(measured))
+            self._guard.run(step, (), lambda: self._check_objective(measured))
             # Of no instrument: done once per run, it must not raise the price of those that are due now.
             parts[frozenset()] += self._clock() - started
         return parts
 
-    def _measurements(self, measured: MeasuredStep) -> Iterator[tuple[frozenset[str], Callable[[], list[Block]]]]:
-        """Yield what is due, the cheapest first: the instruments that a measurement serves, and the measurement."""
-        together = frozenset(name for name in measured.due if name in self._setup.in_the_pass)
-        if together:  # first and by itself, so that those whom it serves share its cost
-
-            def lay_out_pass_rows() -> list[Block]:
-                _ = measured.pass_rows
-                return []
-
-            yield together, lay_out_pass_rows
-        places = {name: (self._instruments[name].cost, place) for place, name in enumerate(self._instruments)}
-        for name in sorted(measured.due, key=places.__getitem__):
-            yield frozenset({name}), partial(self._blocks, self._instruments[name], measured)
-
-    @staticmethod
-    def _blocks(instrument: Instrument, measured: MeasuredStep) -> list[Block]:
-        blocks = list(instrument.measure(measured))
-        if not _is_built_in(instrument):
-            for block in blocks:
-                check_block(block, instrument.table)
-        return blocks
-
     def _note_steps(self, measured: MeasuredStep) -> None:
         """Say once of each kind what was odd about the optimizer's steps in a block."""
         note = steps_note(measured.parameters.steps, number=measured.number, unmoved=measured.unmoved)
-        if note is not None and note[0] not in self._told:
-            self._told.add(note[0])
-            self._warn(note[1])
+        if note is not None:
+            self._guard.warn_once(*note)
 
     def _check_objective(self, measured: MeasuredStep) -> None:
         """Is the loss that is measured the loss that is trained, and the same when it is evaluated again?"""
         for reading in self._setup.found.readings.values():
             self._buffer.update_info(batch=reading.why)
             if reading.fits is False and reading.accumulate:
-                self._warn(f"the batch was {reading.why}")
+                self._guard.warn(f"the batch was {reading.why}")
         explained = situation(measured.parameters.steps, self._given_optimizer)
         agreement = replace(measured.objective.check(measured.gradients, at=measured.before), situation=explained)
         self._buffer.update_info(objective=agreement.describe())
         if agreement.warning:
-            self._warn(agreement.warning)
+            self._guard.warn(agreement.warning)
 
     def _prepare(self, batch: Batch) -> None:
         """Decide what the next step measures; keep this batch if the noise floor of the shift needs a second one."""
@@ -366,20 +365,6 @@ class Recorder:
                 self._buffer.update_info(budget=self._budget.describe())
             self._budget.spend(self._clock() - started)
 
-    def _guarded(self, step: int, instruments: Iterable[str], measure: Callable[[], Any]) -> Any:
-        """Run a measurement; its error must not end hours of training (unless `strict`)."""
-        try:
-            return measure()
-        except Exception as error:
-            # A UsageError is the user's mistake: a warning in a long log would hide it.
-            if self._strict or isinstance(error, UsageError):
-                raise
-            names = sorted(self._schedules.keys() & set(instruments))
-            self._switch_off(names)
-            what = f"{' and '.join(names)} switched off" if names else "a part of the measurement is missing"
-            self._warn(f"{what} at step {step}: {type(error).__name__}: {error}")
-            return None
-
     def _switch_off(self, names: Iterable[str]) -> None:
         for name in names:
             del self._schedules[name]
@@ -387,14 +372,6 @@ class Recorder:
             self._budget.forget(names)
         # After a block that raised, the same choice serves the next attempt: it must not name what is switched off.
         self._upcoming = None if self._upcoming is None else self._upcoming & self._schedules.keys()
-
-    def _warn(self, text: str) -> None:
-        self._buffer.note(text)
-        warnings.warn(text, MeasurementWarning, stacklevel=5)
-
-
-def _is_built_in(instrument: Instrument) -> bool:
-    return INSTRUMENTS.get(instrument.name) is type(instrument)
 
 
 def _state_after(kind: type[BaseException] | None) -> str:

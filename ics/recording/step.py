@@ -70,13 +70,15 @@ class Step:
         for name, value in values.items():
             if name in _OURS:
                 raise UsageError(f"step.log expects names of your own, got {name!r}, which the recorder writes itself")
-            if isinstance(value, Tensor) and value.numel() == 1:
-                kept = value.detach().clone()  # read at the next flush, when a loop may have overwritten its own
+            if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+                kept = value.detach().clone()
                 self._logged[name] = kept.reshape(()) if kept.ndim else kept
             elif isinstance(value, int | float):
                 self._logged[name] = float(value)
             else:
-                shape = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                shape = type(value).__name__
+                if isinstance(value, Tensor):
+                    shape = "a complex one" if value.is_complex() else f"shape {tuple(value.shape)}"
                 raise UsageError(f"step.log expects one number for {name!r}, got {shape}; type e.g. {name}.mean()")
 
     def __enter__(self) -> Step:

@@ -114,7 +114,8 @@ def _by_kernel(x: Tensor, gradient: Tensor, input_gradient: Tensor | None, chann
 
 
 def _is_taken(tensor: Tensor) -> bool:
-    return tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_neg()
+    plain = tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_neg()
+    return plain and tensor.data_ptr() != 0  # of a wrapper (DTensor), which hides where its values are, it is 0
 
 
 def _like(tensor: Tensor, x: Tensor) -> Tensor:

@@ -118,6 +118,8 @@ def _kernels(tensors: Sequence[Tensor]) -> Any:
         return None
     if sum(x.numel() for x in tensors) < _LONG:
         return None
+    if not all(x.data_ptr() for x in tensors if x.numel()):  # a wrapper (DTensor) hides where its values are
+        return None
     return getattr(fused_way("cpu"), "vectors", None)
 
 
@@ -157,7 +159,8 @@ def _split(tensor: Tensor) -> Sequence[Tensor]:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    values = require_floating(tensor)
+    """Return the entries in one row; of complex ones real and imaginary parts, which have the same norm and product."""
+    values = require_floating(torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor)
     return (values.to_dense() if values.is_sparse else values).reshape(-1)  # sparse: the gradient of an Embedding
 
 

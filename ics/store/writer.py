@@ -81,20 +81,28 @@ class Writer:
         if rows.num_rows:
             self._pending.setdefault(table, (0, []))[1].append(rows)
 
-    def flush(self) -> None:
-        """Write what was appended, one part per table, and merge parts if there are enough of one size.
+    def flush(self, only: str | None = None) -> None:
+        """Write what was appended, one part per table, and merge parts where there are many of a size.
+
+        Args:
+            only: the one table to write; default all.
 
         Raises:
             StoreError: a part cannot be written; its rows stay pending and the next flush tries again.
         """
         self._check_open()
         for name, (number, rows) in self._pending.items():
-            if rows:
+            if rows and only in (None, name):
                 self._write_part(self.tables[name], number, pa.concat_tables(rows, promote_options="default"))
                 # One assignment forgets the rows and counts the part. A flush that is interrupted before it and tried
                 # again writes the same part anew, so that its rows are neither lost nor doubled.
                 self._pending[name] = number + 1, []
                 self._merge_due(name)
+
+    def forget(self, table: str) -> None:
+        """Drop the rows of a table that were appended and not yet written."""
+        if table in self._pending:
+            self._pending[table] = self._pending[table][0], []
 
     @property
     def pending_bytes(self) -> int:

@@ -323,7 +323,7 @@ def test_mistakes_are_told_when_the_recorder_is_made(options, error, message, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_layer_is_an_error_at_the_first_measured_step(tmp_path):
+def test_an_unknown_layer_is_an_error_when_the_recorder_is_made(tmp_path):
     with pytest.raises(SelectionError, match="embed"):
         record(tmp_path, "reused", layers="embedd*", strict=False)
 

@@ -25,7 +25,8 @@ _NUMBERS = ("distance", "loss", "gradient_change_l2", "gradient_norm", "predicte
 def default_etas(learning_rate: float | None, *, num_etas: int = 8) -> tuple[float, ...]:
     """Return step sizes from 1/2 to 4 times the learning rate, equally spaced on a log scale.
 
-    The range is Santurkar's for VGG (sec. 3.1). At a learning rate of 0, as in a warm-up, there are none.
+    The range is Santurkar's for VGG (sec. 3.1). At a learning rate of 0, as in a warm-up, there are none, nor at one
+    that is not finite.
 
     Raises:
         UsageError: no learning rate.
@@ -39,7 +40,7 @@ def default_etas(learning_rate: float | None, *, num_etas: int = 8) -> tuple[flo
             "default step sizes expect a learning rate, got none; type etas=[...], or hand the optimizer to the "
             "recorder"
         )
-    if learning_rate == 0:
+    if learning_rate == 0 or not math.isfinite(learning_rate):
         return ()
     return tuple(learning_rate * 2.0 ** (-1 + 3 * number / (num_etas - 1)) for number in range(num_etas))
 
@@ -97,7 +98,7 @@ def gradient_line(
         >>> block.columns["loss"], block.columns["gradient_change_l2"], block.columns["distance"]
         ([0.5, 0.125, 0.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0])
     """
-    etas = _checked_etas(etas)
+    etas = checked_etas(etas)
     keys: list[dict[str, Any]] = []
     measured: list[Tensor] = []
     chosen = _checked_directions(directions, transition)
@@ -114,17 +115,23 @@ def gradient_line(
     return Block("gradient_line", {column: [each.get(column) for each in cells] for column in _COLUMNS})
 
 
-def _checked_etas(etas: Sequence[float]) -> list[float]:
+def checked_etas(etas: Sequence[float]) -> list[float]:
+    """Return the step sizes in ascending order, with 0; raises `UsageError` for one that is not finite."""
     for eta in etas:
         if not math.isfinite(eta):
             raise UsageError(f"etas are expected to be finite step sizes, got {eta}; type e.g. etas=[0.05, 0.1, 0.2]")
     return sorted({0.0, *(float(eta) for eta in etas)})
 
 
-def _checked_directions(directions: Sequence[str], transition: Transition) -> list[str]:
+def check_directions(directions: Sequence[str]) -> None:
+    """Raise `SelectionError` for a direction that is not there."""
     for direction in directions:
         if direction not in schema.DIRECTIONS:
             raise unknown_name("direction", direction, schema.DIRECTIONS)
+
+
+def _checked_directions(directions: Sequence[str], transition: Transition) -> list[str]:
+    check_directions(directions)
     if "update" in directions and transition.learning_rate is None:
         raise UsageError(
             'the direction "update" expects the learning rate of the step, got none; type learning_rate=..., or hand '

@@ -92,7 +92,7 @@ def gradient_shift(
     measured: list[Tensor] = []
     kept: dict[str, ParameterGradients] = {}
     plan = plan_hybrids(transition, layers=layers, selected={layer.name for layer in chosen})
-    for layer, shifted in _passes(batched=batched, chunk=chunk)(plan):
+    for layer, shifted in passes_of(batched=batched, chunk=chunk)(plan):
         if linearised:  # otherwise each G' is freed as soon as it is measured
             kept[layer.name] = shifted
         for parameters in schema.PARAMETERS:
@@ -106,8 +106,8 @@ def gradient_shift(
     return Block("gradient_shift", {column: [each.get(column) for each in cells] for column in _COLUMNS})
 
 
-def _passes(*, batched: bool, chunk: int | None) -> Passes:
-    """Return the way to G'."""
+def passes_of(*, batched: bool, chunk: int | None) -> Passes:
+    """Return the way to G'; raises `UsageError` for options that are none or exclude each other."""
     if chunk is None:
         return partial(fastest, usual=prefix_reuse, exact=not batched)
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:

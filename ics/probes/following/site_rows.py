@@ -96,6 +96,17 @@ class MeasuringObserver:
         if follows:
             self._follow(site, tensor)
 
+    def unmeasured(self, site: Site, reason: str) -> None:
+        """Make null rows of the site, with the reason; a plan has none of that kind."""
+        if self.recomputation is not None:
+            return
+        if self.wanted.value(site):
+            self.measured.collector.expect_value(site, reason)
+        if self.wanted.gradient(site):
+            self.measured.collector.expect_gradient(site, reason)
+        if self.learner is not None:
+            self.learner.refuse("a layer computes with complex numbers")
+
     def withdraw(self, site: Site) -> None:
         """Take back a site that turned out to be none."""
         self.measured.collector.withdraw(site)

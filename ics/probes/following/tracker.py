@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ics.probes.structure.activations import ActivationFunction, Asymptotes, activation_called, is_activation
 from ics.probes.structure.modules import Role, channel_axis, role_of
 from ics.probes.structure.names import ROOT, kind_of
-from ics.probes.structure.tensors import TensorMap, first_tensor
+from ics.probes.structure.tensors import TensorMap, first_tensor, holds_complex
 from ics.stats import default_channel_axis
 
 
@@ -78,6 +78,9 @@ class SiteObserver(Protocol):
     def site(self, site: Site, tensor: Tensor) -> None:
         """Take the tensor of a site."""
 
+    def unmeasured(self, site: Site, reason: str) -> None:
+        """Take a site whose tensor has no statistics, and why."""
+
     def withdraw(self, site: Site) -> None:
         """Take back a site that turned out to be none."""
 
@@ -128,6 +131,9 @@ class Tracker:
                 source = self._sources.get(x)
                 frame.input_site = Site(self._name(module), frame.call, "input", source, channel_axis(module, x))
                 self._hand(frame.input_site, x)
+            elif holds_complex(inputs):
+                frame.input_site = Site(self._name(module), frame.call, "input", None, 0)
+                self._hand_complex(frame.input_site)
         # A layer that calls layers is a container with a parameter of its own (see `_leave_layer`).
         if frame.role != "other":
             for outer in self._stack:
@@ -138,6 +144,8 @@ class Tracker:
         """A module has run; `output` is None if it raised."""
         frame = self._pop(module)
         result = first_tensor(output)
+        if frame is not None and frame.role == "layer" and result is None and holds_complex(output):
+            self._leave_complex(frame)
         if frame is None or result is None:
             return
         if frame.role == "normalization" and (x := first_tensor(inputs)) is not None:
@@ -183,11 +191,21 @@ class Tracker:
                 return frame
         return None
 
+    def _leave_complex(self, frame: _Frame) -> None:
+        if frame.holds_layers:
+            self._withdraw_input(frame)
+        else:
+            kind = kind_of(frame.module)
+            self._hand_complex(Site(self._name(frame.module), frame.call, "preactivation", kind, 0))
+
+    def _withdraw_input(self, frame: _Frame) -> None:
+        if frame.input_site is not None and self.observer is not None:
+            self.observer.withdraw(frame.input_site)
+
     def _leave_layer(self, frame: _Frame, output: Tensor) -> None:
         name, origin = self._name(frame.module), self._origins.get(output)
         if frame.holds_layers:  # a container that owns a parameter, as a class token: its output is no Wu + b
-            if frame.input_site is not None and self.observer is not None:
-                self.observer.withdraw(frame.input_site)
+            self._withdraw_input(frame)
             return
         if origin is not None and origin.stage == "activation":  # the layer applies its own activation function
             return
@@ -238,6 +256,12 @@ class Tracker:
         self._taken.add(site.key)
         if self.observer is not None:
             self.observer.site(site, tensor)
+
+    def _hand_complex(self, site: Site) -> None:
+        self.order.setdefault(site.layer, len(self.order))
+        self._taken.add(site.key)
+        if self.observer is not None:
+            self.observer.unmeasured(site, "its numbers are complex: they have no order and no moments here")
 
     def _name(self, module: nn.Module) -> str:
         return self.names[module] or ROOT

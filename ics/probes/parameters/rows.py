@@ -16,6 +16,7 @@ from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block, Layer
 from ics.tensor_statistics import TENSOR_STATISTICS
 
 NO_GRADIENT = "no gradient reached the optimizer"
+_COMPLEX = "complex numbers have no order and no moments here; their norms are measured"
 
 
 @torch.no_grad()
@@ -151,6 +152,8 @@ def _quotients(updates: list[float], sizes: list[float]) -> list[float | None]:
 def _gradient(gradient: Tensor | None, histogram: bool, per_channel: bool, reason: Callable[[], str]) -> dict[str, Any]:
     if gradient is None:
         return {"null_reason": reason()}
+    if gradient.is_complex():
+        return {"null_reason": _COMPLEX}
     has_channels = gradient.ndim > 1
     gradient = gradient.to_dense() if gradient.is_sparse else gradient
     matrix = gradient if has_channels else gradient.reshape(-1, 1)

@@ -267,7 +267,9 @@ class RowBuffer:
 
 def is_small(tensor: Tensor) -> bool:
     """Return whether a tensor is on a CPU, and so small that calling takes longer than measuring it."""
-    return tensor.is_cpu and 0 < tensor.numel() <= _LARGEST and not tensor.is_inference()
+    if not tensor.is_cpu or not 0 < tensor.numel() <= _LARGEST or tensor.is_inference():
+        return False
+    return tensor.data_ptr() != 0  # of a wrapper (DTensor), which hides where its values are, it is 0
 
 
 def _is_exact(gradient: Tensor, scale: Tensor, axis: int) -> bool:

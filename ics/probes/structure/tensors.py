@@ -28,6 +28,17 @@ def first_tensor(value: Any) -> Tensor | None:
     return next((tensor for item in value if (tensor := first_tensor(item)) is not None), None)
 
 
+def holds_complex(value: Any) -> bool:
+    """Return whether there is a complex tensor in a tensor, tuple, list, mapping or nest of them."""
+    if isinstance(value, Tensor):
+        return value.is_complex()
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return False
+    return any(map(holds_complex, value))
+
+
 def _has_moments(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested
 

@@ -126,8 +126,7 @@ class MeasuredStep:
         found = self.setup.found
         if not found.layers:
             if self._can_replay:
-                objective = self.objective
-                found.layers = find_layers(self.model, lambda: objective(self.before), grouping=self.setup.grouping)
+                found.layers = find_layers(self.model, self._run_forward, grouping=self.setup.grouping)
             elif self._probes is not None:
                 found.layers = self._probes.layers()
         return found.layers
@@ -234,6 +233,12 @@ class MeasuredStep:
         """
         return {} if self._parameters is None else self._parameters.norms()
 
+    def _run_forward(self) -> None:
+        """Run the passes of the batch again, and none backward: not every model can be differentiated once more."""
+        with self.objective.standing_at(self.objective.leaves(self.before)):
+            for batch in self.objective.batches:
+                self.objective.loss(batch)
+
     @property
     def replays(self) -> bool:
         """Whether a pass is run again, from the buffers and random state of before: by an instrument, or for layers."""
@@ -241,7 +246,8 @@ class MeasuredStep:
 
     @property
     def _can_replay(self) -> bool:
-        return "update" in self.needs and self.setup.loss_fn is not None and self.batch is not None
+        given = self.setup.loss_fn is not None and self.batch is not None
+        return "update" in self.needs and given and not self.setup.is_sharded
 
     @property
     def _looks_at_passes(self) -> bool:

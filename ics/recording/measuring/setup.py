@@ -9,12 +9,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
+from ics.errors import UsageError
 from ics.landscape.extra_parameters import ExtraParameters
-from ics.probes import ParameterWatch, Plans, Probes
+from ics.probes import ParameterWatch, Plans, Probes, select_layers
+from ics.probes.structure.grouping import declared_layers
 from ics.recording.measuring.batch_reading import Reading
 from ics.recording.optimizers import Optimizers
 from ics.records import Layer
+
+SHARDED = (
+    "the model is sharded (FSDP) and gathers its parameters itself, so it cannot be run again at other values of them; "
+    "train unsharded (DistributedDataParallel) to measure this"
+)
+_SHARDING = {"FullyShardedDataParallel", "FSDPModule"}
 
 
 @dataclass
@@ -56,6 +65,14 @@ class Setup:
     plans: Plans = field(default_factory=Plans)
     found: Found = field(default_factory=Found)
 
+    def __post_init__(self) -> None:
+        check_layers(self.model, self.selection)
+
+    @cached_property
+    def is_sharded(self) -> bool:
+        """Whether hooks of the model's wrapper exchange its parameters, which a pass of ours would confuse."""
+        return any(_SHARDING & {kind.__name__ for kind in type(each).__mro__} for each in self.model.modules())
+
     @cached_property
     def parameters(self) -> ParameterWatch:
         """The parameters of the model and of the loss, from step to step."""
@@ -77,3 +94,17 @@ class Setup:
             normalization_per_channel=options["normalization"]["per_channel"],
             **options["activations"],
         )
+
+
+def check_layers(model: nn.Module, selection: Any) -> None:
+    """Raise `UsageError` for a selection that no module of the model fits; what fits may still never run.
+
+    A predicate may ask for what is known only of layers that ran, and a lazy module has no parameters to count yet.
+    """
+    if selection is not None and not any(isinstance(each, UninitializedParameter) for each in model.parameters()):
+        try:
+            select_layers(declared_layers(model), selection)
+        except Exception as error:
+            asks = callable(selection) and not isinstance(selection, type)
+            if not asks and isinstance(error, UsageError):
+                raise

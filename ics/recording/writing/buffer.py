@@ -45,26 +45,30 @@ class RecordBuffer:
     after `flush_every` steps, 30 seconds, or 4 million pending values, whichever comes first. If more than 256 MiB
     wait to be written, a flush waits until enough has been written.
 
-    If the disk takes nothing, the buffer warns once, keeps the rows and tries again. Other errors of the thread are
-    raised by the next call that flushes. A process that exits, or is interrupted during a call, loses nothing that was
-    added before. A forked process cannot use the buffer, and closing it there does nothing.
+    A disk that takes nothing is warned about once, and rows are kept and tried again. Other errors of the thread are
+    raised by the next call that flushes if it is `strict`; if not, what it was that failed is warned about once, noted,
+    and left out from then on. Who exits, or is interrupted in the midst of a call, loses nothing that was
+    added before. A forked process has no part in the buffer: what it closes stays as it is.
     """
 
-    def __init__(self, writer: Writer, *, flush_every: int) -> None:
+    def __init__(self, writer: Writer, *, flush_every: int, strict: bool = True) -> None:
         self._writer = writer
         self._flush_every = flush_every
+        self._strict = strict
         # The last page is the open one. Appending another turns it, in one step that no interrupt can cut in two.
         self._pages: deque[_Page] = deque([_Page()])
         self._notes: list[str] = []
         self._info: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._disk = DiskWriter(writer, note=self._keep_note, keep=self._keep)
+        self._disk = DiskWriter(writer, note=self._keep_note, keep=self._keep, strict=strict)
         self._background = Background(self._work, name="ics-writing", prepare=compute_alone)
         self._flushed = time.perf_counter()  # perf_counter does not jump when the system's clock is set
         self._closed = False
 
     def add(self, block: Block, *, step: int) -> None:
-        """Keep the rows of a block until the next flush; its tensors must not be written to from now on."""
+        """Keep the rows of a block until the next flush; nobody may write into its tensors from now on."""
+        if block.table in self._disk.off:
+            return
         sizes = tensor_sizes(block)
         page = self._pages[-1]
         page.num_values += sum(sizes)
@@ -117,7 +121,7 @@ class RecordBuffer:
         try:
             self._turn_page()
         except Exception as error:  # what cannot be copied is lost, what can is written
-            self._disk.error = self._disk.error or error
+            self._disk.failed(None, error)
         self._background.stop()
         self._writer.close(state=state)
         self._closed = True  # not earlier: what an interrupt cut short can be called again
@@ -127,12 +131,26 @@ class RecordBuffer:
         """Start the copy of what is pending, and hand it to the thread once the queue can take it."""
         page = self._pages[-1]
         if page.blocks or page.rows:
-            page.sent = send([*page.blocks, *([_step_block(page.rows)] if page.rows else [])])
-            # Should the training be interrupted before the append, the page is still open and is sent again.
+            page.sent = self._send([*page.blocks, *([_step_block(page.rows)] if page.rows else [])])
             if self._waiting_bytes() + page.num_bytes > _QUEUE_BYTES:
                 # A page larger than the whole queue never meets the condition; it waits until the queue is empty.
                 self._background.wait(lambda: self._waiting_bytes() + page.num_bytes <= _QUEUE_BYTES)
             self._pages.append(_Page())
+
+    def _send(self, blocks: list[Block]) -> Sent:
+        """Start the copy of blocks; where that fails, of each table by itself, so that the others are copied."""
+        try:
+            return send(blocks)
+        except Exception:
+            if self._strict:
+                raise
+            sent = Sent()
+        for table in dict.fromkeys(block.table for block in blocks):
+            try:
+                sent.tables.extend(send([block for block in blocks if block.table == table]).tables)
+            except Exception as error:
+                self._disk.failed(table, error)
+        return sent
 
     def _waiting_bytes(self) -> int:
         # Of a copy: the thread removes pages meanwhile, and a deque that changes cannot be iterated over.

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ics.errors import StoreError
+from ics.errors import StoreError, UsageError
 from ics.recording.writing.columns import Columns, host_columns
 from ics.recording.writing.transfer import Sent, receive
 from ics.store import Writer
+from ics.store.cells import to_rows
 
 _KEPT_BYTES = 2**30
 
@@ -28,15 +29,23 @@ class DiskWriter:
         writer: writes the rows.
         note: keeps a sentence for run.json.
         keep: keeps fields for run.json.
+        strict: keep the first mistake of a program as `error`. Without it, a column that cannot be written is left
+            out, a table that cannot be is switched off, and either is warned of once and noted; all else goes on.
 
     Attributes:
-        warnings: warnings for the user, oldest first.
-        error: the first error that is not the disk's; only the rows of its table and flush are missing.
+        warnings: what the user is to be warned of, oldest first.
+        error: the first mistake of a program that was met; the rows of its table and flush are missing, no others.
+        off: tables of which nothing more is written.
     """
 
-    def __init__(self, writer: Writer, *, note: Callable[[str], None], keep: Callable[..., None]) -> None:
+    def __init__(
+        self, writer: Writer, *, note: Callable[[str], None], keep: Callable[..., None], strict: bool = True
+    ) -> None:
         self.warnings: deque[str] = deque()
         self.error: BaseException | None = None
+        self.off: set[str] = set()
+        self._strict = strict
+        self._left_out: set[str] = set()
         self._writer = writer
         self._note = note
         self._keep = keep
@@ -47,19 +56,22 @@ class DiskWriter:
     def take(self, sent: Sent) -> None:
         """Wait until rows have reached the host and hand them to the writer."""
         with self._keeping_errors():
-            for block in receive(sent):
-                with self._keeping_errors():  # for each table: a mistake in one must not cost the rows of the others
-                    self._append(block.table, host_columns(block, self._writer.tables[block.table]))
+            for table in sent.tables:
+                with self._keeping_errors(table[0]):
+                    for block in receive(Sent([table])):
+                        self._append(block.table, host_columns(block, self._writer.tables[block.table]))
 
     def write(self) -> None:
-        """Write what the writer holds; it keeps what cannot be written."""
-        with self._keeping_errors():
-            try:
-                self._writer.flush()
-            except (OSError, StoreError) as error:
-                self._disk_failed(f"rows could not be written and are kept in memory: {error}")
-            else:
-                self._failing = False
+        """Write what the writer holds; what cannot be written it keeps."""
+        failing = False
+        for table in self._writer.tables:
+            with self._keeping_errors(table):
+                try:
+                    self._writer.flush(table)
+                except (OSError, StoreError) as error:
+                    self._disk_failed(f"rows could not be written and are kept in memory: {error}")
+                    failing = True
+        self._failing = failing
 
     def write_info(self, fields: Mapping[str, Any]) -> bool:
         """Write fields of run.json; return False if the disk refused them, so that they should be tried again."""
@@ -71,12 +83,29 @@ class DiskWriter:
                 return False
         return True
 
+    def failed(self, table: str | None, error: BaseException) -> None:
+        """Something of a table, or of no table that is known, could not be copied or written."""
+        if self._strict or not isinstance(error, Exception):
+            self.error = self.error or error
+        elif table is None or table not in self.off:
+            if table is not None:
+                self.off.add(table)
+                self._writer.forget(table)
+            what = "a part of the record is missing" if table is None else f"the table {table} is switched off"
+            self._warn_once(f"{what}, all else is recorded: {type(error).__name__}: {error}")
+
     @contextmanager
-    def _keeping_errors(self) -> Iterator[None]:
+    def _keeping_errors(self, table: str | None = None) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            self.error = self.error or error
+            self.failed(table, error)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._left_out:
+            self._left_out.add(text)
+            self.warnings.append(text)
+            self._note(text)
 
     def _disk_failed(self, text: str) -> None:
         """Warn once, then not again until the disk takes something."""
@@ -90,7 +119,27 @@ class DiskWriter:
         if self._failing and self._writer.pending_bytes > _KEPT_BYTES:
             self._give_up(columns)
             return
-        self._writer.append(table, columns)
+        try:
+            self._writer.append(table, columns)
+        except UsageError:
+            if self._strict:
+                raise
+            self._writer.append(table, self._without_misfits(table, columns))
+
+    def _without_misfits(self, table: str, columns: Columns) -> Columns:
+        """Return the columns that can be written, with a warning of each of the others."""
+        keys = {key.name: columns[key.name] for key in self._writer.tables[table].keys if key.name in columns}
+        fitting = dict(keys)
+        for name, cells in columns.items():
+            if name not in keys:
+                try:
+                    to_rows(self._writer.tables[table], {**keys, name: cells})
+                    fitting[name] = cells
+                except UsageError as error:
+                    if f"{table}.{name}" not in self._left_out:
+                        self._left_out.add(f"{table}.{name}")
+                        self._warn_once(f"{name} of {table} is left out where it cannot be written: {error}")
+        return fitting
 
     def _give_up(self, columns: Columns) -> None:
         if not self._giving_up:

@@ -67,8 +67,8 @@ def _columns(packed: TensorCells, bounded: np.ndarray, *, per_channel: bool) -> 
 
 
 def _slices(num_rows: int, num_moments: int, num_channels: int) -> Iterator[slice]:
-    """Yield slices of rows so small that torch uses one thread: the training needs the others."""
-    step = max(1, _MOST // (num_moments * num_channels))
+    """Yield slices of rows so small that torch takes one thread: the training beside it needs the others."""
+    step = max(1, _MOST // max(1, num_moments * num_channels))  # a layer may have no channels
     for start in range(0, num_rows, step):
         yield slice(start, start + step)
 

@@ -85,7 +85,7 @@ def backend(announce: Callable[[str], None]) -> Callable[..., tuple[Tensor, Tens
         if plan is None:
             x = x.detach().contiguous()
             plan = plan_of(x.shape, x.stride(), axis, limit)
-        if plan is None:  # no values
+        if plan is None or not x.data_ptr():  # no values, or a wrapper (DTensor) that hides where they are
             return None
         return _measure(kernels.statistics, x, axis, kind, plan, saturation, affine, limit)
 
