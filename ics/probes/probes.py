@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError, unknown_name
+from ics.probes.counted_passes import BackwardPasses
 from ics.probes.following.recompute import Recomputation
 from ics.probes.following.site_rows import GradientHooks, MeasuredSites, MeasuringObserver, SiteColumns, Wanted
 from ics.probes.following.site_statistics import Collector
@@ -32,7 +33,8 @@ class Probes:
 
     Armed as a context manager, around the passes of one step; `blocks` then returns the rows. Several forward passes
     while armed (gradient accumulation) are merged: a pass begins where the model is called, or where a part of it is
-    that was already called from outside the model; every backward pass counts. Nothing is copied to the host.
+    that was already called from outside the model. Of the backward passes those count that fill `.grad` of trained
+    parameters (`ics.probes.counted_passes`). Nothing is copied to the host.
 
     Args:
         model: the model that is called, wrapped or not.
@@ -109,7 +111,8 @@ class Probes:
 
     def _forget(self) -> None:
         """Forget what was seen while armed last."""
-        self._measured = MeasuredSites(Collector(**self._collector_options))
+        self._backward = BackwardPasses(self._model.parameters)
+        self._measured = MeasuredSites(Collector(**self._collector_options), self._backward)
         self._watch: Watch | None = None
         self._planned: PlannedSites | None = None
         self._normalizations: PlannedNormalizations | None = None
@@ -124,11 +127,14 @@ class Probes:
         if theorem is not None:
             followed = replace(self._wanted, normalization=False)
             self._normalizations = PlannedNormalizations(
-                theorem, per_channel=self._normalization_per_channel, loss_scale=self._loss_scale
+                theorem,
+                self._backward,
+                per_channel=self._normalization_per_channel,
+                loss_scale=self._loss_scale,
             )
         # The pass is followed where the sites have no plan, or the normalisations have none: one following serves both.
         if plan is not None and not followed.normalization:
-            self._planned = PlannedSites(plan, followed, loss_scale=self._loss_scale)
+            self._planned = PlannedSites(plan, followed, self._backward, loss_scale=self._loss_scale)
         elif self._plans.measures_sites or self._normalizations is None:
             self._follow(followed)
         for each in self._attached:
@@ -185,6 +191,11 @@ class Probes:
         return () if planned is None else planned.plan.layers[grouping]
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on what was seen and not counted while armed last."""
+        return [note for note in (self._backward.note,) if note is not None]
+
+    @property
     def _attached(self) -> list[Watch | PlannedSites | PlannedNormalizations | NormalizationLearner]:
         own = (self._watch, self._planned, self._normalizations, self._plans.normalization_learner)
         return [each for each in own if each is not None]
@@ -201,6 +212,7 @@ class Probes:
     def _followed_blocks(self, watch: Watch, layers: Sequence[Layer] | None) -> list[Block]:
         order = layer_numbers(watch.tracker.order, self.layers() if layers is None else layers)
         self._plans.made_of(watch, self._measured)
+        self._measured.void_gradients()
         collector, found = self._measured.collector, []
         if self._wanted.activations:
             found.append(collector.activations_block(order))

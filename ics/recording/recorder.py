@@ -119,6 +119,7 @@ class Recorder:
         self._layers_are_stored = False
         self._previous: Batch | None = None
         self._objective_checked = False
+        self._said: set[str] = set()
         info = {
             "config": dict(config or {}),
             "seed": seed,
@@ -287,6 +288,8 @@ class Recorder:
 
             def lay_out_pass_rows() -> list[Block]:
                 _ = measured.pass_rows
+                for note in measured.pass_notes:
+                    self._warn_once(note)
                 return []
 
             yield together, lay_out_pass_rows
@@ -338,6 +341,11 @@ class Recorder:
         if self._budget is not None:
             self._budget.forget(names)
         self._upcoming = None if self._upcoming is None else self._upcoming & self._schedules.keys()
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._warn(text)
 
     def _warn(self, text: str) -> None:
         self._buffer.note(text)

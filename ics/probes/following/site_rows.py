@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ics.probes.counted_passes import NOT_REACHED, BackwardPasses, CountedGradients
 from ics.probes.following.recompute import Pending, Recomputation
 from ics.probes.following.site_statistics import Collector
 from ics.probes.following.tracker import Normalization, Site
@@ -71,8 +72,23 @@ class MeasuredSites:
     """What an armed step has measured so far."""
 
     collector: Collector
+    backward: BackwardPasses
     normalizations: dict[tuple[str, int], NormalizationRow] = field(default_factory=dict)
     pending: Pending = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.counted = CountedGradients(self.backward, self._forget_gradients)
+
+    def void_gradients(self) -> None:
+        """Make those rows null whose gradient is not known, though backward passes reached them."""
+        self.collector.void_gradients(self.counted.reason)
+        for (layer, call), row in self.normalizations.items():
+            row.void_gradients(self.counted.reason((layer, call, _THEOREM)))
+
+    def _forget_gradients(self) -> None:
+        self.collector.forget_gradients()
+        for row in self.normalizations.values():
+            row.forget_gradients()
 
 
 @dataclass
@@ -138,7 +154,7 @@ class MeasuringObserver:
 
     def _follow(self, site: Site, tensor: Tensor, *, scale: Tensor | None = None) -> None:
         if self._note(site, tensor):
-            self.hooks.on_gradient(tensor, partial(self._take_gradient, site, scale))
+            self.hooks.on_gradient(tensor, partial(self._take_gradient, site, scale, self.measured.counted.number()))
         if self.recomputation is None:
             self._expect(site, tensor)
 
@@ -148,7 +164,7 @@ class MeasuringObserver:
         elif not tensor.requires_grad:
             reason = "the tensor needs no gradient"
         else:
-            reason = "no backward pass reached it while the probes were armed"
+            reason = NOT_REACHED
         self.measured.collector.expect_gradient(site, reason)
 
     def _note(self, site: Site, tensor: Tensor) -> bool:
@@ -160,11 +176,12 @@ class MeasuringObserver:
         elif not torch.is_grad_enabled():
             if self.learner is not None:
                 self.learner.refuse("it runs without a graph")
+            self.measured.backward.ran_without_graph = True
             self.measured.pending.setdefault((site.layer, site.site), []).append(site.call)
         return graded
 
-    def _take_gradient(self, site: Site, scale: Tensor | None, gradient: Tensor) -> None:
-        found = self._in_forward(site)
+    def _take_gradient(self, site: Site, scale: Tensor | None, number: int, gradient: Tensor) -> None:
+        found = self._counted(site, number)
         if found is not None:
             with undisturbed(gradient):
                 scaled = gradient if scale is None else gradient * scale
@@ -183,25 +200,33 @@ class MeasuringObserver:
         if graded:
             # A view, so that the graph is not kept alive through it.
             kept = x.detach()  # torch's BatchNorm keeps its input for the backward pass too: no memory is added
-            self.hooks.on_gradient(output, partial(self._take_output_gradient, site, kept, batch))
+            number = self.measured.counted.number
+            self.hooks.on_gradient(output, partial(self._take_output_gradient, site, kept, batch, number()))
             if x.requires_grad and output.grad_fn is not None and is_torch_backward(output.grad_fn.name()):
-                self.hooks.on_node(output, partial(self._take_input_gradient, site))
+                self.hooks.on_node(output, partial(self._take_input_gradient, site, number()))
 
-    def _take_output_gradient(self, site: Site, x: Tensor, batch: BatchStatistics | None, gradient: Tensor) -> None:
-        row = self._row(site)
+    def _take_output_gradient(
+        self, site: Site, x: Tensor, batch: BatchStatistics | None, number: int, gradient: Tensor
+    ) -> None:
+        row = self._row(site, number)
         if row is not None:
             with undisturbed(gradient):
                 row.add_output_gradient(self.measured.collector.unscaled(gradient), x, batch)
 
-    def _take_input_gradient(self, site: Site, gradients: NodeGradients) -> None:
-        row, gradient = self._row(site), gradients[0]
+    def _take_input_gradient(self, site: Site, number: int, gradients: NodeGradients) -> None:
+        row, gradient = self._row(site, number), gradients[0]
         if row is not None and gradient is not None:
             with undisturbed(gradient):
                 row.add_input_gradient(self.measured.collector.unscaled(gradient))
 
-    def _row(self, site: Site) -> NormalizationRow | None:
-        found = self._in_forward(site)
+    def _row(self, site: Site, number: int) -> NormalizationRow | None:
+        found = self._counted(site, number)
         return None if found is None else self.measured.normalizations.get((found.layer, found.call))
 
-    def _in_forward(self, site: Site) -> Site | None:
-        return site if self.recomputation is None else self.recomputation.in_forward(site)
+    def _counted(self, site: Site, number: int) -> Site | None:
+        """Return the site of the forward pass whose gradient has come; None if this backward pass does not count."""
+        found = site if self.recomputation is None else self.recomputation.in_forward(site)
+        if found is None:
+            return None
+        recomputed = self.recomputation is not None
+        return found if self.measured.counted.takes(number, (found.key,), recomputed=recomputed) else None

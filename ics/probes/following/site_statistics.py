@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import schema, stats
+from ics.probes.counted_passes import NOT_REACHED
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.tracker import Site
 from ics.probes.structure.tensors import version_of
@@ -109,6 +110,19 @@ class Collector:
         record = self.gradients.get(site.key)
         if record is not None:
             record.statistics.add(self._reduce(gradient, site, gradient=True))
+
+    def forget_gradients(self) -> None:
+        """Drop what was taken of gradients; their rows stay."""
+        self._last.pop(True, None)
+        for record in self.gradients.values():
+            record.statistics = self._record(record.site, gradient=True).statistics
+
+    def void_gradients(self, reason_of: Callable[[Hashable], str | None]) -> None:
+        """Make those rows of gradients null for which there is a reason."""
+        for key, record in self.gradients.items():
+            reason = reason_of(key)
+            if reason is not None and (record.statistics.moments is not None or record.reason == NOT_REACHED):
+                record.statistics, record.reason = self._record(record.site, gradient=True).statistics, reason
 
     def expect_value(self, site: Site, reason: str) -> None:
         """Make a row for a site, null for `reason` until its tensor comes."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
+from ics.probes.counted_passes import BackwardPasses, CountedGradients
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.site_rows import NodeGradients
 from ics.probes.following.site_statistics import unscaled
@@ -63,11 +64,19 @@ class PlannedNormalizations(PlannedStep):
 
     Args:
         plan: what earlier steps showed.
+        backward: tells which backward passes count.
         per_channel: whether the table has columns per channel.
         loss_scale: what the loss is multiplied by for the backward pass; gradients are divided by it.
     """
 
-    def __init__(self, plan: NormalizationPlan, *, per_channel: bool, loss_scale: float | Tensor | None) -> None:
+    def __init__(
+        self,
+        plan: NormalizationPlan,
+        backward: BackwardPasses,
+        *,
+        per_channel: bool,
+        loss_scale: float | Tensor | None,
+    ) -> None:
         super().__init__()
         self.seen = not plan.calls  # there is nothing to see
         self.plan = plan
@@ -77,6 +86,7 @@ class PlannedNormalizations(PlannedStep):
         self._awaited: set[int] = set()  # numbers of the calls whose gradient has not come yet
         self._made: dict[nn.Module, tuple[weakref.ref[Tensor], int]] = {}
         self._measured: list[_BackwardSums] = []
+        self._counted = CountedGradients(backward, self._forget_gradients)
 
     def attach(self) -> None:
         """Register a hook after each normalisation, and after each layer that one follows."""
@@ -101,6 +111,8 @@ class PlannedNormalizations(PlannedStep):
             return normalization_block(rows, order, empty=True)
         with torch.no_grad():
             self._finish()
+            for number, row in enumerate(self._rows):
+                row.void_gradients(self._counted.reason(number))
             return normalization_block(self._rows, order)
 
     def _after_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -155,6 +167,8 @@ class PlannedNormalizations(PlannedStep):
             return
         self._awaited.discard(number)
         try:
+            if not self._counted.takes(number, (row,)):
+                return
             # The input was overwritten since the forward pass, and with it what has to be measured.
             if x._version != version:
                 raise PlanLostError
@@ -163,6 +177,11 @@ class PlannedNormalizations(PlannedStep):
                     self._measure(row, x, gradients[0], sent_back[0])
         except Exception as error:
             self._end(error)
+
+    def _forget_gradients(self) -> None:
+        self._measured.clear()
+        for row in self._rows:
+            row.forget_gradients()
 
     def _measure(self, row: int, x: Tensor, gradient: Tensor, back: Tensor | None) -> None:
         call = self.plan.calls[row]

@@ -128,6 +128,10 @@ class RowBuffer:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def clear(self) -> None:
+        """Drop what is kept."""
+        self._rows = {}
+
     def add_all(self, rows: Sequence[BatchedRow], needed: int | None, x: Tensor, output: Tensor) -> bool:
         """Keep all rows of a call, or none of them; return which.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
+from ics.probes.counted_passes import NOT_REACHED, BackwardPasses, CountedGradients
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.site_rows import SiteColumns, Wanted
@@ -24,7 +25,6 @@ from ics.probes.planned.table_rows import TableRows, empty_block
 from ics.probes.structure.tensors import first_tensor, undisturbed
 from ics.records import Block
 
-_NOT_REACHED = "no backward pass reached it while the probes were armed"
 _unseen = torch._C.DisableTorchFunction
 _NOTHING = SiteColumns(frozenset(), histogram=False, per_channel=False)
 
@@ -32,7 +32,9 @@ _NOTHING = SiteColumns(frozenset(), histogram=False, per_channel=False)
 class PlannedSites(PlannedStep):
     """Takes the rows of the tables `activations` and `gradients` of a step by a plan."""
 
-    def __init__(self, plan: SitePlan, wanted: Wanted, *, loss_scale: float | Tensor | None) -> None:
+    def __init__(
+        self, plan: SitePlan, wanted: Wanted, backward: BackwardPasses, *, loss_scale: float | Tensor | None
+    ) -> None:
         super().__init__()
         self.plan, self._wanted = plan, wanted
         self._of_values, self._of_gradients = wanted.activations or _NOTHING, wanted.gradients or _NOTHING
@@ -62,6 +64,7 @@ class PlannedSites(PlannedStep):
             per_channel=self._of_gradients.per_channel,
             of_gradients=True,
         )
+        self._counted = CountedGradients(backward, self._forget_gradients)
 
     def attach(self) -> None:
         """Register a hook after each module that gives rows."""
@@ -94,8 +97,24 @@ class PlannedSites(PlannedStep):
             bounded = [table == "activations" and self._bounded[row] for row in rows]
             columns = self._of_values if table == "activations" else self._of_gradients
             return empty_block(table, keys, bounded, LOST, per_channel=columns.per_channel)
-        reasons = [None if table == "activations" else self.plan.reasons[row] or _NOT_REACHED for row in rows]
+        if table == "activations":
+            return statistics.block(table, keys, rows, [None] * len(rows))
+        reasons = [self._gradient_reason(row) for row in rows]
         return statistics.block(table, keys, rows, reasons)
+
+    def _gradient_reason(self, row: int) -> str:
+        """Return why a row of gradients is null, if it is; statistics that are not of the whole gradient are dropped."""
+        planned = self.plan.reasons[row]
+        if planned not in (None, NOT_REACHED):
+            return str(planned)
+        reason = self._counted.reason(self._actions.same_gradients.get(row, row))
+        if reason is not None:
+            self._gradients.discard([row])
+        return reason or NOT_REACHED
+
+    def _forget_gradients(self) -> None:
+        self._gradients.clear()
+        self._gradient_buffer.clear()
 
     def _take_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         # Checkpointing without reentry calls modules again inside the backward pass. Their rows came with the forward
@@ -163,7 +182,7 @@ class PlannedSites(PlannedStep):
 
     def _follow(self, tensor: Tensor, rows: list[tuple[int, Tensor | None]]) -> None:
         """Register a hook that takes the gradient of a tensor for each of the rows, times gamma for x-hat."""
-        self._hooks.on_gradient(tensor, partial(self._take_gradients, rows))
+        self._hooks.on_gradient(tensor, partial(self._take_gradients, rows, self._counted.number()))
 
     def _is_made(self, call: ModuleCall, x: Tensor) -> bool:
         """Whether the input is the tensor that it should be, and unwritten."""
@@ -201,11 +220,13 @@ class PlannedSites(PlannedStep):
             return of_input
         return stats.reduce(values, channel_axis=site.axis, saturation=site.asymptotes, histogram=histogram)
 
-    def _take_gradients(self, rows: list[tuple[int, Tensor | None]], gradient: Tensor) -> None:
+    def _take_gradients(self, rows: list[tuple[int, Tensor | None]], number: int, gradient: Tensor) -> None:
         """Take the gradient of a tensor; of the rows of it some are that times gamma."""
         if self.failure is not None or self.lost:
             return
         try:
+            if not self._counted.takes(number, (row for row, _ in rows)):
+                return
             with undisturbed(gradient):
                 for row, scale in rows:
                     # Gradients of a scaled loss are divided first, which the kernels of a group do not do.

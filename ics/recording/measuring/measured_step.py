@@ -136,6 +136,11 @@ class MeasuredStep:
         return [] if self._probes is None else self._probes.blocks(self.layers)
 
     @property
+    def pass_notes(self) -> list[str]:
+        """Sentences on passes that were seen in the block and do not count."""
+        return [] if self._probes is None else self._probes.notes
+
+    @property
     def parameters(self) -> StepParameters:
         """The parameters around the optimizer's step. Needs "update"."""
         return _kept(self._parameters, "update")

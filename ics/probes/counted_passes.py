@@ -1,0 +1,146 @@
+"""Which passes count: those that made the gradients which the optimizer will use.
+
+A loss may run a backward pass inside itself (a gradient penalty), and a loop may ask for gradients of its own (an
+adversarial example, a gradient per task). dL/d(site) is what the backward pass brings that fills `.grad` of the
+trained parameters, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from itertools import count
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+_OTHER, _HIGHER, _BY_HAND, _FILLS = range(4)
+
+NOT_REACHED = "no backward pass reached it while the probes were armed"
+ONLY_OTHERS = (
+    "no backward pass filled .grad of a trained parameter: autograd.grad was asked for other gradients only, and "
+    "those are not of the trained loss"
+)
+_SEVERAL = (
+    "several calls of autograd.grad asked for gradients of parameters and no backward pass filled .grad, so which of "
+    "them is trained is not known"
+)
+TWICE = (
+    "several backward passes went through one forward pass (retain_graph=True); the gradient is their sum, which no "
+    "hook sees"
+)
+NOTE = (
+    "backward passes that fill no .grad of a trained parameter (autograd.grad inside the loss, as for a gradient "
+    "penalty) were seen; dL/d(site) is without them"
+)
+
+
+class BackwardPasses:
+    """Tells of the backward pass that is running whether it counts.
+
+    The passes that fill `.grad` of a trained parameter count. Where none does, a single `autograd.grad` for parameters
+    does: a loop may hand gradients on by itself. A better pass than those so far makes them void.
+
+    Args:
+        parameters: returns those of the model.
+    """
+
+    def __init__(self, parameters: Callable[[], Iterable[Tensor]]) -> None:
+        self._parameters = parameters
+        self._kinds: dict[int, int] = {}
+        self._best = _OTHER
+        self._on_better: list[Callable[[], None]] = []
+        self.ran_without_graph = False
+
+    def on_better(self, forget: Callable[[], None]) -> None:
+        """Call `forget` when what was measured of earlier backward passes turns out not to count."""
+        self._on_better.append(forget)
+
+    def counts(self, *, recomputed: bool = False) -> bool:
+        """Return whether the running backward pass counts, as far as is known; asked within a gradient's hook.
+
+        Args:
+            recomputed: whether it is the pass of a checkpointed segment, inside that of the loss.
+        """
+        task = torch._C._current_graph_task_id()
+        kind = self._kinds.get(task)
+        if kind is None:
+            kind = self._kinds[task] = _FILLS if recomputed else self._kind()
+            if kind > self._best:
+                self._best = kind
+                for forget in self._on_better:
+                    forget()
+        return kind == self._best != _OTHER
+
+    @property
+    def reason(self) -> str | None:
+        """Why no gradient of the step is known; None if they are, or if there was none."""
+        if self._kinds and self._best == _OTHER:
+            return ONLY_OTHERS
+        alike = sum(kind == self._best for kind in self._kinds.values())
+        return _SEVERAL if alike > 1 and self._best != _FILLS else None
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of the step, if anything is."""
+        return NOTE if any(kind != self._best for kind in self._kinds.values()) else self.reason
+
+    def _kind(self) -> int:
+        """Return what the running backward pass does for the parameters."""
+        higher = torch.is_grad_enabled()  # within a hook: whether the pass makes a graph of itself
+        # The parameters are inside checkpointed segments, or nowhere; those passes fill what is not seen from here.
+        hidden = _OTHER if higher else _FILLS
+        any_trained = False
+        with torch._C.DisableTorchFunction():  # function modes, the user's among them, need not see it
+            for parameter in self._parameters():
+                if not parameter.requires_grad:
+                    continue
+                any_trained = True
+                try:
+                    if torch._C._will_engine_execute_node(get_gradient_edge(parameter).node):
+                        return _FILLS
+                except RuntimeError:  # how torch says that autograd.grad was asked for the gradient of this very leaf
+                    return _HIGHER if higher else _BY_HAND
+        return hidden if self.ran_without_graph or not any_trained else _OTHER
+
+
+class CountedGradients:
+    """The hooks of one table of gradients: each takes the gradient of a tensor from the passes that count.
+
+    Args:
+        passes: tells which count.
+        forget: forgets what was taken.
+    """
+
+    def __init__(self, passes: BackwardPasses, forget: Callable[[], None]) -> None:
+        self.passes = passes
+        self.spoiled: set[Hashable] = set()
+        self.number = count().__next__
+        self._forget = forget
+        self._taken: set[int] = set()
+        passes.on_better(self._restart)
+
+    def takes(self, number: int, rows: Iterable[Hashable], *, recomputed: bool = False) -> bool:
+        """Return whether the gradient that has come is to be taken; if it is the second, its rows are spoiled.
+
+        Args:
+            number: of the hook, from `number()`.
+            rows: what is spoiled.
+            recomputed: as for `BackwardPasses.counts`.
+        """
+        if not self.passes.counts(recomputed=recomputed):
+            return False
+        if number in self._taken:
+            self.spoiled.update(rows)
+            return False
+        self._taken.add(number)
+        return True
+
+    def reason(self, row: Hashable) -> str | None:
+        """Return why the gradient of a row is not known; None if it is."""
+        return self.passes.reason or (TWICE if row in self.spoiled else None)
+
+    def _restart(self) -> None:
+        self.spoiled.clear()
+        self._taken.clear()
+        self._forget()
