@@ -1,6 +1,10 @@
-"""Which passes count: those that made the gradients which the optimizer will use.
+"""Which passes of a step count: those that made the gradients which the optimizer will use.
 
-A loss may run a backward pass inside itself (a gradient penalty), and a loop may ask for gradients of its own (an
+Forward: a loop may evaluate the model inside the block, as it is, averaged, or as a target for itself. Of the modes in
+which the model ran the best counts: with a graph before without, train mode before eval mode. So an evaluation does not
+mix with training, while a model that is trained in eval mode, or is only evaluated, is measured.
+
+Backward: a loss may run a backward pass inside itself (a gradient penalty), and a loop may ask for gradients of its own (an
 adversarial example, a gradient per task). dL/d(site) is what the backward pass brings that fills `.grad` of the
 trained parameters, and nothing else.
 """
@@ -8,10 +12,11 @@ trained parameters, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 from itertools import count
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 _OTHER, _HIGHER, _BY_HAND, _FILLS = range(4)
@@ -33,6 +38,100 @@ NOTE = (
     "backward passes that fill no .grad of a trained parameter (autograd.grad inside the loss, as for a gradient "
     "penalty) were seen; dL/d(site) is without them"
 )
+
+
+NO_GRAPH, EVALUATION, TRAINING = range(3)
+"""The modes of a forward pass, the better the higher."""
+
+OTHER_MODES = (
+    "forward passes in eval mode or without a graph ran in the block beside those of the training, as an evaluation "
+    "or a target does; they do not count"
+)
+MIXED_PARTS = (
+    "this part of the model ran without a graph or in eval mode, in passes of the training and in others, and which "
+    "of its values are the training's is not known"
+)
+
+
+def mode_of(module: nn.Module, *, graph: bool) -> int:
+    """Return the mode of a pass that a module begins."""
+    if not graph:
+        return NO_GRAPH
+    return TRAINING if module.training else EVALUATION
+
+
+class ForwardPasses:
+    """The forward passes of a step.
+
+    Attributes:
+        mode: of the part of a pass that runs, or ran last.
+        best: the best of all modes, which counts; -1 before the first pass.
+        modes: of all passes so far; that of a pass is the best of its parts'.
+        continued: modes of parts that a part in a better mode followed, within one pass.
+        roots: the module that began the first pass in each mode.
+    """
+
+    def __init__(self) -> None:
+        self.mode = NO_GRAPH
+        self.best = -1
+        self.continued: set[int] = set()
+        self.roots: dict[int, nn.Module] = {}
+        self._ended: set[int] = set()
+        self._pass = -1
+
+    @property
+    def modes(self) -> set[int]:
+        """The modes of all passes so far."""
+        return self._ended | ({self._pass} if self._pass >= 0 else set())
+
+    def begin(self, module: nn.Module, mode: int) -> None:
+        """A pass begins."""
+        self._ended = self.modes
+        self.mode = self._pass = mode
+        self.best = max(self.best, mode)
+        self.roots.setdefault(mode, module)
+
+    def goes_on(self, mode: int) -> bool:
+        """Return whether a part of the model that runs now goes on with the pass; one in a worse mode does not."""
+        if mode < self._pass:
+            return False
+        if mode > self._pass:
+            self.continued.add(self._pass)
+        self.mode = self._pass = mode
+        self.best = max(self.best, mode)
+        return True
+
+    def pass_over(self, mode: int) -> None:
+        """Note a pass that is not measured."""
+        self._ended.add(mode)
+
+    def give_up(self) -> None:
+        """Go on as if there had been no pass so far, other than to be passed over."""
+        self._ended, self._pass, self.best = self.modes, -1, -1
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of the step, if anything is."""
+        return OTHER_MODES if any(mode < self.best for mode in self.modes) else None
+
+
+@dataclass(frozen=True)
+class PassStart:
+    """How a planned pass begins.
+
+    Attributes:
+        root: the module that begins it.
+        mode: its mode.
+        hides_graph: whether the first planned call runs without a graph though the pass has one.
+    """
+
+    root: nn.Module
+    mode: int
+    hides_graph: bool
+
+    def mode_now(self) -> int:
+        """Return the mode of a pass whose first planned call has just been made."""
+        return mode_of(self.root, graph=torch.is_grad_enabled() or self.hides_graph)
 
 
 class BackwardPasses:
@@ -118,6 +217,7 @@ class CountedGradients:
         self.number = count().__next__
         self._forget = forget
         self._taken: set[int] = set()
+        self._since = 0
         passes.on_better(self._restart)
 
     def takes(self, number: int, rows: Iterable[Hashable], *, recomputed: bool = False) -> bool:
@@ -128,7 +228,7 @@ class CountedGradients:
             rows: what is spoiled.
             recomputed: as for `BackwardPasses.counts`.
         """
-        if not self.passes.counts(recomputed=recomputed):
+        if number < self._since or not self.passes.counts(recomputed=recomputed):
             return False
         if number in self._taken:
             self.spoiled.update(rows)
@@ -139,6 +239,12 @@ class CountedGradients:
     def reason(self, row: Hashable) -> str | None:
         """Return why the gradient of a row is not known; None if it is."""
         return self.passes.reason or (TWICE if row in self.spoiled else None)
+
+    def void(self) -> None:
+        """Take nothing from the hooks so far: their forward passes do not count."""
+        self._since = self.number()
+        self.spoiled.clear()
+        self._taken.clear()
 
     def _restart(self) -> None:
         self.spoiled.clear()

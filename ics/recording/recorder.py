@@ -272,6 +272,8 @@ class Recorder:
                 for block in self._guarded(step, served, measure) or ():
                     self._buffer.add(block, step=step)
                 parts[served] = parts.get(served, 0.0) + self._clock() - started
+        for note in measured.pass_notes:
+            self._warn_once(note)
         if not self._objective_checked and any(
             "loss" in self._needs[name] for name in measured.due & self._schedules.keys()
         ):
@@ -288,8 +290,6 @@ class Recorder:
 
             def lay_out_pass_rows() -> list[Block]:
                 _ = measured.pass_rows
-                for note in measured.pass_notes:
-                    self._warn_once(note)
                 return []
 
             yield together, lay_out_pass_rows

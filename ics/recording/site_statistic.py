@@ -71,7 +71,9 @@ class Statistic(Instrument):
         assert taken is not None, "attached before it is measured"
         if taken.watch.failure is not None:
             raise taken.watch.failure
-        rows = list(taken.values.rows.values())
+        rows = taken.rows
+        if taken.watch.forward.note is not None:
+            step.notes.append(taken.watch.forward.note)
         order = taken.layer_numbers(step.layers)
         cells: list[Tensor | None] = [row.value for row in rows]
         columns: dict[str, list[Any]] = {

@@ -204,5 +204,5 @@ def test_the_run_says_so_once(tmp_path: Path) -> None:
                 penalised(model, x).backward()
                 optimizer.step()
     said = [str(each.message) for each in caught if issubclass(each.category, ics.MeasurementWarning)]
-    assert [NOTE] == said
+    assert said == [NOTE]
     assert NOTE in json.loads((tmp_path / "run" / "run.json").read_text())["notes"]

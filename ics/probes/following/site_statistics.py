@@ -71,6 +71,10 @@ class Record:
         bounded = not gradient and site.asymptotes is not None
         return cls(site, Statistics(bounded=bounded, per_channel=per_channel), reason)
 
+    def voided(self, reason: str) -> Record:
+        """Return the row without its statistics, null for a reason."""
+        return Record(self.site, Statistics(self.statistics.bounded, self.statistics.per_channel), reason)
+
 
 @dataclass
 class Collector:

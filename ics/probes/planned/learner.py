@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ics.probes.counted_passes import NO_GRAPH, ForwardPasses, PassStart
 from ics.probes.following.tracker import Site
 from ics.probes.planned.calls import CallRow, ModuleCall
 from ics.probes.planned.plan import SiteKey, SitePlan
@@ -32,24 +33,29 @@ class _RunningModule:
 
 
 class Learner:
-    """Writes down what a followed pass shows; `refused` says why there will be no plan.
+    """Writes down what followed passes show; of those that count a plan can be made.
 
     A plan is refused where the input of a call is changed while it runs, where a row is neither of an input nor of an
     output (functional activations: a pass may leave them out at another step, and no hook would tell), and where
     passes differ.
+
+    Args:
+        forward: the forward passes of the step.
     """
 
-    def __init__(self) -> None:
-        self.refused: str | None = None
+    def __init__(self, forward: ForwardPasses) -> None:
+        self._forward = forward
+        self._refused: dict[int, str] = {}
+        self._graphs: dict[int, bool] = {}
         self._sites: dict[SiteKey, int] = {}
         self._rows: list[Site] = []
         self._stack: list[_RunningModule] = []
         self._made: TensorMap[int] = TensorMap()
-        self._passes: list[list[ModuleCall]] = []
+        self._passes: list[tuple[int, list[ModuleCall]]] = []
 
     def begin(self) -> None:
         """A pass begins; the module that begins it has been entered."""
-        self._passes.append([])
+        self._passes.append((self._forward.mode, []))
         self._made.clear()
         # The module that begins the pass was entered before, when tensors of the last pass still counted.
         for running in self._stack:
@@ -87,7 +93,8 @@ class Learner:
         if writes and any(row.of != "output" for row in running.rows):
             # A plan looks at the input after the module has run; an in-place activation has overwritten it by then.
             self.refuse("a module overwrites an input that is measured")
-        self._passes[-1].append(ModuleCall(running.module, tuple(running.rows), running.made_by, writes))
+        self._graphs.setdefault(self._forward.mode, torch.is_grad_enabled())
+        self._passes[-1][1].append(ModuleCall(running.module, tuple(running.rows), running.made_by, writes))
 
     def handed(self, site: Site, tensor: Tensor, *, normalized: bool = False) -> None:
         """A row was found: of the input or the output of the innermost module, or of the x-hat of its input."""
@@ -110,8 +117,8 @@ class Learner:
             self.refuse("an activation function is called outside of an activation module")
 
     def refuse(self, why: str) -> None:
-        """There will be no plan."""
-        self.refused = self.refused or why
+        """There will be no plan of passes in the mode of the one that runs."""
+        self._refused.setdefault(self._forward.mode, why)
 
     def plan(
         self,
@@ -121,12 +128,19 @@ class Learner:
         layers: Mapping[Grouping, tuple[Layer, ...]],
     ) -> SitePlan | None:
         """Return the plan; None if there is none. `reasons` say why the gradient of a site is null, if it is."""
-        passes = [calls for calls in self._passes if calls]
-        # Passes of one step that differ (a layer is skipped at random) will differ at other steps too.
-        if self.refused or self._stack or not passes or any(calls != passes[0] for calls in passes):
+        mode = self._forward.best
+        passes = [calls for own, calls in self._passes if calls and own == mode]
+        if self._refused.get(mode) or self._forward.continued or self._stack or not passes:
             return None
+        # Passes of one step that differ (a layer is skipped at random) will differ at other steps too.
+        if any(calls != passes[0] for calls in passes):
+            return None
+        # A row that only passes which do not count have is no row of the plan.
+        if {row.number for call in passes[0] for row in call.rows} != set(range(len(self._rows))):
+            return None
+        start = PassStart(self._forward.roots[mode], mode, mode != NO_GRAPH and not self._graphs[mode])
         own = tuple(reasons.get(site.key) for site in self._rows)
-        return SitePlan(tuple(passes[0]), tuple(self._rows), own, dict(order), layers)
+        return SitePlan(tuple(passes[0]), tuple(self._rows), own, dict(order), layers, start)
 
     def _number(self, site: Site) -> int:
         if site.key not in self._sites:

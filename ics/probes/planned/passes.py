@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.probes.counted_passes import NOT_REACHED, BackwardPasses, CountedGradients
+from ics.probes.counted_passes import NO_GRAPH, NOT_REACHED, BackwardPasses, CountedGradients
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.site_rows import SiteColumns, Wanted
@@ -35,7 +35,8 @@ class PlannedSites(PlannedStep):
     def __init__(
         self, plan: SitePlan, wanted: Wanted, backward: BackwardPasses, *, loss_scale: float | Tensor | None
     ) -> None:
-        super().__init__()
+        super().__init__(plan.start)
+        self._position = len(plan.calls)
         self.plan, self._wanted = plan, wanted
         self._of_values, self._of_gradients = wanted.activations or _NOTHING, wanted.gradients or _NOTHING
         self._loss_scale = loss_scale
@@ -71,10 +72,22 @@ class PlannedSites(PlannedStep):
         self._hooks.after_each(self.plan.modules(), self._after)
 
     def _finish_passes(self) -> None:
-        if self._position not in (0, len(self.plan.calls)):
+        if self._position != len(self.plan.calls):
             raise PlanLostError
         if len(self._gradient_buffer):
             self._gradient_buffer.measure()
+
+    def _waits(self, mode: int) -> bool:
+        # Values can be had of any pass, but its gradients are planned.
+        return mode == NO_GRAPH and self.plan.start.mode != NO_GRAPH and self._wanted.gradients is not None
+
+    def _forget(self) -> None:
+        self._position = len(self.plan.calls)
+        self._made.clear()
+        self._values.clear()
+        self._buffer.clear()
+        self._forget_gradients()
+        self._counted.void()
 
     def blocks(self, order: Mapping[str, int]) -> list[Block]:
         """Return the rows of the tables `activations` and `gradients`."""
@@ -103,7 +116,7 @@ class PlannedSites(PlannedStep):
         return statistics.block(table, keys, rows, reasons)
 
     def _gradient_reason(self, row: int) -> str:
-        """Return why a row of gradients is null, if it is; statistics that are not of the whole gradient are dropped."""
+        """Return why a row of gradients is null, if it is; what is not of the whole gradient is dropped."""
         planned = self.plan.reasons[row]
         if planned not in (None, NOT_REACHED):
             return str(planned)
@@ -123,7 +136,9 @@ class PlannedSites(PlannedStep):
             return
         calls = self.plan.calls
         if self._position == len(calls):
-            # Another pass of the same step begins, as in gradient accumulation. Tensors of the last one count no more:
+            if not self._begins():
+                return
+            # A pass of the step begins, in gradient accumulation one of several. Tensors of the last one count no more:
             # a model that caches an output must not be taken for one that makes it anew.
             self._position = 0
             self._made.clear()

@@ -41,6 +41,7 @@ class MeasuredStep:
         accumulate: whether it is a list of micro-batches.
         previous: the batch of the step before, the second batch of the noise floor; None if it was not kept.
         kept: by instrument, what it keeps from step to step.
+        notes: sentences for the run, said once: an instrument may add its own.
         learning_rate: of the first parameter group as the optimizer stepped; None without an optimizer.
     """
 
@@ -53,6 +54,7 @@ class MeasuredStep:
     previous: Batch | None
     kept: Mapping[str, Any]
     learning_rate: float | None = None
+    notes: list[str] = field(default_factory=list)
     attached: dict[str, ExitStack] = field(default_factory=dict)
     _armed: ExitStack = field(default_factory=ExitStack)
     _probes: Probes | None = None
@@ -138,7 +140,7 @@ class MeasuredStep:
     @property
     def pass_notes(self) -> list[str]:
         """Sentences on passes that were seen in the block and do not count."""
-        return [] if self._probes is None else self._probes.notes
+        return self.notes if self._probes is None else [*self._probes.notes, *self.notes]
 
     @property
     def parameters(self) -> StepParameters:
