@@ -4,8 +4,8 @@ Forward: a loop may evaluate the model inside the block, as it is, averaged, or 
 which the model ran the best counts: with a graph before without, train mode before eval mode. So an evaluation does not
 mix with training, while a model that is trained in eval mode, or is only evaluated, is measured.
 
-Backward: a loss may run a backward pass inside itself (a gradient penalty), and a loop may ask for gradients of its own (an
-adversarial example, a gradient per task). dL/d(site) is what the backward pass brings that fills `.grad` of the
+Backward: a loss may run a backward pass inside itself (a gradient penalty), and a loop may ask for gradients of its own
+(an adversarial example, a gradient per task). dL/d(site) is what the backward pass brings that fills `.grad` of the
 trained parameters, and nothing else.
 """
 

@@ -35,7 +35,8 @@ class Probes:
     Armed as a context manager, around the passes of one step; `blocks` then returns the rows. Several forward passes
     while armed (gradient accumulation) are merged: a pass begins where the model is called, or where a part of it is
     that was already called from outside the model. An evaluation beside the training does not count, nor does a
-    backward pass that fills no `.grad` of trained parameters (`ics.probes.counted_passes`). Nothing is copied to the host.
+    backward pass that fills no `.grad` of trained parameters (`ics.probes.counted_passes`). Nothing is copied to the
+    host.
 
     Args:
         model: the model that is called, wrapped or not.
@@ -195,8 +196,8 @@ class Probes:
     def notes(self) -> list[str]:
         """Sentences on what was seen and not counted while armed last."""
         planned = [each for each in (self._planned, self._normalizations) if each is not None]
-        of_passes = [self._measured.forward, *(each.forward for each in planned), self._backward]
-        return list(dict.fromkeys(each.note for each in of_passes if each.note is not None))
+        notes = [self._measured.forward.note, *(each.forward.note for each in planned), self._backward.note]
+        return [note for note in dict.fromkeys(notes) if note is not None]
 
     @property
     def _attached(self) -> list[Watch | PlannedSites | PlannedNormalizations | NormalizationLearner]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ def oracle(loss_of: Loop, model: nn.Module, x: Tensor) -> Tensor:
     return torch.autograd.grad(loss, sites[0])[0]
 
 
+def backward(loss_of: Loop, model: nn.Module, x: Tensor) -> None:
+    loss_of(model, x).backward()
+
+
+def by_hand(model: nn.Module, x: Tensor) -> None:
+    torch.autograd.grad(penalised(model, x), list(model.parameters()))
+
+
 def measured(model: nn.Module, run: Callable[[], Any], plans: Plans | None = None, **options: Any) -> Probes:
     wanted = {"activations": True, "gradients": True, "normalization": True, **options}
     probes = Probes(model, plans=plans, **wanted)
@@ -102,13 +111,14 @@ def test_a_penalty_and_theorem_41() -> None:
     """A normalised critic: ||dL/d(output)||^2 is that of the outer pass, followed and planned."""
     model, plans = net(normalized=True), Plans()
     for _ in range(4):
-        x, seen = torch.randn(6, 4).double(), []
+        x = torch.randn(6, 4).double()
+        seen: list[Tensor] = []
         handle = model[1].register_forward_hook(lambda *each, seen=seen: seen.append(each[2]))  # type: ignore[index]
         loss = penalised(model, x)
         handle.remove()
         exact = float(torch.autograd.grad(loss, seen[0])[0].square().sum())
 
-        probes = measured(model, lambda x=x: penalised(model, x).backward(), plans)
+        probes = measured(model, partial(backward, penalised, model, x), plans)
         (row,) = normalizations(probes).values()
         assert row["output_gradient_squared"] == pytest.approx(exact, rel=1e-6)
 
@@ -119,7 +129,7 @@ def test_gradients_that_the_loop_hands_on_by_itself_count() -> None:
     for _ in range(3):
         x = torch.randn(6, 4).double()
         exact = oracle(penalised, model, x)
-        probes = measured(model, lambda x=x: torch.autograd.grad(penalised(model, x), list(model.parameters())), plans)
+        probes = measured(model, partial(by_hand, model, x), plans)
         row = gradients(probes)["0", 0, "preactivation"]
         assert row["gradient_norm"] == pytest.approx(float(exact.norm()), rel=1e-6)
 

@@ -73,6 +73,22 @@ def with_averaged_weights(model: nn.Module) -> None:
 BESIDE = [evaluated, evaluated_with_a_graph, target, in_inference, attacked, with_averaged_weights]
 
 
+def trained_beside(model: Any, x: Tensor, before: Beside, after: Beside) -> Tensor:
+    """Train on a batch with other passes before and after it; return the model's output."""
+    seen: list[Tensor] = []
+    model.zero_grad()
+    before(model)
+    handle = model[4].register_forward_hook(lambda *each: seen.append(each[2].detach()))
+    model(x).square().mean().backward()
+    handle.remove()
+    after(model)
+    return seen[0]
+
+
+def nothing(model: nn.Module) -> None:
+    """No other pass."""
+
+
 def rows_of_step(
     model: nn.Module, run: Callable[[], Any], plans: Plans | None, **options: Any
 ) -> tuple[dict[Any, dict[str, Any]], Probes]:
@@ -91,30 +107,25 @@ def test_passes_beside_the_training_do_not_mix(beside: Beside, options: dict[str
     for planned_before in (0, 2):
         model, plans = net(), Plans()
         for step in range(planned_before + 4):
-            x, seen = torch.randn(6, 4).double(), []
+            comes = step >= planned_before
+            around = [beside if comes and first else nothing, beside if comes and not first else nothing]
+            seen: list[Tensor] = []
 
-            def run(x: Tensor = x, seen: list[Tensor] = seen, step: int = step) -> None:
-                model.zero_grad()
-                if first and step >= planned_before:
-                    beside(model)
-                handle = model[4].register_forward_hook(lambda *each: seen.append(each[2]))
-                model(x).square().mean().backward()
-                handle.remove()
-                if not first and step >= planned_before:
-                    beside(model)
+            def run(model: nn.Module = model, around: list[Beside] = around, seen: list[Tensor] = seen) -> None:
+                seen.append(trained_beside(model, torch.randn(6, 4).double(), *around))
 
             rows, probes = rows_of_step(model, run, plans, **options)
             row = rows["4", 0, "preactivation"]
             assert row["count"] == 12, (step, row["null_reason"])
-            assert row["mean"] == pytest.approx(float(seen[0].detach().mean()), rel=1e-6)
-            assert bool(probes.notes) is (step >= planned_before)
+            assert row["mean"] == pytest.approx(float(seen[0].mean()), rel=1e-6)
+            assert bool(probes.notes) is comes
             if options.get("normalization", True):
                 (own,) = normalizations(probes).values()
                 assert own["count"] == 6
                 assert own["theorem_error"] < 1e-6
             if options.get("gradients", True):
                 norms = by_site(probes.blocks()[1])["4", 0, "preactivation"]
-                assert norms["gradient_norm"] == pytest.approx(float((seen[0].detach() / 6).norm()), rel=1e-6)
+                assert norms["gradient_norm"] == pytest.approx(float((seen[0] / 6).norm()), rel=1e-6)
 
 
 def test_an_evaluation_alone_is_recorded() -> None:
@@ -180,7 +191,7 @@ def test_the_run_says_so_once(tmp_path: Path) -> None:
     """A validation in every block: one warning, one note, and the counts of the training's batch."""
     model = net().float()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    instruments = {name: 1 for name in ("activations", "gradients", "normalization")}
+    instruments = dict.fromkeys(("activations", "gradients", "normalization"), 1)
     recorder = ics.Recorder(model, to=tmp_path / "run", optimizer=optimizer, instruments=instruments, strict=True)
     with warnings.catch_warnings(record=True) as caught, recorder:
         warnings.simplefilter("always")

@@ -27,7 +27,7 @@ class PlannedStep:
         start: how a planned pass begins; None if nothing is planned.
     """
 
-    def __init__(self, start: PassStart | None) -> None:
+    def __init__(self, start: PassStart | None = None) -> None:
         self.forward = ForwardPasses()
         self._start = start
         self._given_up: set[int] = set()
