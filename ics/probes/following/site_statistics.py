@@ -14,7 +14,7 @@ from ics import schema, stats
 from ics.probes.counted_passes import NOT_REACHED
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.tracker import Site
-from ics.probes.structure.tensors import version_of
+from ics.probes.structure.tensors import content_of, version_of
 from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block
 
 
@@ -191,6 +191,7 @@ class _Reduction:
 
     def __init__(self, tensor: Tensor, site: Site, reduced: stats.Reduced) -> None:
         self._tensor, self._version = weakref.ref(tensor), version_of(tensor)
+        self._content = content_of(tensor)  # a write through `.data` or numpy leaves the version as it was
         self._axis = site.axis
         self._asymptotes = site.asymptotes
         self.reduced = reduced
@@ -203,6 +204,7 @@ class _Reduction:
             and self._version == version_of(tensor)
             and (tensor.ndim == 0 or self._axis % tensor.ndim == site.axis % tensor.ndim)
             and site.asymptotes in (None, self._asymptotes)
+            and self._content == content_of(tensor)
         )
 
 

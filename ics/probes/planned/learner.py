@@ -15,7 +15,7 @@ from ics.probes.planned.calls import CallRow, ModuleCall
 from ics.probes.planned.plan import SiteKey, SitePlan
 from ics.probes.structure.activations import is_activation
 from ics.probes.structure.grouping import Grouping
-from ics.probes.structure.tensors import TensorMap, first_tensor, version_of
+from ics.probes.structure.tensors import TensorMap, content_of, first_tensor, version_of
 from ics.records import Layer
 
 
@@ -50,7 +50,7 @@ class Learner:
         self._sites: dict[SiteKey, int] = {}
         self._rows: list[Site] = []
         self._stack: list[_RunningModule] = []
-        self._made: TensorMap[int] = TensorMap()
+        self._made: TensorMap[tuple[int, bytes | None]] = TensorMap()
         self._passes: list[tuple[int, list[ModuleCall]]] = []
 
     def begin(self) -> None:
@@ -68,7 +68,10 @@ class Learner:
             # Inference tensors have no version, so a plan could not tell whether one was written to.
             self.refuse("it runs in inference mode")
         version = 0 if x is None else version_of(x)
-        self._stack.append(_RunningModule(module, x, version, self._made.get(x)))
+        made = self._made.get(x)
+        # A write through `.data` or numpy leaves the version as it was.
+        made_by = None if x is None or made is None or made[1] != content_of(x) else made[0]
+        self._stack.append(_RunningModule(module, x, version, made_by))
 
     def leaving(self, module: nn.Module, output: Any) -> None:
         """A module has run; its rows of the output are handed next."""
@@ -110,7 +113,7 @@ class Learner:
             if running.output is None:  # the function that an activation module calls has returned
                 running.made.append((tensor, version_of(tensor)))
             running.rows.append(CallRow(number, "output", tensor.ndim, graded))
-            self._made[tensor] = number
+            self._made[tensor] = number, content_of(tensor)
         elif tensor is running.x:
             running.rows.append(CallRow(number, "input", tensor.ndim, graded))
         else:
