@@ -11,9 +11,10 @@ trained parameters, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,7 @@ class BackwardPasses:
         self._best = _OTHER
         self._on_better: list[Callable[[], None]] = []
         self.ran_without_graph = False
+        self.counting = -1  # the pass that was last found to count
 
     def on_better(self, forget: Callable[[], None]) -> None:
         """Call `forget` when what was measured of earlier backward passes turns out not to count."""
@@ -162,14 +164,19 @@ class BackwardPasses:
             recomputed: whether it is the pass of a checkpointed segment, inside that of the loss.
         """
         task = torch._C._current_graph_task_id()
+        if task == self.counting:
+            return True
         kind = self._kinds.get(task)
         if kind is None:
             kind = self._kinds[task] = _FILLS if recomputed else self._kind()
             if kind > self._best:
-                self._best = kind
+                self._best, self.counting = kind, -1
                 for forget in self._on_better:
                     forget()
-        return kind == self._best != _OTHER
+        if kind != self._best or kind == _OTHER:
+            return False
+        self.counting = task
+        return True
 
     @property
     def reason(self) -> str | None:
@@ -213,32 +220,30 @@ class CountedGradients:
 
     def __init__(self, passes: BackwardPasses, forget: Callable[[], None]) -> None:
         self.passes = passes
-        self.spoiled: set[Hashable] = set()
+        self.spoiled: list[Any] = []
         self.number = count().__next__
         self._forget = forget
         self._taken: set[int] = set()
         self._since = 0
         passes.on_better(self._restart)
 
-    def takes(self, number: int, rows: Iterable[Hashable], *, recomputed: bool = False) -> bool:
+    def takes(self, number: int, rows: Any, *, recomputed: bool = False) -> bool:
         """Return whether the gradient that has come is to be taken; if it is the second, its rows are spoiled.
 
         Args:
             number: of the hook, from `number()`.
-            rows: what is spoiled.
+            rows: what is added to `spoiled` then.
             recomputed: as for `BackwardPasses.counts`.
         """
-        if number < self._since or not self.passes.counts(recomputed=recomputed):
+        if number < self._since:
+            return False
+        if torch._C._current_graph_task_id() != self.passes.counting and not self.passes.counts(recomputed=recomputed):
             return False
         if number in self._taken:
-            self.spoiled.update(rows)
+            self.spoiled.append(rows)
             return False
         self._taken.add(number)
         return True
-
-    def reason(self, row: Hashable) -> str | None:
-        """Return why the gradient of a row is not known; None if it is."""
-        return self.passes.reason or (TWICE if row in self.spoiled else None)
 
     def void(self) -> None:
         """Take nothing from the hooks so far: their forward passes do not count."""

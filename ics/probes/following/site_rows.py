@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ics.probes.counted_passes import MIXED_PARTS, NOT_REACHED, BackwardPasses, CountedGradients, ForwardPasses
+from ics.probes.counted_passes import MIXED_PARTS, NOT_REACHED, TWICE, BackwardPasses, CountedGradients, ForwardPasses
 from ics.probes.following.recompute import Pending, Recomputation
 from ics.probes.following.site_statistics import Collector
 from ics.probes.following.tracker import Normalization, Site
@@ -80,9 +80,12 @@ class MeasuredSites:
 
     def void_gradients(self) -> None:
         """Make those rows null whose gradient is not known, though backward passes reached them."""
-        self.collector.void_gradients(self.counted.reason)
+        everywhere, spoiled = self.backward.reason, frozenset(self.counted.spoiled)
+        if everywhere is None and not spoiled:
+            return
+        self.collector.void_gradients(lambda key: everywhere or (TWICE if key in spoiled else None))
         for (layer, call), row in self.normalizations.items():
-            row.void_gradients(self.counted.reason((layer, call, _THEOREM)))
+            row.void_gradients(everywhere or (TWICE if (layer, call, _THEOREM) in spoiled else None))
 
     def add_part(self, other: MeasuredSites, reason: str | None) -> None:
         """Take over the rows of another part of the same passes, null if there is a reason why.
@@ -296,4 +299,4 @@ class MeasuringObserver:
         if found is None:
             return None
         recomputed = self.recomputation is not None
-        return found if measured.counted.takes(number, (found.key,), recomputed=recomputed) else None
+        return found if measured.counted.takes(number, found.key, recomputed=recomputed) else None

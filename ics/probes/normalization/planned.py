@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.probes.counted_passes import EVALUATION, NO_GRAPH, BackwardPasses, CountedGradients
+from ics.probes.counted_passes import EVALUATION, NO_GRAPH, TWICE, BackwardPasses, CountedGradients
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.site_rows import NodeGradients
 from ics.probes.following.site_statistics import unscaled
@@ -123,8 +123,9 @@ class PlannedNormalizations(PlannedStep):
             return normalization_block(self._empty_rows(LOST), order, empty=True)
         with torch.no_grad():
             self._finish()
+            everywhere, spoiled = self._counted.passes.reason, self._counted.spoiled
             for number, row in enumerate(self._rows):
-                row.void_gradients(self._counted.reason(number))
+                row.void_gradients(everywhere or (TWICE if number in spoiled else None))
             return normalization_block(self._rows, order)
 
     def _after_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -181,7 +182,7 @@ class PlannedNormalizations(PlannedStep):
             return
         self._awaited.discard(number)
         try:
-            if not self._counted.takes(number, (row,)):
+            if not self._counted.takes(number, row):
                 return
             # The input was overwritten since the forward pass, and with it what has to be measured.
             if x._version != version:

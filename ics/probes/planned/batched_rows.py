@@ -19,7 +19,7 @@ from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.tracker import Site
 from ics.probes.normalization.terms import is_plain_batchnorm, uses_batch_statistics
 from ics.probes.planned.table_rows import TableRows
-from ics.probes.structure.tensors import Window, content_of, version_of, whole_window, window_of
+from ics.probes.structure.tensors import Window, version_of, whole_window, window_of
 
 _LARGEST = 2**15  # values of a tensor; measuring a larger one takes longer than calling does
 _MOST_KEPT = 2**21  # values of all that are kept: they live until the end of the pass
@@ -43,7 +43,8 @@ class BufferedRow:
         made_by: of x-hat the row of the input.
         scale: of the gradient of x-hat a copy of gamma, by which it is multiplied.
         content: bytes of the tensor when it came; None of x-hat, whose input has a row of its own.
-        window: which bytes; None for those that `content_of` takes by itself.
+        address: where they were.
+        offset: how far from its beginning.
     """
 
     tensor: Tensor
@@ -52,13 +53,18 @@ class BufferedRow:
     made_by: int | None = None
     scale: Tensor | None = None
     content: bytes | None = None
-    window: Window | None = None
+    address: int = 0
+    offset: int = 0
 
     def is_written(self) -> bool:
         """Return whether someone has written to the tensor since, past its version (`.data`, numpy) or not."""
         if self.version != version_of(self.tensor):
             return True
-        return self.content is not None and self.content != content_of(self.tensor, self.window)
+        content, address = self.content, self.address
+        if content is None:
+            return False
+        # `tensor.data = other` puts another memory under the tensor, and frees this one.
+        return self.tensor.data_ptr() + self.offset != address or string_at(address, len(content)) != content
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +174,13 @@ class RowBuffer:
             if not row.task.fits(tensor) or not (module is None or uses_batch_statistics(module)):
                 return False
             # The attribute itself, since a call of `version_of` takes longer, and this runs for every small tensor.
-            content = string_at(tensor.data_ptr() + row.window[0], row.window[1]) if module is None else None
-            kept.append(
-                (row.number, BufferedRow(tensor, tensor._version, module, row.made_by, None, content, row.window))
-            )
+            if module is None:
+                offset, size = row.window
+                address = tensor.data_ptr() + offset
+                own = BufferedRow(tensor, tensor._version, None, None, None, string_at(address, size), address, offset)
+            else:
+                own = BufferedRow(tensor, tensor._version, module, row.made_by)
+            kept.append((row.number, own))
         self._rows.update(kept)
         return True
 
@@ -213,9 +222,13 @@ class RowBuffer:
                 return False
             scale = scale.clone()  # an optimizer may step within the backward pass
         # Once in the life of a plan all bytes are compared: who writes always, wherever, is found out then.
-        window = layout.windows[row] if layout.is_settled else whole_window(tensor)
-        content = content_of(tensor, window) if module is None else None
-        self._rows[row] = BufferedRow(tensor, version_of(tensor), module, made_by, scale, content, window)
+        # Who writes to a gradient past its version is a hook of the user's, there from the first pass on or never.
+        content, address, offset = None, 0, 0
+        if module is None and not (self._of_gradients and layout.is_settled):
+            offset, size = layout.windows[row] if layout.is_settled else whole_window(tensor)
+            address = tensor.data_ptr() + offset
+            content = string_at(address, size)
+        self._rows[row] = BufferedRow(tensor, version_of(tensor), module, made_by, scale, content, address, offset)
         if self._of_gradients and layout.is_settled and len(self._rows) == len(layout.tasks):
             self.measure()
         return layout.is_settled
@@ -233,8 +246,9 @@ class RowBuffer:
             layout.settle(tasks, self._aliases, histogram=self._histogram, per_channel=self._per_channel)
             return
         # An in-place operation after the hook overwrote what should have been measured; it cannot be had back.
-        if any(each.is_written() for each in rows.values()):
-            raise PlanLostError
+        for each in rows.values():
+            if each.is_written():
+                raise PlanLostError
         if layout.group is not None and len(rows) == len(layout.tasks):
             # Gradients come in the order of the backward pass, but a group takes its tensors in the order of its tasks.
             ordered = [rows[row] for row in layout.tasks]

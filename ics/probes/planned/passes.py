@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
-from ics.probes.counted_passes import NO_GRAPH, NOT_REACHED, BackwardPasses, CountedGradients
+from ics.probes.counted_passes import NO_GRAPH, NOT_REACHED, TWICE, BackwardPasses, CountedGradients
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.site_rows import SiteColumns, Wanted
@@ -112,18 +112,22 @@ class PlannedSites(PlannedStep):
             return empty_block(table, keys, bounded, LOST, per_channel=columns.per_channel)
         if table == "activations":
             return statistics.block(table, keys, rows, [None] * len(rows))
-        reasons = [self._gradient_reason(row) for row in rows]
+        void = self._void_gradients(rows)
+        statistics.discard(void)
+        reasons = [
+            void[row] if row in void and planned in (None, NOT_REACHED) else planned or NOT_REACHED
+            for row, planned in ((row, self.plan.reasons[row]) for row in rows)
+        ]
         return statistics.block(table, keys, rows, reasons)
 
-    def _gradient_reason(self, row: int) -> str:
-        """Return why a row of gradients is null, if it is; what is not of the whole gradient is dropped."""
-        planned = self.plan.reasons[row]
-        if planned not in (None, NOT_REACHED):
-            return str(planned)
-        reason = self._counted.reason(self._actions.same_gradients.get(row, row))
-        if reason is not None:
-            self._gradients.discard([row])
-        return reason or NOT_REACHED
+    def _void_gradients(self, rows: Sequence[int]) -> dict[int, str]:
+        """Return the rows whose gradient is not known though backward passes reached them, and why."""
+        everywhere = self._counted.passes.reason
+        if everywhere is not None:
+            return dict.fromkeys(rows, everywhere)
+        spoiled = {row for followed in self._counted.spoiled for row, _ in followed}
+        same = self._actions.same_gradients
+        return {row: TWICE for row in rows if same.get(row, row) in spoiled} if spoiled else {}
 
     def _forget_gradients(self) -> None:
         self._gradients.clear()
@@ -240,7 +244,7 @@ class PlannedSites(PlannedStep):
         if self.failure is not None or self.lost:
             return
         try:
-            if not self._counted.takes(number, (row for row, _ in rows)):
+            if not self._counted.takes(number, rows):
                 return
             with undisturbed(gradient):
                 for row, scale in rows:
