@@ -24,8 +24,8 @@ _OTHER, _HIGHER, _BY_HAND, _FILLS = range(4)
 
 NOT_REACHED = "no backward pass reached it while the probes were armed"
 ONLY_OTHERS = (
-    "no backward pass filled .grad of a trained parameter: autograd.grad was asked for other gradients only, and "
-    "those are not of the trained loss"
+    "no backward pass filled .grad of a trained parameter of the model (autograd.grad was asked for something else, or "
+    "the weights are not its own), so which gradients are of the trained loss is not known"
 )
 _SEVERAL = (
     "several calls of autograd.grad asked for gradients of parameters and no backward pass filled .grad, so which of "
