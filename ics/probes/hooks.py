@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from ics.probes.counted_passes import ForwardPasses, mode_of
 from ics.probes.following.recompute import Pending, Recomputation, in_backward, recomputing_node
 from ics.probes.following.site_rows import GradientHooks, NodeGradients
 from ics.probes.following.tracker import SiteObserver, Tracker
@@ -213,6 +214,7 @@ class Watch:
         make_observer: makes what takes the sites; None to follow only the order of execution.
         pending: where calls without a graph are noted by the observer.
         learner: told of every module call, to make a plan of the pass.
+        forward: told of every forward pass.
     """
 
     def __init__(
@@ -222,7 +224,9 @@ class Watch:
         *,
         pending: Pending | None = None,
         learner: Learner | None = None,
+        forward: ForwardPasses | None = None,
     ) -> None:
+        self.forward = ForwardPasses() if forward is None else forward
         self.model = model
         self.failure: Exception | None = None
         self._names = followed_modules(model)
@@ -233,7 +237,7 @@ class Watch:
         self._thread = threading.get_ident()
         self._hooks = Hooks()
         observer = None if make_observer is None else make_observer(self, None)
-        self._calls = _NestedCalls(Tracker(self._names, observer, on_pass=self._begin_pass))
+        self._calls = _NestedCalls(Tracker(self._names, observer, on_part=self._begin_part))
         self._again: tuple[Recomputation, _NestedCalls] | None = None
 
     @property
@@ -302,10 +306,16 @@ class Watch:
                 self._guarded(self._learner.left)
             calls.leave(module)
 
-    def _begin_pass(self) -> None:
+    def _begin_part(self, module: nn.Module, begins: bool) -> bool:
+        """A module is called from outside the model; returns whether a pass begins with it."""
+        mode = mode_of(module, graph=torch.is_grad_enabled())
+        if not begins and self.forward.goes_on(mode):
+            return False
+        self.forward.begin(module, mode)
         self._use.refresh()
         if self._learner is not None:
             self._learner.begin()
+        return True
 
     def _current(self) -> _NestedCalls | None:
         """Return the calls of the pass that is running; None if it is not to be followed."""

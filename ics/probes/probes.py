@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from ics import schema
 from ics.errors import MeasurementWarning, UsageError, unknown_name
+from ics.probes.counted_passes import BackwardPasses, ForwardPasses
 from ics.probes.following.recompute import Recomputation
-from ics.probes.following.site_rows import GradientHooks, MeasuredSites, MeasuringObserver, SiteColumns, Wanted
+from ics.probes.following.site_rows import GradientHooks, MeasuringObserver, SiteColumns, SitesByMode, Wanted
 from ics.probes.following.site_statistics import Collector
 from ics.probes.hooks import Watch
 from ics.probes.normalization.plan import NormalizationLearner, NormalizationPlan
@@ -32,7 +34,9 @@ class Probes:
 
     Armed as a context manager, around the passes of one step; `blocks` then returns the rows. Several forward passes
     while armed (gradient accumulation) are merged: a pass begins where the model is called, or where a part of it is
-    that was already called from outside the model; every backward pass counts. Nothing is copied to the host.
+    that was already called from outside the model. An evaluation beside the training does not count, nor does a
+    backward pass that fills no `.grad` of trained parameters (`ics.probes.counted_passes`). Nothing is copied to the
+    host.
 
     Args:
         model: the model that is called, wrapped or not.
@@ -109,7 +113,8 @@ class Probes:
 
     def _forget(self) -> None:
         """Forget what was seen while armed last."""
-        self._measured = MeasuredSites(Collector(**self._collector_options))
+        self._backward = BackwardPasses(self._model.parameters)
+        self._measured = SitesByMode(partial(Collector, **self._collector_options), ForwardPasses(), self._backward)
         self._watch: Watch | None = None
         self._planned: PlannedSites | None = None
         self._normalizations: PlannedNormalizations | None = None
@@ -124,11 +129,14 @@ class Probes:
         if theorem is not None:
             followed = replace(self._wanted, normalization=False)
             self._normalizations = PlannedNormalizations(
-                theorem, per_channel=self._normalization_per_channel, loss_scale=self._loss_scale
+                theorem,
+                self._backward,
+                per_channel=self._normalization_per_channel,
+                loss_scale=self._loss_scale,
             )
         # The pass is followed where the sites have no plan, or the normalisations have none: one following serves both.
         if plan is not None and not followed.normalization:
-            self._planned = PlannedSites(plan, followed, loss_scale=self._loss_scale)
+            self._planned = PlannedSites(plan, followed, self._backward, loss_scale=self._loss_scale)
         elif self._plans.measures_sites or self._normalizations is None:
             self._follow(followed)
         for each in self._attached:
@@ -185,29 +193,39 @@ class Probes:
         return () if planned is None else planned.plan.layers[grouping]
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on what was seen and not counted while armed last."""
+        planned = [each for each in (self._planned, self._normalizations) if each is not None]
+        notes = [self._measured.forward.note, *(each.forward.note for each in planned), self._backward.note]
+        return [note for note in dict.fromkeys(notes) if note is not None]
+
+    @property
     def _attached(self) -> list[Watch | PlannedSites | PlannedNormalizations | NormalizationLearner]:
         own = (self._watch, self._planned, self._normalizations, self._plans.normalization_learner)
         return [each for each in own if each is not None]
 
     def _follow(self, wanted: Wanted) -> None:
         """Follow the pass from scratch, and have plans of it made, if there can be any."""
-        learner = self._plans.learn(wanted, self._model)
+        learner = self._plans.learn(wanted, self._model, self._measured.forward)
 
         def make_observer(hooks: GradientHooks, recomputation: Recomputation | None) -> MeasuringObserver:
             return MeasuringObserver(wanted, self._measured, hooks, recomputation, learner)
 
-        self._watch = Watch(self._model, make_observer, pending=self._measured.pending, learner=learner)
+        step = self._measured
+        self._watch = Watch(self._model, make_observer, pending=step.pending, learner=learner, forward=step.forward)
 
     def _followed_blocks(self, watch: Watch, layers: Sequence[Layer] | None) -> list[Block]:
         order = layer_numbers(watch.tracker.order, self.layers() if layers is None else layers)
-        self._plans.made_of(watch, self._measured)
-        collector, found = self._measured.collector, []
+        measured, found = self._measured.counted(), []
+        self._plans.made_of(watch, measured)
+        measured.void_gradients()
+        collector = measured.collector
         if self._wanted.activations:
             found.append(collector.activations_block(order))
         if self._wanted.gradients:
             found.append(collector.gradients_block(order))
         if self._wanted.normalization and self._normalizations is None:
-            rows = list(self._measured.normalizations.values())
+            rows = list(measured.normalizations.values())
             for row in rows:
                 row.per_channel = self._normalization_per_channel
             found.append(normalization_block(rows, order))

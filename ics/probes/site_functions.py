@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ics import stats
+from ics.probes.counted_passes import NO_GRAPH, ForwardPasses
 from ics.probes.following.recompute import Recomputation
 from ics.probes.following.site_rows import GradientHooks
 from ics.probes.following.tracker import Normalization, Site
@@ -33,12 +34,14 @@ class SiteValue:
         forward: forward passes of the step before this one.
         value: a tensor, () or (C,); None if there was nothing to call the function on.
         reason: why there was nothing.
+        mode: of the pass.
     """
 
     site: Site
     forward: int
     value: Tensor | None
     reason: str | None = None
+    mode: int = NO_GRAPH
 
 
 @dataclass
@@ -52,6 +55,7 @@ class SiteValues:
     tried: set[tuple[str, str]]
     rows: dict[tuple[int, tuple[str, int, str]], SiteValue] = field(default_factory=dict)
     forward: int = 0
+    passes: ForwardPasses = field(default_factory=ForwardPasses)
 
     def site(self, site: Site, tensor: Tensor) -> None:
         """Call the function now: an in-place activation may overwrite the tensor next."""
@@ -84,7 +88,7 @@ class SiteValues:
     def _add(self, site: Site, value: Tensor | None, reason: str | None = None) -> None:
         if (self.forward, site.key) in self.rows:  # unique within a pass, so another one has begun
             self.forward += 1
-        self.rows[self.forward, site.key] = SiteValue(site, self.forward, value, reason)
+        self.rows[self.forward, site.key] = SiteValue(site, self.forward, value, reason, self.passes.mode)
 
     def _value(self, site: Site, tensor: Tensor) -> Tensor:
         given = stats.as_channels(tensor, channel_axis=site.axis) if self.per_channel else tensor
@@ -160,7 +164,16 @@ class SiteFunctions:
     ) -> None:
         chosen = None if layers is None else {layer.name for layer in select_layers(declared_layers(model), layers)}
         self.values = SiteValues(function, per_channel, sites, None if chosen is None else frozenset(chosen), tried)
-        self.watch = Watch(model, self._sink)
+        self.watch = Watch(model, self._sink, forward=self.values.passes)
+
+    @property
+    def rows(self) -> list[SiteValue]:
+        """What the passes gave that count, numbered anew; parts of one pass may have run in different modes."""
+        passes = self.values.passes
+        modes = {passes.best} | (passes.continued - passes.modes)
+        rows = [row for row in self.values.rows.values() if row.mode in modes]
+        numbers = {forward: number for number, forward in enumerate(dict.fromkeys(row.forward for row in rows))}
+        return [replace(row, forward=numbers[row.forward]) for row in rows]
 
     def layer_numbers(self, layers: Sequence[Layer]) -> Mapping[str, int]:
         """Return the number of every name that has rows: that of its layer, or of the layer that ran before it."""

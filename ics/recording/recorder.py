@@ -327,6 +327,8 @@ class Recorder:
                 for block in self._guard.run(step, served, measure) or ():
                     self._buffer.add(block, step=step)
                 parts[served] = parts.get(served, 0.0) + self._clock() - started
+        for note in measured.pass_notes:
+            self._guard.warn_once(note, note)
         evaluates = any("loss" in self._needs[name] for name in measured.due & self._schedules.keys())
         if evaluates and not self._objective_checked and measured.unmoved is None:  # else no gradient was used
             self._objective_checked = True

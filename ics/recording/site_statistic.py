@@ -70,8 +70,10 @@ class Statistic(Instrument):
         taken, kept.taken = kept.taken, None
         assert taken is not None, "attached before it is measured"
         if taken.watch.failure is not None:
-            raise taken.watch.failure  # kept until now: raised in the hook, it would end the user's training
-        rows = list(taken.values.rows.values())
+            raise taken.watch.failure  # kept until now: raised in the hook, it would end the training
+        rows = taken.rows
+        if taken.watch.forward.note is not None:
+            step.notes.append(taken.watch.forward.note)
         order = taken.layer_numbers(step.layers)
         cells: list[Tensor | None] = [row.value for row in rows]
         columns: dict[str, list[Any]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ics import schema, stats
+from ics.probes.counted_passes import NOT_REACHED
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.tracker import Site
-from ics.probes.structure.tensors import version_of
+from ics.probes.structure.tensors import content_of, version_of
 from ics.records import BOUNDED, PACKED, PACKED_CHANNELS, Block
 
 
@@ -70,6 +71,10 @@ class Record:
         bounded = not gradient and site.asymptotes is not None
         return cls(site, Statistics(bounded=bounded, per_channel=per_channel), reason)
 
+    def voided(self, reason: str) -> Record:
+        """Return the row without its statistics, null for a reason."""
+        return Record(self.site, Statistics(self.statistics.bounded, self.statistics.per_channel), reason)
+
 
 @dataclass
 class Collector:
@@ -109,6 +114,19 @@ class Collector:
         record = self.gradients.get(site.key)
         if record is not None:
             record.statistics.add(self._reduce(gradient, site, gradient=True))
+
+    def forget_gradients(self) -> None:
+        """Drop what was taken of gradients; their rows stay."""
+        self._last.pop(True, None)
+        for record in self.gradients.values():
+            record.statistics = self._record(record.site, gradient=True).statistics
+
+    def void_gradients(self, reason_of: Callable[[Hashable], str | None]) -> None:
+        """Make those rows of gradients null for which there is a reason."""
+        for key, record in self.gradients.items():
+            reason = reason_of(key)
+            if reason is not None and (record.statistics.moments is not None or record.reason == NOT_REACHED):
+                record.statistics, record.reason = self._record(record.site, gradient=True).statistics, reason
 
     def expect_value(self, site: Site, reason: str) -> None:
         """Make a row for a site, null for `reason` until its tensor comes."""
@@ -173,6 +191,7 @@ class _Reduction:
 
     def __init__(self, tensor: Tensor, site: Site, reduced: stats.Reduced) -> None:
         self._tensor, self._version = weakref.ref(tensor), version_of(tensor)
+        self._content = content_of(tensor)  # a write through `.data` or numpy leaves the version as it was
         self._axis = site.axis
         self._asymptotes = site.asymptotes
         self.reduced = reduced
@@ -185,6 +204,7 @@ class _Reduction:
             and self._version == version_of(tensor)
             and (tensor.ndim == 0 or self._axis % tensor.ndim == site.axis % tensor.ndim)
             and site.asymptotes in (None, self._asymptotes)
+            and self._content == content_of(tensor)
         )
 
 

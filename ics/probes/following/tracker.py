@@ -100,6 +100,8 @@ class Tracker:
         names: modules to dotted names; modules that are not in it are not followed.
         observer: takes the sites; None to follow only the order of execution.
         single_pass: whether everything belongs to one pass, as in the recomputation of a checkpointed segment.
+        on_part: told of each module that is called from outside, and whether a new pass begins with it; returns
+            whether one does.
     """
 
     names: Mapping[nn.Module, str]
@@ -108,7 +110,7 @@ class Tracker:
     called: dict[nn.Module, None] = field(default_factory=dict)
     follows: dict[nn.Module, nn.Module] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
-    on_pass: Callable[[], None] = lambda: None
+    on_part: Callable[[nn.Module, bool], bool] = lambda module, begins: begins
     _stack: list[_Frame] = field(default_factory=list)
     _outermost: set[nn.Module] = field(default_factory=set)
     _calls: Counter[Any] = field(default_factory=Counter)
@@ -178,10 +180,10 @@ class Tracker:
         """Start a new pass where the root is called, or where any outermost module is called again."""
         # Users call the model, or parts of it one after the other (an encoder, then a head). A part that is called
         # again begins the next pass; a part that was not called yet belongs to this one.
-        if module in self._outermost or self._name(module) == ROOT or not self._outermost:
+        begins = module in self._outermost or self._name(module) == ROOT or not self._outermost
+        if self.on_part(module, begins):
             for state in (self._calls, self._taken, self._origins, self._sources, self._outermost):
                 state.clear()
-            self.on_pass()
         self._outermost.add(module)
 
     def _pop(self, module: nn.Module) -> _Frame | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ics.probes.counted_passes import NO_GRAPH, ForwardPasses, PassStart
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.tracker import Normalization
 from ics.probes.hooks import Hooks
@@ -55,12 +56,14 @@ class NormalizationPlan:
         calls: the calls that give rows, in their order; every pass of a step repeats them.
         order: layers to their order.
         layers: the layers, by grouping.
+        start: how a pass begins; None where it has no normalisation.
         constants: m and eps of each channel, which would be copied to a GPU at every step; made once.
     """
 
     calls: tuple[NormalizationCall, ...]
     order: Mapping[str, int]
     layers: Mapping[Grouping, tuple[Layer, ...]]
+    start: PassStart | None
     constants: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def constants_of(
@@ -82,11 +85,15 @@ class _ObservedCall(NamedTuple):
         module: the normalisation.
         traits: its traits; None if no hook can measure it.
         followed: the layers that returned its input.
+        mode: of the pass.
+        graph: whether a graph was made.
     """
 
     module: nn.Module
     traits: Traits | None
     followed: tuple[nn.Module, ...]
+    mode: int
+    graph: bool
 
 
 class NormalizationLearner:
@@ -94,9 +101,11 @@ class NormalizationLearner:
 
     Args:
         modules: those whose calls are followed.
+        forward: the forward passes of the step.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
+    def __init__(self, modules: Iterable[nn.Module], forward: ForwardPasses) -> None:
+        self._forward = forward
         self._roles = {module: role_of(module) for module in modules}
         self._hooks = Hooks()
         self._thread = threading.get_ident()
@@ -128,7 +137,10 @@ class NormalizationLearner:
             layers: as for `NormalizationPlan`.
         """
         wanted = {each.module for each in seen}
-        observed = [call for call in self._calls if call.module in wanted]
+        forward = self._forward
+        if forward.continued:  # parts of one pass ran in different modes
+            return None
+        observed = [call for call in self._calls if call.module in wanted and call.mode == forward.best]
         # Each pass of the step must have made as many calls.
         if len(observed) < len(seen) or (seen and len(observed) % len(seen)):
             return None
@@ -139,7 +151,10 @@ class NormalizationLearner:
             calls.append(NormalizationCall(each, call.traits))
         if not all(map(_is_call_of, observed, cycle(calls))):
             return None
-        return NormalizationPlan(tuple(calls), dict(order), layers)
+        mode = forward.best
+        hides = bool(observed) and mode != NO_GRAPH and not observed[0].graph
+        start = PassStart(forward.roots[mode], mode, hides) if observed else None
+        return NormalizationPlan(tuple(calls), dict(order), layers, start)
 
     def _with_role(self, role: str) -> list[nn.Module]:
         return [module for module, own in self._roles.items() if own == role]
@@ -154,7 +169,8 @@ class NormalizationLearner:
         if threading.get_ident() == self._thread:
             traits = None if in_backward() else traits_of(module, args, output)
             followed = self._made.get(args[0]) if args and isinstance(args[0], Tensor) else None
-            self._calls.append(_ObservedCall(module, traits, followed or ()))
+            mode, graph = self._forward.mode, torch.is_grad_enabled()
+            self._calls.append(_ObservedCall(module, traits, followed or (), mode, graph))
 
 
 def _is_call_of(call: _ObservedCall, planned: NormalizationCall) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
+from ics.probes.counted_passes import EVALUATION, NO_GRAPH, TWICE, BackwardPasses, CountedGradients
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.site_rows import NodeGradients
 from ics.probes.following.site_statistics import unscaled
@@ -32,7 +33,7 @@ from ics.probes.normalization.terms import (
 )
 from ics.probes.planned.batched_rows import PlanLostError
 from ics.probes.planned.planned_step import LOST, PlannedStep
-from ics.probes.structure.tensors import first_tensor, undisturbed
+from ics.probes.structure.tensors import first_tensor, undisturbed, version_of
 from ics.records import Block
 
 
@@ -63,26 +64,51 @@ class PlannedNormalizations(PlannedStep):
 
     Args:
         plan: what earlier steps showed.
+        backward: tells which backward passes count.
         per_channel: whether the table has columns per channel.
         loss_scale: what the loss is multiplied by for the backward pass; gradients are divided by it.
     """
 
-    def __init__(self, plan: NormalizationPlan, *, per_channel: bool, loss_scale: float | Tensor | None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        plan: NormalizationPlan,
+        backward: BackwardPasses,
+        *,
+        per_channel: bool,
+        loss_scale: float | Tensor | None,
+    ) -> None:
+        super().__init__(plan.start)
         self.seen = not plan.calls  # there is nothing to see
         self.plan = plan
         self._per_channel, self._loss_scale = per_channel, loss_scale
-        self._rows = [NormalizationRow(call.normalization, per_channel=per_channel) for call in plan.calls]
-        self._num_graded = 0
-        self._awaited: set[int] = set()  # numbers of the calls whose gradient has not come yet
+        self._rows = self._empty_rows()
+        self._awaited: set[int] = set()  # numbers of the hooks whose gradient has not come yet
         self._made: dict[nn.Module, tuple[weakref.ref[Tensor], int]] = {}
         self._measured: list[_BackwardSums] = []
+        self._counted = CountedGradients(backward, self._forget_gradients)
 
     def attach(self) -> None:
         """Register a hook after each normalisation, and after each layer that one follows."""
         planned = [call.normalization for call in self.plan.calls]
         self._hooks.after_each(dict.fromkeys(each.module for each in planned), self._after)
         self._hooks.after_each(dict.fromkeys(each.of for each in planned if each.of is not None), self._after_layer)
+
+    def _empty_rows(self, reason: str | None = None) -> list[NormalizationRow]:
+        calls = self.plan.calls
+        return [NormalizationRow(call.normalization, per_channel=self._per_channel, reason=reason) for call in calls]
+
+    def _waits(self, mode: int) -> bool:
+        traits = [call.traits for call in self.plan.calls]
+        if mode == NO_GRAPH:
+            return any(each.graded for each in traits)
+        return mode == EVALUATION and any(each.by_batch for each in traits)
+
+    def _forget(self) -> None:
+        self._position = 0
+        self._rows = self._empty_rows()
+        self._awaited.clear()
+        self._measured.clear()
+        self._counted.void()
 
     def _finish_passes(self) -> None:
         self._made.clear()
@@ -94,21 +120,22 @@ class PlannedNormalizations(PlannedStep):
         if not self.seen and not self.lost:
             return normalization_block([], order)
         if self.lost:
-            rows = [
-                NormalizationRow(call.normalization, per_channel=self._per_channel, reason=LOST)
-                for call in self.plan.calls
-            ]
-            return normalization_block(rows, order, empty=True)
+            return normalization_block(self._empty_rows(LOST), order, empty=True)
         with torch.no_grad():
             self._finish()
+            everywhere, spoiled = self._counted.passes.reason, self._counted.spoiled
+            for number, row in enumerate(self._rows):
+                row.void_gradients(everywhere or (TWICE if number in spoiled else None))
             return normalization_block(self._rows, order)
 
     def _after_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         result = first_tensor(output)
         if result is not None and threading.get_ident() == self._thread and not in_backward():
-            self._made[module] = weakref.ref(result), result._version
+            self._made[module] = weakref.ref(result), version_of(result)
 
     def _take_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._position == 0 and not in_backward() and not self._begins():
+            return
         traits = None if in_backward() else traits_of(module, args, output)
         call = self.plan.calls[self._position]
         if traits is None or traits != call.traits or call.normalization.module is not module:
@@ -129,10 +156,10 @@ class PlannedNormalizations(PlannedStep):
 
     def _follow(self, row: int, traits: Traits, x: Tensor, output: Tensor) -> None:
         """Register a hook that takes the gradients of a call."""
-        self._num_graded += 1
-        self._awaited.add(self._num_graded)
+        number = self._counted.number()
+        self._awaited.add(number)
         # torch keeps the input for this very backward node, so holding it here adds no memory.
-        take = partial(self._take, row, x.detach(), x._version, self._num_graded)
+        take = partial(self._take, row, x.detach(), x._version, number)
         # The node of torch's normalisation has both gradients. Of any other normalisation only dL/d(output) can be had,
         # by a hook on the tensor: what else reads the input sends gradients to it as well.
         if traits.by_node:
@@ -155,6 +182,8 @@ class PlannedNormalizations(PlannedStep):
             return
         self._awaited.discard(number)
         try:
+            if not self._counted.takes(number, row):
+                return
             # The input was overwritten since the forward pass, and with it what has to be measured.
             if x._version != version:
                 raise PlanLostError
@@ -163,6 +192,11 @@ class PlannedNormalizations(PlannedStep):
                     self._measure(row, x, gradients[0], sent_back[0])
         except Exception as error:
             self._end(error)
+
+    def _forget_gradients(self) -> None:
+        self._measured.clear()
+        for row in self._rows:
+            row.forget_gradients()
 
     def _measure(self, row: int, x: Tensor, gradient: Tensor, back: Tensor | None) -> None:
         call = self.plan.calls[row]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
+from ics.probes.counted_passes import NOT_REACHED
 from ics.probes.following.site_statistics import make_block
 from ics.probes.following.tracker import Normalization
 from ics.probes.normalization.terms import (
@@ -51,6 +52,7 @@ class NormalizationRow:
         self._terms: dict[str, Any] = {}
         self._input_gradient_squared: Any = None
         self._needs_gradient = False
+        self._void: str | None = None
 
     def add_forward(self, batch: BatchStatistics | None, *, needs_gradient: bool) -> None:
         """Take a forward pass into account, right after it: running statistics are advanced, gamma is not."""
@@ -91,6 +93,16 @@ class NormalizationRow:
     def add_input_gradient_squared(self, value: Any) -> None:
         """Take ||dL/d(input)||^2 of one pass into account."""
         self._input_gradient_squared = _plus(self._input_gradient_squared, value)
+
+    def forget_gradients(self) -> None:
+        """Drop what backward passes showed so far: they do not count."""
+        self._terms, self._input_gradient_squared = {}, None
+
+    def void_gradients(self, reason: str | None) -> None:
+        """Make what backward passes show null, if there is a reason to."""
+        if reason is not None:
+            self.forget_gradients()
+            self._void = reason
 
     @property
     def sides(self) -> tuple[Any, ...] | None:
@@ -156,8 +168,10 @@ class NormalizationRow:
     def _missing_gradient(self) -> str:
         if not self._needs_gradient:
             return "its input and output need no gradient"
+        if self._void is not None:
+            return self._void
         if not self._terms:
-            return "no backward pass reached it while the probes were armed"
+            return NOT_REACHED
         return "its input needs no gradient, or is not normalised by torch's own function"
 
 

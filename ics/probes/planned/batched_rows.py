@@ -8,6 +8,7 @@ is found by its version, and the plan is lost. What a module's own backward pass
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ctypes import string_at
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.tracker import Site
 from ics.probes.normalization.terms import is_plain_batchnorm, uses_batch_statistics
 from ics.probes.planned.table_rows import TableRows
-from ics.probes.structure.tensors import version_of
+from ics.probes.structure.tensors import Window, version_of, whole_window, window_of
 
 _LARGEST = 2**15  # values of a tensor; measuring a larger one takes longer than calling does
 _MOST_KEPT = 2**21  # values of all that are kept: they live until the end of the pass
@@ -41,6 +42,9 @@ class BufferedRow:
         module: of x-hat the normalisation, else None.
         made_by: of x-hat the row of the input.
         scale: of the gradient of x-hat a copy of gamma, by which it is multiplied.
+        content: bytes of the tensor when it came; None of x-hat, whose input has a row of its own.
+        address: where they were.
+        offset: how far from its beginning.
     """
 
     tensor: Tensor
@@ -48,6 +52,19 @@ class BufferedRow:
     module: nn.Module | None = None
     made_by: int | None = None
     scale: Tensor | None = None
+    content: bytes | None = None
+    address: int = 0
+    offset: int = 0
+
+    def is_written(self) -> bool:
+        """Return whether someone has written to the tensor since, past its version (`.data`, numpy) or not."""
+        if self.version != version_of(self.tensor):
+            return True
+        content, address = self.content, self.address
+        if content is None:
+            return False
+        # `tensor.data = other` puts another memory under the tensor, and frees this one.
+        return self.tensor.data_ptr() + self.offset != address or string_at(address, len(content)) != content
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,7 @@ class BatchedRow:
         task: the layout that the tensor must have.
         module: of x-hat the normalisation, else None.
         made_by: of x-hat the row of the input.
+        window: which bytes of the tensor are compared once it is measured.
     """
 
     number: int
@@ -67,6 +85,7 @@ class BatchedRow:
     task: stats.Task
     module: nn.Module | None
     made_by: int | None
+    window: Window
 
 
 @dataclass
@@ -78,12 +97,14 @@ class BatchLayout:
         places: row to its number, those included that have the statistics of another row.
         group: the group; None if there is none (yet).
         is_settled: whether it has been worked out.
+        windows: row to the bytes of its tensor that are compared.
     """
 
     tasks: Tasks = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
     group: stats.Group | None = None
     is_settled: bool = False
+    windows: dict[int, Window] = field(default_factory=dict)
 
     def settle(self, tasks: Tasks, aliases: Mapping[int, int], *, histogram: bool, per_channel: bool) -> None:
         """Work out how these rows, and the `aliases` of any of them, are measured together."""
@@ -92,6 +113,9 @@ class BatchLayout:
         # Without kernels there is no group, and `tasks` stays empty: every row is then measured at once.
         if self.group is not None:
             self.tasks = tasks
+            self.windows = {
+                row: window_of(task.shape, task.strides, task.dtype.itemsize) for row, (_, task) in tasks.items()
+            }
             self.places = {row: number for row, (number, _) in tasks.items()}
             self.places |= {row: tasks[made_by][0] for row, made_by in aliases.items() if made_by in tasks}
 
@@ -128,6 +152,10 @@ class RowBuffer:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def clear(self) -> None:
+        """Drop what is kept."""
+        self._rows = {}
+
     def add_all(self, rows: Sequence[BatchedRow], needed: int | None, x: Tensor, output: Tensor) -> bool:
         """Keep all rows of a call, or none of them; return which.
 
@@ -146,7 +174,13 @@ class RowBuffer:
             if not row.task.fits(tensor) or not (module is None or uses_batch_statistics(module)):
                 return False
             # The attribute itself, since a call of `version_of` takes longer, and this runs for every small tensor.
-            kept.append((row.number, BufferedRow(tensor, tensor._version, module, row.made_by)))
+            if module is None:
+                offset, size = row.window
+                address = tensor.data_ptr() + offset
+                own = BufferedRow(tensor, tensor._version, None, None, None, string_at(address, size), address, offset)
+            else:
+                own = BufferedRow(tensor, tensor._version, module, row.made_by)
+            kept.append((row.number, own))
         self._rows.update(kept)
         return True
 
@@ -187,7 +221,14 @@ class RowBuffer:
             if not _is_exact(tensor, scale, self._sites[row].axis):
                 return False
             scale = scale.clone()  # an optimizer may step within the backward pass
-        self._rows[row] = BufferedRow(tensor, version_of(tensor), module, made_by, scale)
+        # Once in the life of a plan all bytes are compared: who writes always, wherever, is found out then.
+        # Who writes to a gradient past its version is a hook of the user's, there from the first pass on or never.
+        content, address, offset = None, 0, 0
+        if module is None and not (self._of_gradients and layout.is_settled):
+            offset, size = layout.windows[row] if layout.is_settled else whole_window(tensor)
+            address = tensor.data_ptr() + offset
+            content = string_at(address, size)
+        self._rows[row] = BufferedRow(tensor, version_of(tensor), module, made_by, scale, content, address, offset)
         if self._of_gradients and layout.is_settled and len(self._rows) == len(layout.tasks):
             self.measure()
         return layout.is_settled
@@ -206,7 +247,7 @@ class RowBuffer:
             return
         # An in-place operation after the hook overwrote what should have been measured; it cannot be had back.
         for each in rows.values():
-            if each.version != version_of(each.tensor):
+            if each.is_written():
                 raise PlanLostError
         if layout.group is not None and len(rows) == len(layout.tasks):
             # Gradients come in the order of the backward pass, but a group takes its tensors in the order of its tasks.
@@ -246,9 +287,8 @@ class RowBuffer:
         for row, each in rows.items():
             x, site = each.tensor, self._sites[row]
             base = None if each.made_by is None else tasks.get(each.made_by)
-            is_written = each.version != version_of(x)
             # A row that is left out here is measured at once in every later pass.
-            if is_written or values + x.numel() > _MOST_KEPT or (each.module is not None and base is None):
+            if each.is_written() or values + x.numel() > _MOST_KEPT or (each.module is not None and base is None):
                 continue
             task = stats.Task(
                 tuple(x.shape),

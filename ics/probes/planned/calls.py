@@ -141,7 +141,8 @@ def batched_call(call: ModuleCall, actions: Sequence[RowAction], batch: BatchLay
             needed = call.made_by
         if number in batch.tasks:
             module, made_by = (call.module, call.made_by) if of == "normalized" else (None, None)
-            rows.append(BatchedRow(number, of == "output", batch.tasks[number][1], module, made_by))
+            task, window = batch.tasks[number][1], batch.windows[number]
+            rows.append(BatchedRow(number, of == "output", task, module, made_by, window))
     followed = [action.row for action in actions if action.follows]
     return BatchedCall(
         tuple(rows),

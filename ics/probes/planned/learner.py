@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ics.probes.counted_passes import NO_GRAPH, ForwardPasses, PassStart
 from ics.probes.following.tracker import Site
 from ics.probes.planned.calls import CallRow, ModuleCall
 from ics.probes.planned.plan import SiteKey, SitePlan
 from ics.probes.structure.activations import is_activation
 from ics.probes.structure.grouping import Grouping
-from ics.probes.structure.tensors import TensorMap, first_tensor, version_of
+from ics.probes.structure.tensors import TensorMap, content_of, first_tensor, version_of
 from ics.records import Layer
 
 
@@ -32,24 +33,29 @@ class _RunningModule:
 
 
 class Learner:
-    """Writes down what a followed pass shows; `refused` says why there will be no plan.
+    """Writes down what followed passes show; of those that count a plan can be made.
 
     A plan is refused where the input of a call is changed while it runs, where a row is neither of an input nor of an
     output (functional activations: a pass may leave them out at another step, and no hook would tell), and where
     passes differ.
+
+    Args:
+        forward: the forward passes of the step.
     """
 
-    def __init__(self) -> None:
-        self.refused: str | None = None
+    def __init__(self, forward: ForwardPasses) -> None:
+        self._forward = forward
+        self._refused: dict[int, str] = {}
+        self._graphs: dict[int, bool] = {}
         self._sites: dict[SiteKey, int] = {}
         self._rows: list[Site] = []
         self._stack: list[_RunningModule] = []
-        self._made: TensorMap[int] = TensorMap()
-        self._passes: list[list[ModuleCall]] = []
+        self._made: TensorMap[tuple[int, bytes | None]] = TensorMap()
+        self._passes: list[tuple[int, list[ModuleCall]]] = []
 
     def begin(self) -> None:
         """A pass begins; the module that begins it has been entered."""
-        self._passes.append([])
+        self._passes.append((self._forward.mode, []))
         self._made.clear()
         # The module that begins the pass was entered before, when tensors of the last pass still counted.
         for running in self._stack:
@@ -62,7 +68,10 @@ class Learner:
             # Inference tensors have no version, so a plan could not tell whether one was written to.
             self.refuse("it runs in inference mode")
         version = 0 if x is None else version_of(x)
-        self._stack.append(_RunningModule(module, x, version, self._made.get(x)))
+        made = self._made.get(x)
+        # A write through `.data` or numpy leaves the version as it was.
+        made_by = None if x is None or made is None or made[1] != content_of(x) else made[0]
+        self._stack.append(_RunningModule(module, x, version, made_by))
 
     def leaving(self, module: nn.Module, output: Any) -> None:
         """A module has run; its rows of the output are handed next."""
@@ -87,7 +96,8 @@ class Learner:
         if writes and any(row.of != "output" for row in running.rows):
             # A plan looks at the input after the module has run; an in-place activation has overwritten it by then.
             self.refuse("a module overwrites an input that is measured")
-        self._passes[-1].append(ModuleCall(running.module, tuple(running.rows), running.made_by, writes))
+        self._graphs.setdefault(self._forward.mode, torch.is_grad_enabled())
+        self._passes[-1][1].append(ModuleCall(running.module, tuple(running.rows), running.made_by, writes))
 
     def handed(self, site: Site, tensor: Tensor, *, normalized: bool = False) -> None:
         """A row was found: of the input or the output of the innermost module, or of the x-hat of its input."""
@@ -103,15 +113,15 @@ class Learner:
             if running.output is None:  # the function that an activation module calls has returned
                 running.made.append((tensor, version_of(tensor)))
             running.rows.append(CallRow(number, "output", tensor.ndim, graded))
-            self._made[tensor] = number
+            self._made[tensor] = number, content_of(tensor)
         elif tensor is running.x:
             running.rows.append(CallRow(number, "input", tensor.ndim, graded))
         else:
             self.refuse("an activation function is called outside of an activation module")
 
     def refuse(self, why: str) -> None:
-        """There will be no plan."""
-        self.refused = self.refused or why
+        """There will be no plan of passes in the mode of the one that runs."""
+        self._refused.setdefault(self._forward.mode, why)
 
     def plan(
         self,
@@ -121,12 +131,19 @@ class Learner:
         layers: Mapping[Grouping, tuple[Layer, ...]],
     ) -> SitePlan | None:
         """Return the plan; None if there is none. `reasons` say why the gradient of a site is null, if it is."""
-        passes = [calls for calls in self._passes if calls]
-        # Passes of one step that differ (a layer is skipped at random) will differ at other steps too.
-        if self.refused or self._stack or not passes or any(calls != passes[0] for calls in passes):
+        mode = self._forward.best
+        passes = [calls for own, calls in self._passes if calls and own == mode]
+        if self._refused.get(mode) or self._forward.continued or self._stack or not passes:
             return None
+        # Passes of one step that differ (a layer is skipped at random) will differ at other steps too.
+        if any(calls != passes[0] for calls in passes):
+            return None
+        # A row that only passes which do not count have is no row of the plan.
+        if {row.number for call in passes[0] for row in call.rows} != set(range(len(self._rows))):
+            return None
+        start = PassStart(self._forward.roots[mode], mode, mode != NO_GRAPH and not self._graphs[mode])
         own = tuple(reasons.get(site.key) for site in self._rows)
-        return SitePlan(tuple(passes[0]), tuple(self._rows), own, dict(order), layers)
+        return SitePlan(tuple(passes[0]), tuple(self._rows), own, dict(order), layers, start)
 
     def _number(self, site: Site) -> int:
         if site.key not in self._sites:

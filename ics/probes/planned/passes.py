@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ics import stats
+from ics.probes.counted_passes import NO_GRAPH, NOT_REACHED, TWICE, BackwardPasses, CountedGradients
 from ics.probes.following.normalized import reduce_normalized
 from ics.probes.following.recompute import in_backward
 from ics.probes.following.site_rows import SiteColumns, Wanted
@@ -24,7 +25,6 @@ from ics.probes.planned.table_rows import TableRows, empty_block
 from ics.probes.structure.tensors import first_tensor, undisturbed
 from ics.records import Block
 
-_NOT_REACHED = "no backward pass reached it while the probes were armed"
 _unseen = torch._C.DisableTorchFunction
 _NOTHING = SiteColumns(frozenset(), histogram=False, per_channel=False)
 
@@ -32,8 +32,11 @@ _NOTHING = SiteColumns(frozenset(), histogram=False, per_channel=False)
 class PlannedSites(PlannedStep):
     """Takes the rows of the tables `activations` and `gradients` of a step by a plan."""
 
-    def __init__(self, plan: SitePlan, wanted: Wanted, *, loss_scale: float | Tensor | None) -> None:
-        super().__init__()
+    def __init__(
+        self, plan: SitePlan, wanted: Wanted, backward: BackwardPasses, *, loss_scale: float | Tensor | None
+    ) -> None:
+        super().__init__(plan.start)
+        self._position = len(plan.calls)
         self.plan, self._wanted = plan, wanted
         self._of_values, self._of_gradients = wanted.activations or _NOTHING, wanted.gradients or _NOTHING
         self._loss_scale = loss_scale
@@ -62,16 +65,29 @@ class PlannedSites(PlannedStep):
             per_channel=self._of_gradients.per_channel,
             of_gradients=True,
         )
+        self._counted = CountedGradients(backward, self._forget_gradients)
 
     def attach(self) -> None:
         """Register a hook after each module that gives rows."""
         self._hooks.after_each(self.plan.modules(), self._after)
 
     def _finish_passes(self) -> None:
-        if self._position not in (0, len(self.plan.calls)):
+        if self._position != len(self.plan.calls):
             raise PlanLostError
         if len(self._gradient_buffer):
             self._gradient_buffer.measure()
+
+    def _waits(self, mode: int) -> bool:
+        # Values can be had of any pass, but its gradients are planned.
+        return mode == NO_GRAPH and self.plan.start.mode != NO_GRAPH and self._wanted.gradients is not None
+
+    def _forget(self) -> None:
+        self._position = len(self.plan.calls)
+        self._made.clear()
+        self._values.clear()
+        self._buffer.clear()
+        self._forget_gradients()
+        self._counted.void()
 
     def blocks(self, order: Mapping[str, int]) -> list[Block]:
         """Return the rows of the tables `activations` and `gradients`."""
@@ -94,8 +110,28 @@ class PlannedSites(PlannedStep):
             bounded = [table == "activations" and self._bounded[row] for row in rows]
             columns = self._of_values if table == "activations" else self._of_gradients
             return empty_block(table, keys, bounded, LOST, per_channel=columns.per_channel)
-        reasons = [None if table == "activations" else self.plan.reasons[row] or _NOT_REACHED for row in rows]
+        if table == "activations":
+            return statistics.block(table, keys, rows, [None] * len(rows))
+        void = self._void_gradients(rows)
+        statistics.discard(void)
+        reasons = [
+            void[row] if row in void and planned in (None, NOT_REACHED) else planned or NOT_REACHED
+            for row, planned in ((row, self.plan.reasons[row]) for row in rows)
+        ]
         return statistics.block(table, keys, rows, reasons)
+
+    def _void_gradients(self, rows: Sequence[int]) -> dict[int, str]:
+        """Return the rows whose gradient is not known though backward passes reached them, and why."""
+        everywhere = self._counted.passes.reason
+        if everywhere is not None:
+            return dict.fromkeys(rows, everywhere)
+        spoiled = {row for followed in self._counted.spoiled for row, _ in followed}
+        same = self._actions.same_gradients
+        return {row: TWICE for row in rows if same.get(row, row) in spoiled} if spoiled else {}
+
+    def _forget_gradients(self) -> None:
+        self._gradients.clear()
+        self._gradient_buffer.clear()
 
     def _take_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         # Checkpointing without reentry calls modules again inside the backward pass. Their rows came with the forward
@@ -104,7 +140,9 @@ class PlannedSites(PlannedStep):
             return
         calls = self.plan.calls
         if self._position == len(calls):
-            # Another pass of the same step begins, as in gradient accumulation. Tensors of the last one count no more:
+            if not self._begins():
+                return
+            # A pass of the step begins, in gradient accumulation one of several. Tensors of the last one count no more:
             # a model that caches an output must not be taken for one that makes it anew.
             self._position = 0
             self._made.clear()
@@ -163,7 +201,7 @@ class PlannedSites(PlannedStep):
 
     def _follow(self, tensor: Tensor, rows: list[tuple[int, Tensor | None]]) -> None:
         """Register a hook that takes the gradient of a tensor for each of the rows, times gamma for x-hat."""
-        self._hooks.on_gradient(tensor, partial(self._take_gradients, rows))
+        self._hooks.on_gradient(tensor, partial(self._take_gradients, rows, self._counted.number()))
 
     def _is_made(self, call: ModuleCall, x: Tensor) -> bool:
         """Whether the input is the tensor that it should be, and unwritten."""
@@ -201,11 +239,13 @@ class PlannedSites(PlannedStep):
             return of_input
         return stats.reduce(values, channel_axis=site.axis, saturation=site.asymptotes, histogram=histogram)
 
-    def _take_gradients(self, rows: list[tuple[int, Tensor | None]], gradient: Tensor) -> None:
+    def _take_gradients(self, rows: list[tuple[int, Tensor | None]], number: int, gradient: Tensor) -> None:
         """Take the gradient of a tensor; of the rows of it some are that times gamma."""
         if self.failure is not None or self.lost:
             return
         try:
+            if not self._counted.takes(number, rows):
+                return
             with undisturbed(gradient):
                 for row, scale in rows:
                     # Gradients of a scaled loss are divided first, which the kernels of a group do not do.

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from ics.probes.counted_passes import PassStart
 from ics.probes.following.tracker import Site
 from ics.probes.planned.batched_rows import BatchLayout
 from ics.probes.planned.calls import BatchedCall, ModuleCall, PlanActions, actions_of, batched_call
@@ -36,6 +37,7 @@ class SitePlan:
         reasons: why dL/d(site) of a row is null; None if it is not.
         order: names to the order in which they first gave rows.
         layers: the layers, by grouping.
+        start: how a pass begins.
         keys: the columns that name the rows of a table, with the order they were made for, and the rows; made once.
         batch: the rows of values that are measured together at the end of a pass.
         gradient_batch: the same of gradients, at the end of a backward pass.
@@ -46,6 +48,7 @@ class SitePlan:
     reasons: tuple[str | None, ...]
     order: Mapping[str, int]
     layers: Mapping[Grouping, tuple[Layer, ...]]
+    start: PassStart
     keys: dict[str, tuple[Mapping[str, int], dict[str, list[Any]], list[int]]] = field(default_factory=dict)
     batch: BatchLayout = field(default_factory=BatchLayout)
     gradient_batch: BatchLayout = field(default_factory=BatchLayout)

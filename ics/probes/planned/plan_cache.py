@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ics.probes.counted_passes import ForwardPasses
 from ics.probes.following.site_rows import MeasuredSites, Wanted
 from ics.probes.hooks import Watch
 from ics.probes.normalization.plan import NormalizationLearner, NormalizationPlan
@@ -71,12 +72,12 @@ class ProbePlans:
         )
         return plan if isinstance(plan, NormalizationPlan) else None
 
-    def learn(self, followed: Wanted, model: nn.Module) -> Learner | None:
+    def learn(self, followed: Wanted, model: nn.Module, forward: ForwardPasses) -> Learner | None:
         """Prepare to make the plans that a pass of the model, about to be followed, can give."""
         if self._plans is not None and followed.normalization and not self._plans.refused(self._normalizations):
-            self.normalization_learner = NormalizationLearner(followed_modules(model))
+            self.normalization_learner = NormalizationLearner(followed_modules(model), forward)
         if self._plans is not None and self.measures_sites and not self._plans.refused(self._sites):
-            self._learner = Learner()
+            self._learner = Learner(forward)
         return self._learner
 
     def made_of(self, watch: Watch, measured: MeasuredSites) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import torch
 from torch import nn
 
+from ics.probes.counted_passes import ForwardPasses, PassStart
 from ics.probes.hooks import Hooks
 from ics.probes.planned.batched_rows import PlanLostError
 
@@ -20,9 +22,15 @@ class PlannedStep:
     Neither an error of ours nor a pass that differs from the planned one may end the training. Either ends the
     measuring: `failure` keeps the error, `lost` says that the pass differed, and the rows of that step are then null.
     A subclass raises `PlanLostError` wherever it finds a difference.
+
+    Args:
+        start: how a planned pass begins; None if nothing is planned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: PassStart | None = None) -> None:
+        self.forward = ForwardPasses()
+        self._start = start
+        self._given_up: set[int] = set()
         self.failure: Exception | None = None
         self.lost = False
         self.seen = False
@@ -35,9 +43,13 @@ class PlannedStep:
         self._hooks.remove()
         if not self.lost and self.failure is None:
             try:
+                if self.forward.best < 0 and self.forward.modes:  # what was waited for did not come
+                    raise PlanLostError
                 self._finish_passes()
+            except PlanLostError:
+                self.lost = True
             except Exception as error:
-                self._end(error)
+                self.failure = error
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The hook after each planned module."""
@@ -52,13 +64,42 @@ class PlannedStep:
         """Measure a call of a planned module."""
         raise NotImplementedError
 
+    def _begins(self) -> bool:
+        """Return whether the pass counts, as far as is known, of which the first planned call has just been made."""
+        assert self._start is not None, "there is a planned call"
+        mode, forward = self._start.mode_now(), self.forward
+        if mode == forward.best:
+            return True
+        # Inference tensors have no version: what is written to them would not be found out.
+        waits = mode in self._given_up or torch.is_inference_mode_enabled() or self._waits(mode)
+        if mode < forward.best or waits:
+            forward.pass_over(mode)
+            return False
+        if forward.best >= 0:
+            self._forget()
+        forward.begin(self._start.root, mode)
+        return True
+
+    def _waits(self, mode: int) -> bool:
+        """Return whether a pass in this mode cannot be measured by the plan: one that can may follow."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Drop everything so far: it was of passes that do not count."""
+        raise NotImplementedError
+
     def _finish_passes(self) -> None:
         """Measure what is left; raise `PlanLostError` if a pass was not seen to its end."""
         raise NotImplementedError
 
     def _end(self, error: Exception) -> None:
-        """End the measuring of this step."""
-        if isinstance(error, PlanLostError):
+        """End the measuring of this step, or of a pass beside those that were planned."""
+        mode = self.forward.best
+        if isinstance(error, PlanLostError) and self._start is not None and 0 <= mode < self._start.mode:
+            self._given_up.add(mode)
+            self.forward.give_up()
+            self._forget()
+        elif isinstance(error, PlanLostError):
             self.lost = True
         else:
             self.failure = error

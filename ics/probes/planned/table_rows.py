@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,6 +47,17 @@ class TableRows:
         else:
             self._separate()
             self._add_each(places, measured)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._alone.clear()
+        self._together = None
+
+    def discard(self, rows: Iterable[int]) -> None:
+        """Drop the statistics of these rows."""
+        for row in rows:
+            self._separate()
+            self._alone.pop(row, None)
 
     def block(
         self, table: str, keys: Mapping[str, list[Any]], rows: Sequence[int], reasons: Sequence[str | None]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from ctypes import string_at
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +50,44 @@ def version_of(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:  # asked first, `is_inference` would give up the interpreter's lock each time
         return 0
+
+
+_MOST_CHECKED = 2**14
+"""Bytes of a tensor that are compared; reading them takes about as long as calling a function."""
+
+Window = tuple[int, int]
+"""Bytes before, and number of bytes, in the memory of a tensor."""
+
+
+def window_of(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> Window:
+    """Return the part of a tensor's memory that is compared: all of it, or its middle."""
+    size = _num_bytes(shape, stride, itemsize)
+    return max(0, size - _MOST_CHECKED) // 2, min(size, _MOST_CHECKED)
+
+
+def whole_window(tensor: Tensor) -> Window:
+    """Return all of a tensor's memory."""
+    return 0, _num_bytes(tensor.shape, tensor.stride(), tensor.element_size())
+
+
+def _num_bytes(shape: Sequence[int], stride: Sequence[int], itemsize: int) -> int:
+    """Return how far a tensor reaches in memory, gaps included: more of it need not be its own."""
+    return 0 if 0 in shape else itemsize * (1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)))
+
+
+def content_of(tensor: Tensor, window: Window | None = None) -> bytes | None:
+    """Return the bytes of a tensor on a CPU, None of others.
+
+    They tell a write that no version tells: through `.data` or numpy.
+
+    Args:
+        tensor: the tensor.
+        window: the part of it; default as `window_of` says.
+    """
+    if not tensor.is_cpu:
+        return None
+    offset, size = window_of(tensor.shape, tensor.stride(), tensor.element_size()) if window is None else window
+    return string_at(tensor.data_ptr() + offset, size)
 
 
 class undisturbed:  # noqa: N801  (used as a function is)

@@ -46,6 +46,7 @@ class MeasuredStep:
         guessed: whether that was seen from a list, not said: then it is held against the gradient training used.
         previous: the batch of the step before, the second batch of the noise floor; None if it was not kept.
         kept: by instrument, what it keeps from step to step.
+        notes: sentences for the run, said once: an instrument may add its own.
         learning_rate: of the first parameter group as the optimizer stepped; None without an optimizer.
     """
 
@@ -59,6 +60,7 @@ class MeasuredStep:
     kept: Mapping[str, Any]
     guessed: bool = False
     learning_rate: float | None = None
+    notes: list[str] = field(default_factory=list)
     attached: dict[str, ExitStack] = field(default_factory=dict)
     _armed: ExitStack = field(default_factory=ExitStack)
     _probes: Probes | None = None
@@ -140,6 +142,11 @@ class MeasuredStep:
     def pass_rows(self) -> list[Block]:
         """Rows of the tables that are measured in training's own passes, computed together."""
         return [] if self._probes is None else self._probes.blocks(self.layers)
+
+    @property
+    def pass_notes(self) -> list[str]:
+        """Sentences on passes that were seen in the block and do not count."""
+        return self.notes if self._probes is None else [*self._probes.notes, *self.notes]
 
     @property
     def parameters(self) -> StepParameters:

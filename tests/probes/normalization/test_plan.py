@@ -178,12 +178,14 @@ def test_one_graph_gone_through_twice(only_planned: Callable[[], None]) -> None:
         loss.backward()
 
     rows(model, again, x, plans)
-    single, expected = rows(model, once, x, None), rows(model, again, x, None)
+    expected = rows(model, again, x, None)
     only_planned()
-    found = rows(model, again, x, plans)
-    for key, row in found.items():
-        assert row["output_gradient_squared"] == pytest.approx(2 * single[key]["output_gradient_squared"], rel=1e-5)
-        assert row["input_gradient_squared"] == pytest.approx(expected[key]["input_gradient_squared"], rel=1e-5)
+    # The gradient is the sum of those of both passes, and so is no term of Theorem 4.1 the sum of theirs.
+    for found in (expected, rows(model, again, x, plans)):
+        for row in found.values():
+            assert row["output_gradient_squared"] is None
+            assert row["input_gradient_squared"] is None
+            assert "retain_graph" in row["null_reason"]
 
 
 def evaluated(model: nn.Module) -> Pass:
