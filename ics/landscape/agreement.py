@@ -85,14 +85,15 @@ def compare(
 ) -> Agreement:
     """Compare a gradient with the same evaluated again and with the one used for training.
 
-    A parameter that one of them lacks counts as a gradient of zeros.
+    A gradient that is None, or that `measured` lacks, counts as zeros. A parameter that `used` does not name is left
+    out: what training did with it is not known (another optimizer holds it).
 
     Example:
         >>> gradient = {"weight": torch.tensor([3.0, 4.0])}
         >>> compare(gradient, gradient, {"weight": torch.tensor([1.5, 2.0])}).verdict
         'proportional'
     """
-    names = [name for name in dict.fromkeys([*measured, *used]) if _has_gradient(name, measured, used)]
+    names = [name for name in used if _has_gradient(name, measured, used)]
     g, g_again, t = (_filled(names, gradients, measured, used) for gradients in (measured, again, used))
     squares, size = float(stats.dot(g, g)), float(stats.norm(t))
     # Least squares: clipping and loss scaling multiply the whole gradient by one number, which this finds.

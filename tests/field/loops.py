@@ -39,12 +39,13 @@ def values_of(model):
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def recorded(model, optimizer, to, instruments, block, batches, **settings):
-    """Run `block(model, optimizer, batch)` under a recorder at every step; return the run."""
+def recorded(model, optimizer, to, instruments, block, batches, *, before=lambda model, batch: None, **settings):
+    """Run `block(model, optimizer, batch)` under a recorder at every step, after `before`; return the run."""
     chosen = {"strict": True, **settings}
     choice = dict.fromkeys(instruments, 1)
     with ics.Recorder(model, loss_fn, to=to, optimizer=optimizer, instruments=choice, **chosen) as recorder:
         for batch in batches:
+            before(model, batch)
             with recorder.step(batch):
                 block(model, optimizer, batch)
     return ics.open_run(to)

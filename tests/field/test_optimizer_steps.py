@@ -20,6 +20,11 @@ CLOSURES = {
 }
 
 
+def gradients_into(wanted):
+    """Return what keeps the gradients of plain autograd, to be called before each block."""
+    return lambda model, batch: wanted.append(gradients_at(model, batch))
+
+
 def closure_of(model, optimizer, batch):
     def closure():
         optimizer.zero_grad()
@@ -37,11 +42,14 @@ def test_a_closure_makes_the_gradients_after_the_step_has_begun(name, by_name, t
     optimizer = CLOSURES[name](model.parameters())
 
     def block(model, optimizer, batch):
-        wanted.append((gradients_at(model, batch), values_of(model)))
         closure = closure_of(model, optimizer, batch)
         optimizer.step(closure=closure) if by_name else optimizer.step(closure)
 
-    run = recorded(model, optimizer, tmp_path / "run", ["gradients", "gradient_shift"], block, batches)
+    def before(model, batch):
+        wanted.append((gradients_at(model, batch), values_of(model)))
+
+    instruments = ["gradients", "gradient_shift"]
+    run = recorded(model, optimizer, tmp_path / "run", instruments, block, batches, before=before)
     rows = parameter_rows(run)
     for step, (gradients, _) in enumerate(wanted):
         for of, gradient in gradients.items():
@@ -170,13 +178,21 @@ def test_of_several_steps_in_a_block_the_first_gives_the_gradients_and_a_note_sa
     model, wanted = make_net(), []
 
     def block(model, optimizer, batch):
-        wanted.append(gradients_at(model, batch))
         plain(model, optimizer, batch)
         plain(model, optimizer, batch)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.warns(MeasurementWarning, match="the optimizer stepped 2 times in the block of step 0"):
-        run = recorded(model, optimizer, tmp_path / "run", ["gradients"], block, make_batches(2), strict=False)
+        run = recorded(
+            model,
+            optimizer,
+            tmp_path / "run",
+            ["gradients"],
+            block,
+            make_batches(2),
+            before=gradients_into(wanted),
+            strict=False,
+        )
     rows = parameter_rows(run)
     for step, gradients in enumerate(wanted):
         assert rows.loc[(step, "0.weight"), "gradient_norm"] == pytest.approx(gradients["0.weight"].norm().item())
@@ -258,10 +274,11 @@ def test_optimizers_that_step_inside_the_backward_pass_are_read_one_by_one(tmp_p
         value.register_post_accumulate_grad_hook(step_now)
 
     def block(model, optimizer, batch):
-        wanted.append(gradients_at(model, batch))
         loss_fn(model, batch).backward()
 
-    rows = parameter_rows(recorded(model, list(each.values()), tmp_path / "run", ["gradients"], block, make_batches(2)))
+    given, before = list(each.values()), gradients_into(wanted)
+    run = recorded(model, given, tmp_path / "run", ["gradients"], block, make_batches(2), before=before)
+    rows = parameter_rows(run)
     for step, gradients in enumerate(wanted):
         for of, gradient in gradients.items():
             assert rows.loc[(step, of), "gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-9)
@@ -271,12 +288,15 @@ def test_gradients_that_the_loop_clears_before_the_block_ends_are_not_lost(tmp_p
     model, wanted = make_net(), []
 
     def block(model, optimizer, batch):
-        wanted.append(gradients_at(model, batch))
         plain(model, optimizer, batch)
         optimizer.zero_grad()
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    rows = parameter_rows(recorded(model, optimizer, tmp_path / "run", ["gradients"], block, make_batches(1)))
+    rows = parameter_rows(
+        recorded(
+            model, optimizer, tmp_path / "run", ["gradients"], block, make_batches(1), before=gradients_into(wanted)
+        )
+    )
     assert rows.loc[(0, "0.bias"), "gradient_norm"] == pytest.approx(wanted[0]["0.bias"].norm().item(), rel=1e-9)
 
 
@@ -321,11 +341,12 @@ def test_a_wrapper_that_holds_the_optimizer_is_taken_off(tmp_path):
     model, wanted = make_net(), []
 
     def block(model, optimizer, batch):
-        wanted.append(gradients_at(model, batch))
         plain(model, optimizer, batch)
 
     wrapper = Wrapper(Wrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
-    rows = parameter_rows(recorded(model, wrapper, tmp_path / "run", ["gradients"], block, make_batches(1)))
+    rows = parameter_rows(
+        recorded(model, wrapper, tmp_path / "run", ["gradients"], block, make_batches(1), before=gradients_into(wanted))
+    )
     assert rows.loc[(0, "0.weight"), "gradient_norm"] == pytest.approx(wanted[0]["0.weight"].norm().item(), rel=1e-9)
 
 
