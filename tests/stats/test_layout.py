@@ -70,9 +70,17 @@ def test_default_channel_axis_follows_the_fields_layouts():
 def test_anything_but_real_numbers_is_refused_in_a_sentence(dtype):
     x = torch.zeros(3, 2, dtype=dtype)
     sentence = rf"need a floating point tensor .* but one of {str(dtype)[6:]} came; type x\.float\(\)"
-    for measure in (lambda: channel_moments(x, channel_axis=1), lambda: histogram(x), lambda: norm([x])):
+    moments = [lambda: channel_moments(x, channel_axis=1), lambda: histogram(x)]
+    norms = [] if dtype.is_complex else [lambda: norm([x])]  # a complex vector has a norm, and no order and no moments
+    for measure in moments + norms:
         with pytest.raises(UsageError, match=sentence):
             measure()
+
+
+def test_complex_numbers_have_the_norm_of_their_real_and_imaginary_parts():
+    x = torch.randn(5, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    assert norm([x]).item() == pytest.approx(np.linalg.norm(x.numpy()), rel=1e-12)
+    assert norm([x.conj()]).item() == pytest.approx(np.linalg.norm(x.numpy()), rel=1e-12)
 
 
 @pytest.mark.parametrize("axis", [2, -3])
