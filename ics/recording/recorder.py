@@ -218,7 +218,7 @@ class Recorder:
         self._previous = None
         budget, self._budget = self._budget, None
         try:  # the rows must be written even where run.json cannot be
-            if budget is not None:
+            if budget is not None and not self._buffer.is_foreign:  # a fork runs the exit handler too
                 self._buffer.update_info(budget=budget.describe())
         finally:
             self._buffer.close(state)

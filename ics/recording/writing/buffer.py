@@ -114,6 +114,11 @@ class RecordBuffer:
         self._background.wait()
         self._report()
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a fork of the process that opened the run."""
+        return self._background.foreign
+
     def close(self, state: str) -> None:
         """Write what is left, compact the run and mark its end; safe to call twice. Raises the errors of the thread."""
         if self._closed or self._background.foreign:

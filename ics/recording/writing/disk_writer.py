@@ -72,6 +72,7 @@ class DiskWriter:
                     self._disk_failed(f"rows could not be written and are kept in memory: {error}")
                     failing = True
         self._failing = failing
+        self._giving_up = self._giving_up and failing  # a later outage is another one, and is told again
 
     def write_info(self, fields: Mapping[str, Any]) -> bool:
         """Write fields of run.json; return False if the disk refused them, so that they should be tried again."""

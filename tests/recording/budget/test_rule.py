@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +20,7 @@ from ics.recording.budget.stopwatch import Stopwatch
 from tests.recording.nets import OPTIMIZERS, loss_fn, loss_that_fails, make_batches, make_net, one_step
 from tests.recording.test_nothing_changes import identical
 
+ROOT = Path(__file__).parents[3]
 DEAR, CHEAP = "gradient_shift", "activations"
 
 
@@ -323,3 +330,24 @@ def test_an_instrument_that_fails_takes_no_share_from_then_on(tmp_path) -> None:
                 with recorder.step(batch):
                     one_step(model, optimizer, batch)
     assert "gradient_line" not in ics.open_run(tmp_path / "run").info["budget"]["instruments"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_that_ends_leaves_the_run_to_the_process_that_opened_it(tmp_path) -> None:
+    program = """
+        import os, sys, ics
+        from tests.recording.nets import *
+        model = make_net("reused")
+        recorder = ics.Recorder(model, to=sys.argv[1], instruments={"activations": 1}, budget=0.5)
+        with recorder.step():
+            model(make_batches(1)[0][0])
+        child = os.fork()
+        if child == 0:
+            sys.exit(7)  # runs the exit handlers
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        recorder.close()
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ics.open_run(tmp_path / "run").state == "completed"

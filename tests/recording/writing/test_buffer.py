@@ -150,15 +150,17 @@ def test_memory_stays_bounded_while_the_disk_takes_nothing(tmp_path, monkeypatch
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        monkeypatch.setattr(os, "replace", full)
-        for step in range(0, 100, 2):
-            record(buffer, [step, step + 1])
+        for outage in (range(0, 100, 2), range(200, 300, 2)):
+            monkeypatch.setattr(os, "replace", full)
+            for step in outage:
+                record(buffer, [step, step + 1])
+                buffer.drain()
+            assert buffer._writer.pending_bytes < 4000
+            monkeypatch.setattr(os, "replace", real)
+            record(buffer, [outage.stop, outage.stop + 1])
             buffer.drain()
-        assert buffer._writer.pending_bytes < 4000
-        monkeypatch.setattr(os, "replace", real)
-        record(buffer, [100, 101])
         buffer.close("completed")
-    assert sum("are given up until" in str(one.message) for one in caught) == 1
+    assert sum("are given up until" in str(one.message) for one in caught) == 2  # each outage is told
     run = open_run(tmp_path)
     steps = [step for step in run.table("steps")["step"] if step < 100]
     assert steps == list(range(len(steps)))  # the first ones are kept, and given up are the last
