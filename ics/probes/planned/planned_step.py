@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ LOST = "the model did not do what it did at the steps before; it is followed in 
 """Why the rows of a step are null if its plan was lost."""
 
 
-class PlannedStep:
+class PlannedStep(ABC):
     """Measures the passes of one step by a plan.
 
     Neither an error of ours nor a pass that differs from the planned one may end the training. Either ends the
@@ -60,9 +61,9 @@ class PlannedStep:
         except Exception as error:
             self._end(error)
 
+    @abstractmethod
     def _take_call(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Measure a call of a planned module."""
-        raise NotImplementedError
 
     def _begins(self) -> bool:
         """Return whether the pass counts, as far as is known, of which the first planned call has just been made."""
@@ -80,17 +81,17 @@ class PlannedStep:
         forward.begin(self._start.root, mode)
         return True
 
+    @abstractmethod
     def _waits(self, mode: int) -> bool:
         """Return whether a pass in this mode cannot be measured by the plan: one that can may follow."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _forget(self) -> None:
         """Drop everything so far: it was of passes that do not count."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _finish_passes(self) -> None:
         """Measure what is left; raise `PlanLostError` if a pass was not seen to its end."""
-        raise NotImplementedError
 
     def _end(self, error: Exception) -> None:
         """End the measuring of this step, or of a pass beside those that were planned."""

@@ -31,6 +31,12 @@ class Failing(PlannedStep):
         if self._at_end is not None:
             raise self._at_end
 
+    def _waits(self, mode: int) -> bool:
+        return False
+
+    def _forget(self) -> None:
+        self.num_calls = 0
+
 
 @pytest.mark.parametrize("error", [PlanLostError(), ArithmeticError("no moments today")], ids=["lost", "failure"])
 @pytest.mark.parametrize("when", ["at_call", "at_end"])
